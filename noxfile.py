@@ -1,0 +1,77 @@
+"""The project's commands: ``nox -s demo``, ``tests``, ``lint``, ``bench``, ``run``.
+
+All sessions share one environment in ``.host/``, made on first use by host/prepare.py: torch alone is several
+GB, so an environment for each session would cost far more than it isolates.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+CHECKED = ("erasure", "sae_models", "nodes", "canvas")
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["tests", "lint"]
+nox.options.default_venv_backend = "none"
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Render one seed with and without a concept on a real ComfyUI server, into demo_output/."""
+    session.run(prepare(session), "host/demo.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests in the real ComfyUI, its server and its browser frontend."""
+    session.run(prepare(session), "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and types."""
+    python = prepare(session)
+    session.run(python, "-m", "ruff", "check", ".")
+    session.run(python, "-m", "ruff", "format", "--check", ".")
+    modules = [f"--module={path.stem}" for path in sorted((ROOT / "host").glob("[a-z]*.py"))]
+    packages = [f"--package=concept_erasure.{name}" for name in CHECKED]
+    search = os.pathsep.join([str(named_link()), str(ROOT / "host")])
+    session.run(python, "-m", "mypy", *modules, *packages, env={"MYPYPATH": search})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what the pack costs: sampling step, loading, start-up."""
+    session.run(prepare(session), "host", "benchmarks.cost", *session.posargs)
+
+
+@nox.session
+def run(session: nox.Session) -> None:
+    """Run one of the pack's modules inside ComfyUI: ``nox -s run -- canvas.train_unet --steps 5``."""
+    session.run(prepare(session), "host", *session.posargs)
+
+
+def prepare(session: nox.Session) -> str:
+    """Make ComfyUI and the environment where they are missing; return the environment's interpreter."""
+    session.chdir(ROOT)
+    done = subprocess.run([sys.executable, "host/prepare.py"], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        session.error("The test host could not be made; the reason is above.")
+    return done.stdout.strip()
+
+
+def named_link() -> Path:
+    """Return a folder in which this repository is called ``concept_erasure``.
+
+    The imports inside the pack are relative and its folder may have any name, which mypy cannot follow.
+    """
+    folder = ROOT / ".host" / "named"
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / "concept_erasure"
+    if not link.exists():
+        link.symlink_to(ROOT, target_is_directory=True)
+    return folder
