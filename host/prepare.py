@@ -95,9 +95,7 @@ def build_environment(venv: Path, requirements: Path) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         # A ComfyUI's own list asks for any torch and torchaudio; the newest need not fit ours.
         rest = Path(folder) / "requirements.txt"
-        rest.write_text(
-            re.sub(r"^torch(vision|audio)?\b.*$", "", requirements.read_text(), flags=re.MULTILINE)
-        )
+        rest.write_text(re.sub(r"^torch(vision|audio)?\b.*$", "", requirements.read_text(), flags=re.MULTILINE))
         pip(python, "install", "--quiet", *torch.split(), "-r", str(rest), "-r", str(DEV_REQUIREMENTS))
     stamp.write_text(wanted)
     return python

@@ -1,0 +1,111 @@
+"""The real frontend, driven in headless Chromium."""
+
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--enable-unsafe-swiftshader",
+]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+LOAD_LIMIT = 120_000
+
+LOAD = """async (workflow) => {
+    await window.app.loadGraphData(workflow, true, false);
+    await new Promise((done) => setTimeout(done, 300));
+}"""
+NODES = """() => window.app.graph.nodes.map((node) => ({
+    id: node.id,
+    type: node.type,
+    title: node.title,
+    known: node.type in window.LiteGraph.registered_node_types,
+    collapsed: Boolean(node.flags?.collapsed),
+    box: [node.pos[0], node.pos[1] - window.LiteGraph.NODE_TITLE_HEIGHT,
+          node.size[0], node.size[1] + window.LiteGraph.NODE_TITLE_HEIGHT],
+    least: [...node.computeSize()],
+}))"""
+LINKS = """() => [...window.app.graph.links.values()].map(
+    (link) => [link.origin_id, link.origin_slot, link.target_id, link.target_slot])"""
+READY = "() => window.app?.graph && Object.keys(window.LiteGraph.registered_node_types).length > 100"
+
+
+class Browser:
+    """A page that shows a server's frontend.
+
+    Attributes:
+        page: Playwright's page, with the frontend loaded.
+        errors: what the page has logged as uncaught errors so far.
+    """
+
+    def __init__(self, executable: Path, url: str) -> None:
+        """Take the browser's path and the server's address; nothing starts before ``with``."""
+        self._executable, self._url = executable, url
+        self.errors: list[str] = []
+        self.page: Page
+
+    def __enter__(self) -> "Browser":
+        """Start Chromium and wait until the frontend is ready."""
+        self._playwright = sync_playwright().start()
+        try:
+            self._chromium = self._playwright.chromium.launch(executable_path=self._executable, args=FLAGS)
+            self.page = self._chromium.new_page(viewport={"width": 1600, "height": 1000})
+            self.page.set_default_timeout(LOAD_LIMIT)
+            self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+            self.page.goto(self._url, wait_until="domcontentloaded")
+            self.page.wait_for_function(READY)
+        except BaseException:
+            self._playwright.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close Chromium."""
+        self._chromium.close()
+        self._playwright.stop()
+
+    def load(self, workflow: dict[str, Any]) -> None:
+        """Open a workflow as if its file were dragged onto the page."""
+        self.page.evaluate(LOAD, workflow)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return the nodes on the canvas, see NODES; a box is x, y, width, height with the title bar."""
+        return self.page.evaluate(NODES)
+
+    def links(self) -> list[list[int]]:
+        """Return the links on the canvas: [from node, from output, to node, to input]."""
+        return self.page.evaluate(LINKS)
+
+    def prompt(self) -> dict[str, Any]:
+        """Return what the frontend would send to the server if Run were pressed."""
+        return self.page.evaluate("async () => (await window.app.graphToPrompt()).output")
+
+    def run(self) -> str:
+        """Press Run and return the id of the queued prompt."""
+        with self.page.expect_response(lambda response: response.url.endswith("/prompt")) as queued:
+            self.page.evaluate("() => { window.app.queuePrompt(0) }")
+        answer = queued.value
+        assert answer.ok, f"The server refused what the frontend sent: {answer.text()}"
+        return str(answer.json()["prompt_id"])
+
+    def wait_for_pictures(self) -> None:
+        """Wait until the nodes show what the run made, for the layout after it."""
+        self.page.wait_for_timeout(1500)
+
+
+def chromium_path() -> Path | None:
+    """Return an installed Chromium or Chrome (``CHROMIUM_PATH`` wins), or None."""
+    found = os.environ.get("CHROMIUM_PATH") or next(filter(None, map(shutil.which, NAMES)), None)
+    return Path(found) if found else None

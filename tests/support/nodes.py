@@ -1,0 +1,10 @@
+"""The nodes of the pack, by id: workflows out in the world name them, so neither column may change."""
+
+NODES = {
+    "ConceptErasureSAELoader": "SAE Loader",
+    "ConceptErasureDetector": "Concept Detector",
+    "ConceptErasureMaskRefiner": "Mask Refiner",
+    "ConceptErasurePatchReplacer": "Patch Replacer",
+    "ConceptErasureDetectionPreview": "Detection Preview",
+    "ConceptErasureCanvasCheckpoint": "Canvas Checkpoint",
+}

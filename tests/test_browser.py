@@ -1,0 +1,109 @@
+"""Every workflow in the real frontend: it opens, it is laid out, and those for the shipped model run.
+
+Pressing Run here is what a user does after dragging the file into the browser; what comes out is judged by
+the shipped classifier against the file's own ``extra.checks``.
+"""
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from live_server import LiveServer, ServerError
+from support.browser import Browser
+from support.workflows import WORKFLOWS, by_title, complaints, read
+from workflow import to_prompt
+
+pytestmark = pytest.mark.browser
+VIRTUAL = ("Note", "MarkdownNote")
+EXPECTED = {"quickstart", "two_concepts", "detect_only", "erase_sd15", "erase_sdxl"}
+
+
+def test_the_promised_workflows_are_there():
+    assert {path.stem for path in WORKFLOWS} >= EXPECTED
+
+
+def test_each_workflow_has_a_thumbnail(workflow_file: Path):
+    thumbnail = workflow_file.with_suffix(".jpg")
+    assert thumbnail.is_file(), f"{workflow_file.name} needs {thumbnail.name} for ComfyUI's template browser"
+    assert thumbnail.read_bytes()[:3] == b"\xff\xd8\xff"
+
+
+def test_it_opens_with_every_node_and_link(browser: Browser, workflow_file: Path):
+    workflow = read(workflow_file)
+    browser.load(workflow)
+    nodes = browser.nodes()
+    assert {node["id"]: node["type"] for node in nodes} == {node["id"]: node["type"] for node in workflow["nodes"]}
+    missing = [node["type"] for node in nodes if not node["known"] and node["type"] not in VIRTUAL]
+    assert not missing, f"The frontend does not know {missing}"
+    assert sorted(browser.links()) == sorted([link[1:5] for link in workflow["links"]])
+    assert not browser.errors
+
+
+def test_every_link_joins_matching_sockets(server: LiveServer, workflow_file: Path):
+    info = server.object_info()
+    workflow = read(workflow_file)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for link, origin, output, target, slot, kind in workflow["links"]:
+        source, sink = nodes[origin], nodes[target]
+        name = sink["inputs"][slot]["name"]
+        groups = info[sink["type"]]["input"]
+        spec = {**groups.get("required", {}), **groups.get("optional", {})}[name]
+        wanted = "COMBO" if isinstance(spec[0], list) else spec[0]
+        given = info[source["type"]]["output"][output]
+        assert given == wanted == kind, f"Link {link}: {source['type']} gives {given}, {name} takes {wanted}"
+
+
+def test_no_nodes_overlap(browser: Browser, workflow_file: Path):
+    browser.load(read(workflow_file))
+    assert not overlapping(browser)
+
+
+def test_our_conversion_equals_the_frontends(browser: Browser, server: LiveServer, workflow_file: Path):
+    workflow = read(workflow_file)
+    browser.load(workflow)
+    assert to_prompt(workflow, server.object_info()) == browser.prompt()
+
+
+def test_pressing_run_makes_the_promised_pictures(
+    browser: Browser, server: LiveServer, shipped_workflow: Path, classify
+):
+    workflow = read(shipped_workflow)
+    checks = workflow["extra"]["checks"]
+    assert checks, "extra.checks must say what the pictures show"
+    server.forget()
+    browser.load(workflow)
+    prompt = browser.prompt()
+    shown = by_title(prompt, server.images(server.wait(browser.run())))
+    for title, check in checks.items():
+        assert shown.get(title), f"No node titled {title!r} showed a picture; these did: {sorted(shown)}"
+        for png in shown[title]:
+            problems = complaints(classify(png), check)
+            assert not problems, f"{title}: {'; '.join(problems)}"
+    browser.wait_for_pictures()
+    assert not overlapping(browser), "after the run, with the pictures shown"
+    assert not browser.errors
+
+
+def test_a_workflow_for_the_users_files_lacks_nothing_but_files(server: LiveServer, foreign_workflow: Path):
+    """The server may object to file names it does not have, and to nothing else."""
+    prompt = to_prompt(read(foreign_workflow), server.object_info())
+    with pytest.raises(ServerError) as refused:
+        server.submit(prompt)
+    problems = [line.strip() for line in str(refused.value).splitlines()[1:]]
+    assert problems
+    assert all("Value not in list" in problem for problem in problems), problems
+
+
+def overlapping(browser: Browser) -> list[str]:
+    """Return "A over B" for each pair of nodes on the page whose boxes, title bars included, meet."""
+    open_nodes = [node for node in browser.nodes() if not node["collapsed"]]
+    return [
+        f"{one['title']} ({one['id']}) over {other['title']} ({other['id']})"
+        for one, other in combinations(open_nodes, 2)
+        if meet(one["box"], other["box"])
+    ]
+
+
+def meet(one: list[float], other: list[float]) -> bool:
+    """Return whether two boxes (x, y, width, height) share area."""
+    return all(one[i] < other[i] + other[i + 2] and other[i] < one[i] + one[i + 2] for i in (0, 1))

@@ -1,0 +1,55 @@
+"""Each node explains itself: help page, a tooltip on every input and output, and texts for translators."""
+
+import json
+from typing import Any
+
+import pytest
+from live_server import LiveServer
+from load import ROOT
+from published import FOLDER
+from support.nodes import NODES
+
+LOCALE = ROOT / "locales" / "en" / "nodeDefs.json"
+
+
+@pytest.fixture(params=NODES)
+def node(request: pytest.FixtureRequest, server: LiveServer) -> dict[str, Any]:
+    """The server's description of one node of the pack."""
+    return server.object_info()[request.param]
+
+
+def inputs_of(node: dict[str, Any]) -> dict[str, Any]:
+    return {**node["input"].get("required", {}), **node["input"].get("optional", {})}
+
+
+def test_help_page_is_served(node, server: LiveServer):
+    page = server.fetch(f"/extensions/{FOLDER}/docs/{node['name']}.md").decode()
+    assert page.startswith("# "), "a help page starts with its title"
+    for name in inputs_of(node):
+        assert f"`{name}`" in page, f"the help page of {node['name']} does not explain the input {name}"
+    for name in node["output_name"]:
+        assert f"`{name}`" in page, f"the help page of {node['name']} does not explain the output {name}"
+
+
+def test_every_input_and_output_has_a_tooltip(node):
+    for name, spec in inputs_of(node).items():
+        assert len(spec) > 1 and (spec[1].get("tooltip") or "").strip(), f"{node['name']}: input {name}"
+    tooltips = node.get("output_tooltips") or []
+    assert len(tooltips) == len(node["output"]) and all(tooltip and tooltip.strip() for tooltip in tooltips)
+    assert node["description"].strip()
+
+
+def test_the_locale_repeats_the_nodes_own_texts(node):
+    """Translators work from this file, so it must not lag behind the nodes."""
+    texts = json.loads(LOCALE.read_text(encoding="utf-8"))[node["name"]]
+    assert texts["display_name"] == node["display_name"]
+    assert texts["description"] == node["description"]
+    assert {name: text["tooltip"] for name, text in texts["inputs"].items()} == {
+        name: spec[1]["tooltip"] for name, spec in inputs_of(node).items()
+    }
+    outputs = [texts.get("outputs", {})[str(index)] for index in range(len(node["output"]))]
+    assert [text["tooltip"] for text in outputs] == list(node.get("output_tooltips") or [])
+
+
+def test_the_locale_names_no_other_node():
+    assert set(json.loads(LOCALE.read_text(encoding="utf-8"))) == set(NODES)

@@ -1,0 +1,157 @@
+"""What users get: a complete registry entry, a small archive, safe code, and a cheap import."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from load import ROOT
+from published import FOLDER, published_files, tracked_files
+
+if sys.version_info >= (3, 11):
+    import tomllib
+
+RUNTIME = ("__init__.py", "nodes", "erasure", "sae_models", "canvas")
+LIMIT = 40_000_000
+# Training scripts of the small world: a user's ComfyUI never imports them, so they may write files or use tools.
+FORBIDDEN_MODULES = {
+    "pickle",
+    "cPickle",
+    "dill",
+    "marshal",
+    "shelve",
+    "subprocess",
+    "socket",
+    "requests",
+    "urllib",
+    "pip",
+}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_registry_entry_is_complete(project):
+    about, comfy = project["project"], project["tool"]["comfy"]
+    assert about["name"] == FOLDER
+    assert re.fullmatch(r"\d+\.\d+\.\d+", about["version"])
+    assert about["description"] and about["urls"]["Repository"].startswith("https://")
+    assert (ROOT / about["license"]["file"]).is_file() and (ROOT / about["readme"]).is_file()
+    assert about["requires-python"] and about["dependencies"] == []
+    assert comfy["PublisherId"] and comfy["DisplayName"] and comfy["Icon"]
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"]), "the registry empties any other form"
+    assert (ROOT / comfy["Icon"].split("/main/")[1]).is_file()
+
+
+def test_the_changelog_tells_of_this_version(project):
+    assert f"## {project['project']['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_archive_holds_what_runs_and_nothing_else():
+    names = {path.as_posix() for path in published_files()}
+    for needed in (
+        "__init__.py",
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "NOTICE",
+        "CHANGELOG.md",
+        "nodes/__init__.py",
+        "erasure/__init__.py",
+        "sae_models/__init__.py",
+        "canvas/__init__.py",
+        "canvas/weights/canvas.safetensors",
+        "locales/en/nodeDefs.json",
+        "workflows/quickstart.json",
+        "web/docs/ConceptErasureSAELoader.md",
+    ):
+        assert needed in names, f"{needed} is missing from the archive"
+    assert any(name.startswith("sae_models/weights/") for name in names), "the shipped SAE is missing"
+    top = {name.split("/")[0] for name in names}
+    assert not top & {"tests", "benchmarks", "host", ".ci", ".github", ".host", "noxfile.py"}
+
+
+def test_the_repository_stays_small():
+    """Git's store, history included, and the files themselves."""
+    files = sum((ROOT / path).stat().st_size for path in tracked_files())
+    assert files < LIMIT, f"tracked files: {files / 1e6:.1f} MB"
+    packed = subprocess.run(["git", "count-objects", "-v"], cwd=ROOT, capture_output=True, text=True, check=True)
+    counts = dict(line.split(": ") for line in packed.stdout.splitlines())
+    history = (int(counts["size"]) + int(counts["size-pack"])) * 1024
+    assert history < LIMIT, f"history: {history / 1e6:.1f} MB"
+
+
+def test_workflows_hold_no_embedded_pictures():
+    for path in (ROOT / "workflows").glob("*.json"):
+        assert "base64" not in path.read_text(encoding="utf-8"), path.name
+
+
+@pytest.mark.parametrize("path", [path for path in published_files() if path.suffix == ".py"], ids=str)
+def test_the_code_cannot_run_what_a_file_says(path: Path):
+    """No pickle, no eval, no network, no other programs; torch.load only with weights_only."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            bad = {module.split(".")[0] for module in modules} & FORBIDDEN_MODULES
+            assert not bad, f"{path}:{node.lineno} imports {bad}"
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in FORBIDDEN_CALLS, f"{path}:{node.lineno} calls {called}"
+            if called == "torch.load":
+                safe = any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords)
+                assert safe, f"{path}:{node.lineno}: torch.load without weights_only=True"
+
+
+@pytest.mark.parametrize("path", [path for path in published_files() if path.suffix == ".py"], ids=str)
+def test_imports_inside_the_pack_are_relative(path: Path):
+    """The folder's name is the user's choice, and the root is never on the path."""
+    folders = {entry.name for entry in ROOT.iterdir() if (entry / "__init__.py").is_file()}
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            tops = {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            tops = {(node.module or "").split(".")[0]}
+        else:
+            continue
+        assert not tops & (folders | {"concept_erasure"}), f"{path}:{node.lineno} imports {tops} absolutely"
+
+
+MEASURE = """
+import json, sys, time
+sys.path.insert(0, sys.argv[1])
+import load
+load.load_comfyui()
+import nodes, comfy.sd, comfy.sample, comfy_api.latest, kornia, scipy.ndimage, PIL.Image
+opened = []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+import asyncio
+start = time.perf_counter()
+pack = load.load_pack()
+extension = asyncio.run(pack.comfy_entrypoint())
+found = asyncio.run(extension.get_node_list())
+seconds = time.perf_counter() - start
+print(json.dumps({"seconds": seconds, "nodes": len(found), "opened": opened}))
+"""
+
+
+@pytest.fixture(scope="module")
+def first_import() -> dict:
+    """What importing the pack into a fresh ComfyUI process costs and opens: the least of three."""
+    command = [sys.executable, "-c", MEASURE, str(ROOT / "host")]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "host") for _ in range(3)]
+    return min((json.loads(run.stdout.splitlines()[-1]) for run in runs), key=lambda run: run["seconds"])
+
+
+def test_importing_the_pack_is_quick(first_import):
+    assert first_import["nodes"] == 6
+    assert first_import["seconds"] < 0.3
+
+
+def test_importing_the_pack_reads_no_weights(first_import):
+    assert not [name for name in first_import["opened"] if name.endswith((".safetensors", ".pt", ".ckpt", ".png"))]

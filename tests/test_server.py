@@ -1,0 +1,79 @@
+"""The pack in a running ComfyUI server, over HTTP."""
+
+import json
+import re
+import time
+
+import pytest
+from live_server import LiveServer, ServerError
+from support.nodes import NODES
+from support.workflows import run_workflow
+
+GRAY = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 32, "height": 32, "batch_size": 2, "color": 8421504},
+    },
+    "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+}
+
+
+def test_the_server_runs_a_stock_graph(server: LiveServer):
+    images = server.run(GRAY)
+    assert [image[:4] for image in images["2"]] == [b"\x89PNG", b"\x89PNG"]
+
+
+def test_a_refused_prompt_names_node_and_input(server: LiveServer):
+    wrong = json.loads(json.dumps(GRAY))
+    wrong["1"]["inputs"]["width"] = -4
+    with pytest.raises(ServerError, match=r"EmptyImage \(1\).*width"):
+        server.run(wrong)
+
+
+def test_every_node_is_there(server: LiveServer):
+    ours = {name: info for name, info in server.object_info().items() if name.startswith("ConceptErasure")}
+    assert {name: info["display_name"] for name, info in ours.items()} == NODES
+    assert {info["category"] for info in ours.values()} == {"SAE concept erasure"}
+
+
+def test_the_pack_loads_without_complaint(server: LiveServer):
+    assert "IMPORT FAILED): " not in server.log()
+    assert "comfy_entrypoint in" not in server.log()
+
+
+def test_the_pack_adds_little_to_the_start(server: LiveServer):
+    """ComfyUI prints what each pack's import cost."""
+    found = re.search(r"([\d.]+) seconds: .*sae-concept-erasure", server.log())
+    assert found, server.log(40)
+    assert float(found[1]) < 0.3
+
+
+def test_the_same_workflow_twice_gives_the_same_picture(server: LiveServer, shipped_workflow):
+    first = run_workflow(server, shipped_workflow)
+    server.forget()
+    second = run_workflow(server, shipped_workflow)
+    assert first.keys() == second.keys()
+    assert any(first.values())
+    for title in first:
+        assert first[title] == second[title], f"{title} changed"
+
+
+def test_an_interrupt_leaves_the_next_run_clean(server: LiveServer, quickstart_prompt):
+    server.forget()
+    expected = server.run(quickstart_prompt)
+    server.forget()
+    prompt_id = server.submit(quickstart_prompt)
+    interrupt_in_sampler(server, prompt_id)
+    assert server.wait(prompt_id)["status"]["status_str"] == "error"
+    assert server.run(quickstart_prompt) == expected
+
+
+def interrupt_in_sampler(server: LiveServer, prompt_id: str) -> None:
+    """Interrupt a prompt as soon as it is running; ComfyUI stops it at the sampler's next step."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if any(item[1] == prompt_id for item in server.get("/queue")["queue_running"]):
+            time.sleep(0.3)
+            server.post("/interrupt", {"prompt_id": prompt_id})
+            return
+    raise AssertionError("The prompt never ran.")
