@@ -1,0 +1,10 @@
+"""SAE Concept Erasure: erase, swap and localise concepts in any SD/SDXL graph with sparse autoencoders."""
+
+WEB_DIRECTORY = "./web"
+
+
+async def comfy_entrypoint():
+    """Hand ComfyUI the nodes of this pack; nothing is imported before the host asks."""
+    from .nodes import ConceptErasureExtension
+
+    return ConceptErasureExtension()
