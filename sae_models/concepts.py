@@ -1,0 +1,144 @@
+"""Concepts and the concept dictionary: which latents stand for a concept, and when they count as firing.
+
+A concept is described separately for each *timestep band*, because a latent that means "cat" late in sampling
+may mean nothing in the noise of the first steps.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COMBINATIONS = ("sum", "any")
+
+
+@dataclass(frozen=True)
+class ConceptBand:
+    """A concept within one band of timesteps.
+
+    Attributes:
+        latents: indices of its latents, best first.
+        thresholds: one positive number a latent; zero means "as soon as it fires at all".
+        scores: how well each latent separates the concept, empty if unknown.
+    """
+
+    latents: tuple[int, ...]
+    thresholds: tuple[float, ...]
+    scores: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.latents) != len(self.thresholds):
+            raise ValueError(f"{len(self.latents)} latents but {len(self.thresholds)} thresholds")
+        if any(not t >= 0 for t in self.thresholds):
+            raise ValueError("a threshold is negative or not a number")
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept of one SAE.
+
+    Attributes:
+        name: what people call it.
+        band_edges: rising timesteps, one more than there are bands; band i holds band_edges[i] <= t <
+            band_edges[i + 1]. Timesteps outside belong to the first or last band.
+        bands: one ConceptBand each.
+        combine: ``any``: a patch is detected where any latent exceeds its threshold (the rule of SAeUron,
+            arXiv 2501.18052); ``sum``: where the sum of latent / threshold exceeds one.
+    """
+
+    name: str
+    band_edges: tuple[float, ...]
+    bands: tuple[ConceptBand, ...]
+    combine: str = "sum"
+
+    def __post_init__(self) -> None:
+        if len(self.band_edges) != len(self.bands) + 1:
+            raise ValueError(f"concept {self.name}: {len(self.bands)} bands, {len(self.band_edges)} edges")
+        if list(self.band_edges) != sorted(self.band_edges):
+            raise ValueError(f"concept {self.name}: band edges do not rise")
+        if self.combine not in COMBINATIONS:
+            raise ValueError(f"concept {self.name}: combine = {self.combine!r} is not known")
+
+    def band_index(self, timestep: float) -> int:
+        """Return the index of the band that holds a timestep (0..999)."""
+        inner = self.band_edges[1:-1]
+        return sum(timestep >= edge for edge in inner)
+
+    def max_latent(self) -> int:
+        """Return the largest latent index in use, -1 if there is none."""
+        return max((i for band in self.bands for i in band.latents), default=-1)
+
+
+@dataclass(frozen=True)
+class ConceptDictionary:
+    """The concepts known for one SAE, by name.
+
+    Attributes:
+        concepts: name -> Concept.
+        band_edges: see Concept; shared by all concepts of the dictionary.
+        latent_means: mean activation of every latent in each band, averaged over concepts, [bands, L]; the
+            threshold tau_i(t) that SAeUron uses for a latent. None if unknown.
+    """
+
+    concepts: Mapping[str, Concept]
+    band_edges: tuple[float, ...] = (0.0, 1000.0)
+    latent_means: Tensor | None = None
+
+    def names(self) -> list[str]:
+        """Return the names of all concepts, sorted."""
+        return sorted(self.concepts)
+
+    def from_latents(self, latents: Iterable[int]) -> Concept:
+        """Make a concept out of latent indices alone.
+
+        Each latent gets its mean activation as threshold where the dictionary knows it, else zero.
+        """
+        indices = tuple(latents)
+        bands = []
+        for band in range(len(self.band_edges) - 1):
+            if self.latent_means is None:
+                thresholds = (0.0,) * len(indices)
+            else:
+                thresholds = tuple(float(self.latent_means[band, i]) for i in indices)
+            bands.append(ConceptBand(indices, thresholds))
+        name = "latents " + ", ".join(str(i) for i in indices)
+        return Concept(name, self.band_edges, tuple(bands), combine="any")
+
+    def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and JSON-able facts that ``from_tensors`` turns back into this dictionary."""
+        tensors: dict[str, Tensor] = {}
+        if self.latent_means is not None:
+            tensors["dictionary.latent_means"] = self.latent_means.contiguous()
+        for name, concept in self.concepts.items():
+            for i, band in enumerate(concept.bands):
+                key = f"dictionary.{name}.{i}"
+                tensors[f"{key}.latents"] = torch.tensor(band.latents, dtype=torch.int32)
+                tensors[f"{key}.thresholds"] = torch.tensor(band.thresholds, dtype=torch.float32)
+                tensors[f"{key}.scores"] = torch.tensor(band.scores, dtype=torch.float32)
+        facts = {
+            "band_edges": list(self.band_edges),
+            "concepts": {name: concept.combine for name, concept in self.concepts.items()},
+        }
+        return tensors, facts
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "ConceptDictionary":
+        """Rebuild a dictionary.
+
+        Raises:
+            ValueError, KeyError, TypeError: the parts do not fit together.
+        """
+        edges = tuple(float(e) for e in facts["band_edges"])
+        concepts = {}
+        for name, combine in facts["concepts"].items():
+            bands = []
+            for i in range(len(edges) - 1):
+                latents, thresholds, scores = (
+                    tuple(tensors[f"dictionary.{name}.{i}.{part}"].tolist())
+                    for part in ("latents", "thresholds", "scores")
+                )
+                bands.append(ConceptBand(latents, thresholds, scores))
+            concepts[name] = Concept(name, edges, tuple(bands), combine)
+        return cls(concepts, edges, tensors.get("dictionary.latent_means"))

@@ -1,0 +1,182 @@
+"""The pack's own file format: one safetensors file that holds an SAE and, optionally, its concept dictionary.
+
+Tensors: ``encoder.weight [L, D]``, ``encoder.bias [L]``, ``decoder_bias [D]``, ``decoder_weight [L, D]``, and
+the dictionary's. Metadata: ``format``, ``config`` (SAEConfig as JSON), ``dictionary`` (JSON, may be absent),
+``facts`` (JSON: licence, training data, figures; for people).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .concepts import ConceptDictionary
+from .sae import SAEConfig, SparseAutoencoder
+
+FORMAT = "sae-concept-erasure/1"
+ENCODER_KEYS = ("encoder.weight", "encoder.bias", "decoder_bias")
+FLOATS = ("F16", "BF16", "F32")
+
+
+class SAEFileError(ValueError):
+    """A file that cannot be used as an SAE; the message names the file and the reason."""
+
+
+class SAEFile:
+    """A native SAE file, of which only the header has been read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        SAEFileError: it is missing, cut short, no safetensors file, not in this format, or inconsistent.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                slices = {key: file.get_slice(key) for key in file.keys()}
+                self._shapes = {key: (tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}
+        except (OSError, SafetensorError) as error:
+            raise SAEFileError(f"{self.path.name}: cannot be read as a safetensors file ({error})") from error
+        if metadata.get("format") != FORMAT:
+            raise SAEFileError(f"{self.path.name}: is no SAE file of this pack (its metadata lacks {FORMAT})")
+        self.config = self._parse_config(metadata)
+        self.facts: dict[str, Any] = self._json(metadata, "facts")
+        self._dictionary_facts = self._json(metadata, "dictionary")
+        self._check_shapes()
+
+    def _json(self, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+        try:
+            value = json.loads(metadata.get(key, "{}"))
+        except ValueError as error:
+            raise SAEFileError(f"{self.path.name}: metadata {key} is not JSON") from error
+        if not isinstance(value, dict):
+            raise SAEFileError(f"{self.path.name}: metadata {key} is not a JSON object")
+        return value
+
+    def _parse_config(self, metadata: Mapping[str, str]) -> SAEConfig:
+        values = self._json(metadata, "config")
+        known = {field.name for field in fields(SAEConfig)}
+        try:
+            return SAEConfig(**{key: value for key, value in values.items() if key in known})
+        except (TypeError, ValueError) as error:
+            raise SAEFileError(f"{self.path.name}: {error}") from error
+
+    def _check_shapes(self) -> None:
+        width, latents = self.config.d_in, self.config.num_latents
+        expected = {
+            "encoder.weight": (latents, width),
+            "encoder.bias": (latents,),
+            "decoder_bias": (width,),
+            "decoder_weight": (latents, width),
+        }
+        for key, shape in expected.items():
+            if key not in self._shapes:
+                if key == "decoder_weight":
+                    continue
+                raise SAEFileError(f"{self.path.name}: tensor {key} is missing")
+            found, dtype = self._shapes[key]
+            if found != shape:
+                raise SAEFileError(f"{self.path.name}: {key} has shape {found}, its config says {shape}")
+            if dtype not in FLOATS:
+                raise SAEFileError(f"{self.path.name}: {key} is {dtype}; expected one of {', '.join(FLOATS)}")
+
+    def concept_names(self) -> list[str]:
+        """Return the names of the concepts in the file, sorted, without reading any tensor."""
+        concepts = self._dictionary_facts.get("concepts", {})
+        return sorted(concepts) if isinstance(concepts, dict) else []
+
+    def dictionary(self) -> ConceptDictionary:
+        """Read the concept dictionary; an empty one if the file has none.
+
+        Raises:
+            SAEFileError: it is damaged, or names latents that the SAE does not have.
+        """
+        if not self._dictionary_facts:
+            return ConceptDictionary({})
+        try:
+            tensors = self.read(key for key in self._shapes if key.startswith("dictionary."))
+            dictionary = ConceptDictionary.from_tensors(tensors, self._dictionary_facts)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SAEFileError(f"{self.path.name}: its concept dictionary is damaged ({error})") from error
+        for concept in dictionary.concepts.values():
+            if concept.max_latent() >= self.config.num_latents:
+                raise SAEFileError(f"{self.path.name}: concept {concept.name} uses a latent the SAE lacks")
+        return dictionary
+
+    def read(self, keys: Any) -> dict[str, Tensor]:
+        """Read named tensors, each checked to hold numbers only.
+
+        Raises:
+            SAEFileError: a tensor is missing, cannot be read, or has NaN or infinity in it.
+        """
+        tensors = {}
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                for key in keys:
+                    tensors[key] = file.get_tensor(key)
+        except (OSError, SafetensorError) as error:
+            raise SAEFileError(f"{self.path.name}: {error}") from error
+        for key, tensor in tensors.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise SAEFileError(f"{self.path.name}: {key} contains NaN or infinity; the file is damaged")
+        return tensors
+
+    def load(self, operations: Any = torch.nn, dtype: torch.dtype | None = None) -> SparseAutoencoder:
+        """Build the SAE with its encoder only.
+
+        Args:
+            operations: see SparseAutoencoder.
+            dtype: dtype of the weights; None keeps the file's.
+        """
+        tensors = self.read(ENCODER_KEYS)
+        dtype = dtype or tensors["encoder.weight"].dtype
+        sae = SparseAutoencoder(self.config, operations=operations, device="meta", dtype=dtype)
+        sae.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, assign=True)
+        return sae.requires_grad_(False)
+
+    def load_decoder(self, sae: SparseAutoencoder) -> None:
+        """Read the decoder into an SAE that was loaded without it.
+
+        Raises:
+            SAEFileError: the file has no decoder.
+        """
+        if "decoder_weight" not in self._shapes:
+            raise SAEFileError(f"{self.path.name}: has no decoder; only detection and replacement work with it")
+        weight = self.read(["decoder_weight"])["decoder_weight"].to(sae.decoder_bias)
+        sae.decoder_weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+def save(
+    path: str | Path,
+    sae: SparseAutoencoder,
+    dictionary: ConceptDictionary | None = None,
+    facts: Mapping[str, Any] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write an SAE, and its dictionary if there is one, in the native format.
+
+    Args:
+        path: file to write; its folder is made.
+        sae: with or without decoder.
+        dictionary: concepts to store with it.
+        facts: JSON-able licence and training facts.
+        dtype: floating-point dtype of the weights.
+    """
+    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in sae.state_dict().items()}
+    metadata = {"format": FORMAT, "config": json.dumps(asdict(sae.config)), "facts": json.dumps(facts or {})}
+    if dictionary is not None:
+        extra, dictionary_facts = dictionary.to_tensors()
+        tensors.update(extra)
+        metadata["dictionary"] = json.dumps(dictionary_facts)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, str(path), metadata=metadata)
