@@ -1,0 +1,138 @@
+"""Detection: which patches of a feature map hold a concept, and how several answers are put together.
+
+A Detection is a small immutable tree. Its leaves (``Detect``) ask one SAE for one concept; ``Join`` and
+``Refine`` combine and shape the masks. The tree says what to do; ``masks.py`` does it while sampling goes on.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..sae_models.concepts import Concept, ConceptBand
+from ..sae_models.loaded import LoadedSAE
+from ..sae_models.sae import SparseAutoencoder
+from .refinement import Refinement
+
+JOINS = ("union", "intersection")
+
+
+class NonFiniteActivations(RuntimeError):
+    """The feature map holds NaN or infinity, so nothing can be said about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detect:
+    """Find one concept with one SAE.
+
+    Attributes:
+        sae: the SAE, which also says where in the UNet it reads.
+        concept: latents and thresholds.
+        sensitivity: divides the thresholds; 1 uses them as they are, 0 detects nothing.
+        start, end: share of the sampling range (0..1) in which it looks, as ComfyUI's start_percent and
+            end_percent.
+    """
+
+    sae: LoadedSAE
+    concept: Concept
+    sensitivity: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    @property
+    def hookpoint(self) -> str:
+        """The UNet module it reads."""
+        return self.sae.config.hookpoint
+
+
+@dataclass(frozen=True, eq=False)
+class Join:
+    """Union or intersection of two detections."""
+
+    mode: str
+    first: "Detection"
+    second: "Detection"
+
+    def __post_init__(self) -> None:
+        if self.mode not in JOINS:
+            raise ValueError(f"join mode {self.mode!r}; known are {', '.join(JOINS)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Refine:
+    """A detection whose mask is shaped on the token grid."""
+
+    source: "Detection"
+    refinement: Refinement
+
+
+Detection = Detect | Join | Refine
+
+
+def leaves(detection: Detection) -> Iterator[Detect]:
+    """Yield every ``Detect`` of the tree, first to last."""
+    if isinstance(detection, Detect):
+        yield detection
+    elif isinstance(detection, Join):
+        yield from leaves(detection.first)
+        yield from leaves(detection.second)
+    else:
+        yield from leaves(detection.source)
+
+
+def concept_score(latents: Tensor, thresholds: Tensor, combine: str) -> Tensor:
+    """Score patches against thresholds; a patch is detected where the score exceeds one.
+
+    Args:
+        latents: activations of the concept's latents, [..., n], non-negative.
+        thresholds: [n], zero meaning that any activation at all suffices.
+        combine: see Concept.
+
+    Returns:
+        [...]
+    """
+    relative = torch.where(latents > 0, latents / thresholds, 0.0)
+    return relative.sum(-1) if combine == "sum" else relative.amax(-1)
+
+
+@torch.no_grad()
+def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sensitivity: float, x: Tensor) -> Tensor:
+    """Tell which patches hold a concept.
+
+    The result is that of a full encode, but most of the work is left out: TopK can only silence a latent, so a
+    patch whose concept latents would not suffice even before TopK needs no look at the other latents.
+
+    Args:
+        sae: the SAE.
+        band: latents and thresholds for the timestep at hand.
+        combine: see Concept.
+        sensitivity: see Detect.
+        x: patch embeddings [N, D].
+
+    Returns:
+        bool [N].
+
+    Raises:
+        NonFiniteActivations: x holds NaN or infinity.
+    """
+    if not band.latents:
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    wanted = torch.tensor(band.latents, device=x.device)
+    thresholds = torch.tensor(band.thresholds, device=x.device, dtype=torch.float32)
+    centered = sae.center(x)
+    weight, bias = sae.encoder.weight, sae.encoder.bias
+    rows = weight[wanted.to(weight.device)].to(centered)
+    loudest = torch.addmm(bias[wanted.to(bias.device)].to(centered), centered, rows.T)
+    if not torch.isfinite(loudest).all():
+        raise NonFiniteActivations("the feature map holds NaN or infinity")
+    detected = concept_score(loudest.relu().float(), thresholds, combine) * sensitivity > 1
+    candidates = detected.nonzero().squeeze(1)
+    if len(candidates) == 0:
+        return detected
+    every = sae.encoder(centered[candidates])
+    weakest_kept = every.topk(sae.config.k, dim=-1).values[:, -1:]
+    ours = every[:, wanted]
+    latents = torch.where(ours >= weakest_kept, ours.relu(), 0.0).float()
+    detected[candidates] = concept_score(latents, thresholds, combine) * sensitivity > 1
+    return detected

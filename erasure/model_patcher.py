@@ -1,0 +1,200 @@
+"""The glue to ComfyUI: the only module here that imports it.
+
+ComfyUI has no patch point at the output of a SpatialTransformer, so a wrapper around the diffusion model
+registers plain forward hooks for the duration of one call and removes them however that call ends.
+"""
+
+import uuid
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import comfy.model_management
+import comfy.ops
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..sae_models.loaded import LoadedSAE
+from ..sae_models.native import SAEFile
+from .detection import Detect, Detection, leaves
+from .eraser import Eraser, Forward, RunInfo
+from .record import CONDITIONAL, ErasureRecord
+from .replacement import Replacement
+
+
+def load_sae(path: str, name: str) -> LoadedSAE:
+    """Read the encoder of an SAE file and put it under ComfyUI's memory management.
+
+    Args:
+        path: a native SAE file.
+        name: what to call it in messages.
+
+    Raises:
+        SAEFileError: the file is damaged or no SAE.
+    """
+    file = SAEFile(path)
+    load_device = comfy.model_management.get_torch_device()
+    offload_device = comfy.model_management.unet_offload_device()
+    # Half precision is slow on a processor, where the weights are small enough to be widened once.
+    dtype = torch.float32 if comfy.model_management.is_device_cpu(load_device) else None
+    module = file.load(operations=comfy.ops.manual_cast, dtype=dtype).to(offload_device)
+    patcher = ModelPatcher(module, load_device=load_device, offload_device=offload_device)
+    return LoadedSAE(name, module, file.dictionary(), file, patcher)
+
+
+def hookpoints(model: ModelPatcher) -> dict[str, int]:
+    """Return the blocks of a model that an SAE can read, path -> width; empty if it is no UNet of this kind."""
+    network = model.get_model_object("diffusion_model")
+    return {
+        path: module.in_channels for path, module in network.named_modules() if isinstance(module, SpatialTransformer)
+    }
+
+
+def check_fit(model: ModelPatcher, leaf: Detect) -> None:
+    """Check that the block an SAE reads exists in a model and has its width.
+
+    Raises:
+        ValueError: it does not; the message says what would fit.
+    """
+    available = hookpoints(model)
+    wanted, width = leaf.hookpoint, leaf.sae.config.d_in
+    if not available:
+        kind = type(model.get_model_object("diffusion_model")).__name__
+        raise ValueError(
+            f"Patch Replacer: the model at input 'model' is a {kind}, which has no transformer blocks of a Stable "
+            "Diffusion UNet. Connect an SD1.5, SD2.x, SDXL or Canvas checkpoint."
+        )
+    if wanted not in available:
+        raise ValueError(
+            f"Patch Replacer: the SAE {leaf.sae.name} reads the block {wanted}, which the model at input 'model' "
+            f"does not have. Its blocks: {_listed(available)}. Choose the SAE that was trained for this model."
+        )
+    if available[wanted] != width:
+        fitting = {path: size for path, size in available.items() if size == width}
+        raise ValueError(
+            f"Patch Replacer: the SAE {leaf.sae.name} reads {width} channels, but the block {wanted} of the model "
+            f"at input 'model' has {available[wanted]}. Blocks of that width: {_listed(fitting) or 'none'}. "
+            "Choose the SAE that was trained for this model."
+        )
+
+
+def _listed(blocks: dict[str, int]) -> str:
+    return ", ".join(f"{path} ({width})" for path, width in blocks.items())
+
+
+def attach(model: ModelPatcher, detection: Detection, replacement: Replacement) -> tuple[ModelPatcher, ErasureRecord]:
+    """Return a clone of the model that detects and replaces while it samples, and the record of what it does.
+
+    Raises:
+        ValueError: an SAE does not fit the model.
+    """
+    used = list(leaves(detection))
+    for leaf in used:
+        check_fit(model, leaf)
+    record = ErasureRecord()
+    patchers = {id(leaf.sae.patcher): leaf.sae.patcher for leaf in used}
+    patched = attach_observer(model, Eraser(detection, replacement, record), list(patchers.values()))
+    return patched, record
+
+
+class Observer(Protocol):
+    """Something that looks at, and may edit, the output of blocks: an Eraser or a Capture."""
+
+    hookpoints: Any
+
+    def sampling_ranges(self) -> list[tuple[float, float]]:
+        """Shares of the sampling range that the observer wants translated into sigmas."""
+
+    def begin(self, info: RunInfo) -> None:
+        """A sampling run starts."""
+
+    def end(self) -> None:
+        """The run is over, however it ended."""
+
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
+        """A hooked block took x and gave output; return what it shall give."""
+
+
+def attach_observer(model: ModelPatcher, observer: Observer, additional: Sequence[ModelPatcher] = ()) -> ModelPatcher:
+    """Return a clone of the model whose blocks an observer sees during every sampling run.
+
+    Args:
+        model: left as it is.
+        observer: see Observer; it is shared by all clones of the returned model.
+        additional: models that must be loaded beside it.
+    """
+    patched = model.clone()
+    # A key of its own lets any number of observers share one model.
+    key = f"sae_concept_erasure.{uuid.uuid4()}"
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, _run_wrapper(observer))
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, _forward_wrapper(observer))
+    if additional:
+        patched.set_additional_models(key, list(additional))
+    return patched
+
+
+def _run_wrapper(observer: Observer) -> Callable[..., Any]:
+    """Begin and end a run around CFGGuider.outer_sample."""
+
+    def wrapper(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
+        sampling = executor.class_obj.model_patcher.get_model_object("model_sampling")
+        ranges = tuple(
+            (float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end)))
+            for start, end in observer.sampling_ranges()
+        )
+        seed = kwargs.get("seed", args[5] if len(args) > 5 else None)
+        size = (int(noise.shape[-2]), int(noise.shape[-1]))
+        observer.begin(RunInfo(seed, _image_keys(noise, latent_image), size, ranges))
+        try:
+            return executor(noise, latent_image, *args, **kwargs)
+        finally:
+            observer.end()
+
+    return wrapper
+
+
+def _image_keys(noise: Tensor, latent_image: Tensor) -> tuple[int, ...]:
+    """Name each image by the bits of its starting noise and latent, wherever in a batch it is."""
+    start = torch.cat([noise.detach().float().cpu(), latent_image.detach().float().cpu()], 1)
+    return tuple(zlib.crc32(image.contiguous().numpy().tobytes()) for image in start)
+
+
+def _forward_wrapper(observer: Observer) -> Callable[..., Any]:
+    """Hook the blocks for the duration of one call of the diffusion model."""
+
+    def wrapper(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Any:
+        options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
+        forward = _describe(x, timesteps, options)
+        handles = []
+        try:
+            for path in observer.hookpoints:
+                module = executor.class_obj.get_submodule(path)
+                handles.append(module.register_forward_hook(_block_hook(observer, path, forward)))
+            return executor(x, timesteps, *args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    return wrapper
+
+
+def _block_hook(observer: Observer, path: str, forward: Forward) -> Callable[..., Tensor]:
+    # Detection branches on values, which a compiled graph cannot hold.
+    @torch.compiler.disable
+    def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return observer.on_block(path, inputs[0], output, forward)
+
+    return hook
+
+
+def _describe(x: Tensor, timesteps: Tensor, options: dict[str, Any]) -> Forward:
+    """Read the layout of a batch out of what ComfyUI passes along; nothing is assumed about the halves."""
+    halves = tuple(options.get("cond_or_uncond") or (CONDITIONAL,))
+    streams = tuple(options.get("uuids") or range(len(halves)))
+    sigmas = options.get("sigmas")
+    timestep = float(timesteps.flatten()[0])
+    sigma = timestep if sigmas is None else float(sigmas.flatten()[0])
+    return Forward(halves, streams, sigma, timestep, (int(x.shape[-2]), int(x.shape[-1])))
