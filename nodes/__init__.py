@@ -1,0 +1,20 @@
+"""What the artist sees: one file a node."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from . import files
+from .canvas_checkpoint import CanvasCheckpoint
+from .concept_detector import ConceptDetector
+from .detection_preview import DetectionPreview
+from .mask_refiner import MaskRefiner
+from .patch_replacer import PatchReplacer
+from .sae_loader import SAELoader
+
+
+class ConceptErasureExtension(ComfyExtension):
+    """The nodes of this pack."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return the nodes in the order of the data's way through the graph."""
+        files.register_folder()
+        return [SAELoader, ConceptDetector, MaskRefiner, PatchReplacer, DetectionPreview, CanvasCheckpoint]

@@ -1,0 +1,150 @@
+"""Concept Detector: an SAE and a concept become a detection."""
+
+from comfy_api.latest import io
+
+from ..erasure.detection import JOINS, Detect, Detection, Join
+from ..sae_models.concepts import Concept
+from ..sae_models.loaded import LoadedSAE
+from . import files
+from .sockets import CATEGORY, CONCEPT, DETECTION, SAE
+
+NAME = "Concept Detector"
+
+
+class ConceptDetector(io.ComfyNode):
+    """Say which concept to look for, and when."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureDetector",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Says what to look for: a concept that the SAE knows. Chain several detectors through "
+            "'join_with' to look for several concepts, or with several SAEs, at once.",
+            inputs=[
+                SAE.Input("sae", tooltip="The SAE that does the looking, from the SAE Loader."),
+                io.Combo.Input(
+                    "concept",
+                    options=files.concept_names() or ["none"],
+                    tooltip="The concept to find. The list holds the concepts of all SAE files; one that the "
+                    "connected SAE does not know gives an error that lists those it does.",
+                ),
+                io.Float.Input(
+                    "sensitivity",
+                    default=1.0,
+                    min=0.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How easily a patch counts as holding the concept. 1 uses the measured thresholds, "
+                    "2 halves them, 0 finds nothing.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="When to begin looking: 0 is the first, noisiest step.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="When to stop looking: 1 is the end of sampling.",
+                ),
+                io.String.Input(
+                    "latents",
+                    default="",
+                    tooltip="For experts: latent indices such as '17, 204'. If filled in, they are used instead "
+                    "of the concept.",
+                ),
+                io.Combo.Input(
+                    "join_mode",
+                    options=list(JOINS),
+                    tooltip="With join_with connected: 'union' finds what either detector finds, 'intersection' "
+                    "only what both find.",
+                ),
+                DETECTION.Input(
+                    "join_with",
+                    optional=True,
+                    tooltip="Another detector to join this one with. May stay empty.",
+                ),
+                CONCEPT.Input(
+                    "custom_concept",
+                    optional=True,
+                    tooltip="A concept from another node, used instead of the list. May stay empty.",
+                ),
+            ],
+            outputs=[
+                DETECTION.Output(
+                    display_name="detection",
+                    tooltip="What to find, for the Mask Refiner or the Patch Replacer.",
+                ),
+                CONCEPT.Output(
+                    display_name="concept", tooltip="The concept alone, for another Concept Detector's input."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        sae: LoadedSAE,
+        concept: str,
+        sensitivity: float,
+        start_percent: float,
+        end_percent: float,
+        latents: str,
+        join_mode: str,
+        join_with: Detection | None = None,
+        custom_concept: Concept | None = None,
+    ) -> io.NodeOutput:
+        if start_percent > end_percent:
+            raise ValueError(
+                f"{NAME}: input 'start_percent' ({start_percent}) is after 'end_percent' ({end_percent}). Make the "
+                "start smaller than the end."
+            )
+        chosen = _choose(sae, concept, latents, custom_concept)
+        detection: Detection = Detect(sae, chosen, sensitivity, start_percent, end_percent)
+        if join_with is not None:
+            detection = Join(join_mode, join_with, detection)
+        return io.NodeOutput(detection, chosen)
+
+
+def _choose(sae: LoadedSAE, name: str, latents: str, custom: Concept | None) -> Concept:
+    """Pick the concept: latent indices before a connected concept before the list."""
+    if latents.strip():
+        return sae.dictionary.from_latents(_parse_latents(latents, sae))
+    if custom is not None:
+        if custom.max_latent() >= sae.config.num_latents:
+            raise ValueError(
+                f"{NAME}: the concept '{custom.name}' at input 'custom_concept' uses latent {custom.max_latent()}, "
+                f"but the SAE {sae.name} has only {sae.config.num_latents}. It was made for another SAE."
+            )
+        return custom
+    try:
+        return sae.concept(name)
+    except KeyError as error:
+        raise ValueError(f"{NAME}: input 'concept': {error.args[0]}") from error
+
+
+def _parse_latents(text: str, sae: LoadedSAE) -> list[int]:
+    """Read latent indices separated by commas or spaces."""
+    try:
+        indices = [int(part) for part in text.replace(",", " ").split()]
+    except ValueError as error:
+        raise ValueError(
+            f"{NAME}: input 'latents' must hold whole numbers separated by commas, such as '17, 204'; it holds "
+            f"'{text}'."
+        ) from error
+    limit = sae.config.num_latents
+    outside = [i for i in indices if not 0 <= i < limit]
+    if outside:
+        raise ValueError(
+            f"{NAME}: input 'latents': {', '.join(map(str, outside))} is out of range; the SAE {sae.name} has "
+            f"latents 0 to {limit - 1}."
+        )
+    return indices

@@ -1,0 +1,73 @@
+"""Detection Preview: show where and when a concept was detected."""
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..erasure.preview import heat_overlay, image_mask, step_tiles
+from ..erasure.record import ErasureRecord
+from .sockets import CATEGORY, ERASURE_RECORD
+
+NAME = "Detection Preview"
+MASKS = ("any step", "share of steps")
+
+
+class DetectionPreview(io.ComfyNode):
+    """Draw the record of a Patch Replacer over a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureDetectionPreview",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Shows where a Patch Replacer detected the concept in the latest sampling run: a heat map "
+            "over the picture, a tile for chosen steps, and a mask that any other node can use.",
+            is_output_node=True,
+            inputs=[
+                ERASURE_RECORD.Input("record", tooltip="From the Patch Replacer whose model was sampled."),
+                io.Image.Input("image", tooltip="The decoded picture of that run. It is drawn over, not changed."),
+                io.Int.Input(
+                    "tiles",
+                    default=4,
+                    min=0,
+                    max=16,
+                    tooltip="How many steps to show beside the heat map, spread evenly over the run; 0 shows the "
+                    "heat map alone.",
+                ),
+                io.Combo.Input(
+                    "mask_from",
+                    options=list(MASKS),
+                    tooltip="The mask output. any step: white where the concept was ever detected. share of "
+                    "steps: the brighter, the more steps detected it.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(
+                    display_name="preview",
+                    tooltip="The heat map over the picture, and the tiles to its right.",
+                ),
+                io.Mask.Output(display_name="mask", tooltip="Where the concept was detected, at image size."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, record: ErasureRecord, image: torch.Tensor, tiles: int, mask_from: str) -> io.NodeOutput:
+        run = record.latest
+        if run is None:
+            raise ValueError(
+                f"{NAME}: the model of the Patch Replacer at input 'record' has not been sampled. Connect the "
+                "model output of that same Patch Replacer to the sampler whose picture you show."
+            )
+        if run.images != len(image):
+            raise ValueError(
+                f"{NAME}: input 'image' holds {len(image)} picture(s), but the latest sampling run made "
+                f"{run.images}. Connect the picture that was decoded from that run."
+            )
+        mask = image_mask(run, tuple(image.shape[1:3]), any_step=mask_from == MASKS[0])
+        preview = torch.cat([heat_overlay(run, image), step_tiles(run, image, tiles)], dim=2)
+        return io.NodeOutput(preview, mask, ui=_shown(preview, run.summary(), cls))
+
+
+def _shown(preview: torch.Tensor, text: str, cls: type[io.ComfyNode]) -> dict:
+    """The picture and the words below it in the node."""
+    return {**ui.PreviewImage(preview, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}

@@ -1,0 +1,92 @@
+"""Mask Refiner: shape the mask of a detection while sampling goes on."""
+
+import torch
+from comfy_api.latest import io
+
+from ..erasure.detection import Detection, Refine
+from ..erasure.refinement import Refinement
+from .sockets import CATEGORY, DETECTION
+
+NAME = "Mask Refiner"
+
+
+class MaskRefiner(io.ComfyNode):
+    """Grow, clean, hold or confine what a detector finds."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureMaskRefiner",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Shapes the detected region at every step, on the model's own coarse grid of cells. With "
+            "everything at zero and no region it changes nothing.",
+            inputs=[
+                DETECTION.Input("detection", tooltip="What to shape, from a Concept Detector or another refiner."),
+                io.Int.Input(
+                    "grow",
+                    default=0,
+                    min=-8,
+                    max=8,
+                    tooltip="Grow the region by this many cells on every side; negative numbers shrink it.",
+                ),
+                io.Int.Input(
+                    "close_holes",
+                    default=0,
+                    min=0,
+                    max=8,
+                    tooltip="Fill holes and gaps up to about twice this many cells wide.",
+                ),
+                io.Int.Input(
+                    "min_cells",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="Drop connected specks of fewer cells than this.",
+                ),
+                io.Int.Input(
+                    "persistence",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="A cell that was detected at this many steps stays detected for the rest of the "
+                    "picture. 0 turns it off.",
+                ),
+                io.Mask.Input(
+                    "region",
+                    optional=True,
+                    tooltip="Only look inside this mask (white), of any size; one mask, or one for each image of "
+                    "the batch. May stay empty.",
+                ),
+            ],
+            outputs=[DETECTION.Output(display_name="detection", tooltip="The shaped detection.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        detection: Detection,
+        grow: int,
+        close_holes: int,
+        min_cells: int,
+        persistence: int,
+        region: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        refinement = Refinement(persistence, close_holes, min_cells, grow, _checked(region))
+        return io.NodeOutput(detection if refinement.is_neutral else Refine(detection, refinement))
+
+
+def _checked(region: torch.Tensor | None) -> torch.Tensor | None:
+    """Bring a MASK to [M, h, w] on the CPU."""
+    if region is None:
+        return None
+    if region.ndim == 2:
+        region = region[None]
+    if region.ndim != 3 or region.numel() == 0:
+        raise ValueError(
+            f"{NAME}: input 'region' is no usable mask (shape {tuple(region.shape)}). Connect a MASK, for example "
+            "from Load Image or the mask editor."
+        )
+    if not torch.isfinite(region).all():
+        raise ValueError(f"{NAME}: input 'region' holds NaN or infinity. Connect another mask.")
+    return region.detach().float().cpu()
