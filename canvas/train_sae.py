@@ -1,0 +1,156 @@
+"""Train the SAEs of the small world, score their latents, set thresholds, and write the shipped files.
+
+``python host canvas.train_sae`` collects activations once (kept in ``canvas/work/``), trains one SAE for each
+hookpoint, and writes ``sae_models/weights/canvas_<hookpoint>.safetensors``.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..erasure.model_patcher import hookpoints
+from ..sae_models import native
+from ..sae_models.concepts import Concept, ConceptBand, ConceptDictionary
+from ..sae_models.sae import SAEConfig, SparseAutoencoder
+from ..sae_models.scoring import calibrated_band, firing_scales, patch_scores, score_latents
+from ..sae_models.training import Quality, TrainingSettings, measure, progress_printer, train
+from . import checkpoint, scenes
+from .activations import BAND_EDGES, Generated, Noised, from_generations, from_scenes
+from .sampling import SAE_SEEDS
+from .vocabulary import OBJECTS
+
+WORK = Path(__file__).parent / "work"
+WEIGHTS = Path(__file__).parent.parent / "sae_models" / "weights"
+WIDTH_FACTOR, K = 12, 16
+FAMILY = "canvas"
+
+
+def collect(sites: Sequence[str], generations: int, scene_count: int) -> tuple[dict[str, Generated], dict[str, Noised]]:
+    """Collect, or read back, activations of generations and of validation scenes."""
+    path = WORK / "activations.pt"
+    if path.exists():
+        stored = torch.load(path, weights_only=True, mmap=True)
+        generated = {s: Generated(*stored["generated"][s]) for s in sites}
+        return generated, {s: Noised(*stored["noised"][s]) for s in sites}
+    model, clip, vae = checkpoint.load()
+    generated = from_generations(model, clip, sites, generations, SAE_SEEDS[:generations])
+    noised = from_scenes(model, clip, vae, sites, scenes.VALIDATION[:scene_count])
+    WORK.mkdir(exist_ok=True)
+    content = {
+        "generated": {s: (g.embeddings, g.targets) for s, g in generated.items()},
+        "noised": {s: (n.embeddings, n.grid, n.masks, n.styles) for s, n in noised.items()},
+    }
+    torch.save(content, path)
+    return generated, noised
+
+
+def train_site(site: str, generated: Generated, settings: TrainingSettings) -> tuple[SparseAutoencoder, Quality]:
+    """Train the SAE of one hookpoint on nine tenths of the generations and measure it on the rest."""
+    held = len(generated.targets) // 10
+    width = generated.embeddings[0].shape[-1]
+    fit = torch.cat([band[held:].reshape(-1, width) for band in generated.embeddings])
+    rest = torch.cat([band[:held].reshape(-1, width) for band in generated.embeddings])
+    config = SAEConfig(width, WIDTH_FACTOR * width, K, site, model_family=FAMILY)
+    sae = train(fit, config, settings, progress_printer(settings.steps))
+    return sae, measure(sae, rest)
+
+
+@torch.no_grad()
+def latent_means(sae: SparseAutoencoder, generated: Generated) -> Tensor:
+    """Return the mean activation of every latent on each object's single-object prompts, [objects, bands, L]."""
+    means = torch.zeros(len(OBJECTS), len(generated.embeddings), sae.config.num_latents)
+    for row, name in enumerate(OBJECTS):
+        images = [i for i, targets in enumerate(generated.targets) if targets == (name,)]
+        for band, embeddings in enumerate(generated.embeddings):
+            x = embeddings[images].reshape(-1, sae.config.d_in).float()
+            means[row, band] = sae.encode_dense(x).mean(0)
+    return means
+
+
+@torch.no_grad()
+def chosen_activations(sae: SparseAutoencoder, embeddings: Tensor, latents: Tensor) -> Tensor:
+    """Return the activations of some latents, [..., C] -> [..., n]."""
+    flat = embeddings.reshape(-1, embeddings.shape[-1])
+    parts = [sae.encode_dense(part.float())[:, latents] for part in flat.split(20_000)]
+    return torch.cat(parts).reshape(*embeddings.shape[:-1], len(latents))
+
+
+def build_dictionary(
+    sae: SparseAutoencoder,
+    generated: Generated,
+    noised: Noised,
+    count: int,
+    quantile: float,
+    combine: str = "sum",
+) -> ConceptDictionary:
+    """Score latents on generations and set thresholds on validation scenes.
+
+    Args:
+        count: latents a concept and band.
+        quantile: share of the patches without the object that stay undetected.
+    """
+    means = latent_means(sae, generated)
+    dense = [
+        torch.cat([sae.encode_dense(part.float()).half() for part in band.reshape(-1, sae.config.d_in).split(20_000)])
+        for band in noised.embeddings
+    ]
+    concepts = {}
+    for row, name in enumerate(OBJECTS):
+        scores = score_latents(means, row)
+        inside = noised.masks[row].flatten() > 0.5
+        outside = noised.masks[row].flatten() < 0.02
+        bands: list[ConceptBand] = []
+        for band in range(len(scores)):
+            best = scores[band].topk(count)
+            activations = dense[band][:, best.indices].float()
+            scales = firing_scales(activations[inside])
+            background = patch_scores(activations[outside], scales, combine)
+            bands.append(calibrated_band(best.indices, best.values, scales, background, quantile))
+        concepts[name] = Concept(name, BAND_EDGES, tuple(bands), combine)
+    return ConceptDictionary(concepts, BAND_EDGES, means.mean(0))
+
+
+def file_of(site: str) -> Path:
+    """Return where the SAE of a hookpoint is shipped."""
+    return WEIGHTS / f"canvas_{site}.safetensors"
+
+
+def main() -> None:
+    """Run all stages; what is already collected or trained is not done again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sites", nargs="*", help="hookpoints; all blocks if left out")
+    parser.add_argument("--generations", type=int, default=400)
+    parser.add_argument("--scenes", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--latents", type=int, default=8, help="latents for each concept and band")
+    parser.add_argument("--quantile", type=float, default=0.98)
+    arguments = parser.parse_args()
+    sites = arguments.sites or list(hookpoints(checkpoint.load()[0]))
+    generated, noised = collect(sites, arguments.generations, arguments.scenes)
+    settings = TrainingSettings(steps=arguments.steps)
+    for site in sites:
+        print(site, flush=True)
+        trained = WORK / f"sae_{site}.safetensors"
+        if trained.exists():
+            file = native.SAEFile(trained)
+            sae, facts = file.load(dtype=torch.float32), file.facts
+            file.load_decoder(sae)
+        else:
+            sae, quality = train_site(site, generated[site], settings)
+            facts = {
+                "licence": "Apache-2.0",
+                "trained_on": f"{arguments.generations} Canvas generations of 20 steps, conditional half",
+                "steps": settings.steps,
+                "batch": settings.batch,
+                "explained_variance": round(quality.explained_variance, 4),
+                "dead_share": round(quality.dead_share, 4),
+                "measured_on_embeddings": quality.embeddings,
+            }
+            native.save(trained, sae, facts=facts, dtype=torch.float32)
+        print(f"  explained variance {facts['explained_variance']}, dead {facts['dead_share']}", flush=True)
+        dictionary = build_dictionary(sae, generated[site], noised[site], arguments.latents, arguments.quantile)
+        facts["thresholds"] = f"quantile {arguments.quantile} of patches without the object, {arguments.scenes} scenes"
+        native.save(file_of(site), sae, dictionary, facts)
