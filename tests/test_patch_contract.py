@@ -1,0 +1,324 @@
+"""The contract of the patch, on the shipped model in real ComfyUI.
+
+Exact where it must do nothing, local and repeatable where it acts, and gone when the run is over.
+"""
+
+import pytest
+import torch
+
+STEPS = 6
+PROMPTS = ["A cat image in photo style", "A dog and a cat image in comic style", "A tree image in neon style"]
+
+
+@pytest.fixture(scope="module")
+def sae(pack, canvas):
+    """The first shipped SAE."""
+    from concept_erasure.erasure.model_patcher import load_sae
+    from concept_erasure.nodes import files
+
+    files.register_folder()
+    name = files.names()[0]
+    return load_sae(files.resolve(name), name)
+
+
+@pytest.fixture(scope="module")
+def detect(sae):
+    """Make a detection of the cat that surely finds something; keywords go to Detect."""
+    from concept_erasure.erasure.detection import Detect
+
+    return lambda **options: Detect(sae, sae.concept("cat"), **{"sensitivity": 3.0, **options})
+
+
+def erase(model, detection, mode="random", **options):
+    from concept_erasure.erasure.model_patcher import attach
+    from concept_erasure.erasure.replacement import Replacement
+
+    return attach(model, detection, Replacement(mode, **options))
+
+
+def run(canvas, model, prompts=PROMPTS[:1], seeds=(7,), **options):
+    from concept_erasure.canvas.sampling import sample
+
+    return sample(model, canvas[1], prompts, list(seeds), **{"steps": STEPS, **options})
+
+
+def hooks_left(model):
+    network = model.model.diffusion_model
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
+
+
+class Blocks:
+    """Records what a block gave before and after erasure, in the order of the hooks."""
+
+    def __init__(self, hookpoint):
+        self.hookpoints = [hookpoint]
+        self.outputs = []
+
+    def sampling_ranges(self):
+        return []
+
+    def begin(self, info):
+        self.info = info
+
+    def end(self):
+        pass
+
+    def on_block(self, hookpoint, x, output, forward):
+        self.outputs.append((output.clone(), forward))
+        return output
+
+
+def watched(model, sae, detection, mode="random", **options):
+    """Attach an observer before and one after the eraser."""
+    from concept_erasure.erasure.model_patcher import attach_observer
+
+    before, after = Blocks(sae.config.hookpoint), Blocks(sae.config.hookpoint)
+    patched, record = erase(attach_observer(model, before), detection, mode, **options)
+    return attach_observer(patched, after), record, before, after
+
+
+@pytest.mark.parametrize("mode", ["random", "nearest", "mean of k nearest", "unconditional", "none"])
+def test_nothing_found_changes_nothing(canvas, detect, mode):
+    model, record = erase(canvas[0], detect(sensitivity=0.0), mode)
+    assert (run(canvas, canvas[0]) - run(canvas, model)).abs().max() == 0.0
+    assert record.latest.replaced() == 0 and len(record.latest.sigmas()) == STEPS
+
+
+def test_an_empty_range_changes_nothing(canvas, detect):
+    model, record = erase(canvas[0], detect(start=0.4, end=0.4))
+    assert (run(canvas, canvas[0]) - run(canvas, model)).abs().max() == 0.0
+    assert record.latest.entries == {}
+    assert "did not look" in record.latest.summary()
+
+
+def test_detecting_only_changes_nothing_but_is_recorded(canvas, detect):
+    model, record = erase(canvas[0], detect(), "none")
+    assert (run(canvas, canvas[0]) - run(canvas, model)).abs().max() == 0.0
+    assert record.latest.heat().max() > 0 and record.latest.replaced() == 0
+
+
+@pytest.mark.parametrize("mode", ["random", "nearest", "mean of k nearest"])
+@pytest.mark.parametrize("halves", ["conditional", "both"])
+def test_replacement_acts_only_on_the_mask(canvas, sae, detect, mode, halves):
+    model, record, before, after = watched(canvas[0], sae, detect(), mode, halves=halves)
+    changed = run(canvas, model, PROMPTS, (1, 2, 3))
+    assert not torch.equal(changed, run(canvas, canvas[0], PROMPTS, (1, 2, 3)))
+    replaced = 0
+    for (was, forward), (became, _) in zip(before.outputs, after.outputs, strict=True):
+        for chunk, half in enumerate(forward.halves):
+            rows = slice(chunk * 3, chunk * 3 + 3)
+            entry = record.latest.entries.get((sae.config.hookpoint, forward.streams[chunk], forward.sigma))
+            if half == 1 and halves == "conditional":
+                assert entry is None and torch.equal(was[rows], became[rows])
+                continue
+            mask = entry.mask[:, None].expand_as(was[rows])
+            assert torch.equal(was[rows][~mask], became[rows][~mask]), "undetected patches keep their exact bits"
+            if mode != "mean of k nearest":
+                check_donors(was[rows], became[rows], entry.mask)
+            replaced += sum(entry.replaced)
+    assert replaced == record.latest.replaced() > 0
+
+
+def check_donors(was, became, mask):
+    """Every replaced patch equals some undetected patch of the same image."""
+    for image in range(len(was)):
+        old, new = was[image].flatten(1).T, became[image].flatten(1).T
+        free = old[~mask[image].flatten()]
+        for patch in new[mask[image].flatten()]:
+            assert (free == patch).all(1).any()
+
+
+def test_unconditional_donors_come_from_the_same_place(canvas, sae, detect):
+    model, record, before, after = watched(canvas[0], sae, detect(), "unconditional")
+    run(canvas, model)
+    for (was, forward), (became, _) in zip(before.outputs, after.outputs, strict=True):
+        conditional, unconditional = forward.halves.index(0), forward.halves.index(1)
+        entry = record.latest.entries[sae.config.hookpoint, forward.streams[conditional], forward.sigma]
+        mask = entry.mask[0].expand_as(was[0])
+        assert torch.equal(became[conditional][mask], was[unconditional][mask])
+    assert record.latest.replaced() > 0 and not record.latest.notes
+
+
+def test_a_missing_unconditional_half_falls_back_and_says_so(canvas, detect):
+    model, record = erase(canvas[0], detect(), "unconditional")
+    fallback = run(canvas, model, cfg=1.0)
+    assert any("at random" in note for note in record.latest.notes)
+    assert torch.equal(fallback, run(canvas, erase(canvas[0], detect(), "random")[0], cfg=1.0))
+
+
+def test_a_batch_equals_its_single_runs(canvas, detect):
+    model, record = erase(canvas[0], detect())
+    together = run(canvas, model, PROMPTS, (1, 2, 3))
+    masks = record.latest.heat()
+    for i, (prompt, seed) in enumerate(zip(PROMPTS, (1, 2, 3), strict=True)):
+        alone = run(canvas, model, [prompt], (seed,))
+        assert torch.equal(record.latest.heat()[0], masks[i])
+        assert (alone[0] - together[i]).abs().max() < 1e-3
+
+
+def test_the_same_run_twice_is_the_same_and_the_record_begins_anew(canvas, detect):
+    model, record = erase(canvas[0], detect())
+    first = run(canvas, model)
+    run_one, entries = record.latest, len(record.latest.entries)
+    second = run(canvas, model)
+    assert torch.equal(first, second)
+    assert (run_one.number, record.latest.number) == (1, 2) and len(record.latest.entries) == entries
+
+
+def test_the_donor_seed_matters(canvas, detect):
+    pictures = [run(canvas, erase(canvas[0], detect(), seed=seed)[0]) for seed in (0, 0, 1)]
+    assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
+
+
+@pytest.mark.parametrize("filled", [0.0, 0.5, 1.0])
+def test_region_masks(canvas, sae, detect, filled):
+    """No region at all, half of the picture, and all of it."""
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.refinement import Refinement
+
+    region = torch.zeros(1, 128, 128)
+    region[:, :, : int(128 * filled)] = 1
+    found = Refine(detect(), Refinement(grow=2))
+    model, record = erase(canvas[0], Refine(found, Refinement(region=region)))
+    result = run(canvas, model)
+    heat = record.latest.heat()[0]
+    if filled == 0.0:
+        assert torch.equal(result, run(canvas, canvas[0])) and heat.max() == 0
+    elif filled == 0.5:
+        assert heat[:, heat.shape[1] // 2 :].max() == 0 and heat.max() > 0
+    else:
+        assert torch.equal(result, run(canvas, erase(canvas[0], found)[0]))
+
+
+def test_all_detected_leaves_the_picture_and_says_so(canvas, detect):
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.refinement import Refinement
+
+    everywhere = Refine(detect(sensitivity=10.0), Refinement(grow=8, persistence=1))
+    model, record = erase(canvas[0], everywhere)
+    result = run(canvas, model)
+    full = [entry for entry in record.latest.entries.values() if entry.mask.all()]
+    assert full and all(sum(entry.replaced) == 0 for entry in full)
+    assert any("no donor" in note for note in record.latest.notes)
+    if len(full) == len(record.latest.entries):
+        assert torch.equal(result, run(canvas, canvas[0]))
+
+
+def test_two_replacers_on_one_model(canvas, sae, detect):
+    from concept_erasure.erasure.detection import Detect
+
+    first, record_one = erase(canvas[0], detect())
+    second, record_two = erase(first, Detect(sae, sae.concept("dog"), 3.0))
+    both = run(canvas, second, PROMPTS[1:2])
+    assert record_one.latest.replaced() > 0 and record_two.latest.replaced() > 0
+    assert not torch.equal(both, run(canvas, first, PROMPTS[1:2]))
+    neutral, _ = erase(first, detect(sensitivity=0.0))
+    assert torch.equal(run(canvas, neutral, PROMPTS[1:2]), run(canvas, first, PROMPTS[1:2]))
+
+
+def test_two_blocks_work_together(canvas, detect):
+    """Two shipped SAEs joined: both blocks detect and both are edited."""
+    from concept_erasure.erasure.detection import Detect, Join
+    from concept_erasure.erasure.model_patcher import load_sae
+    from concept_erasure.nodes import files
+
+    saes = [load_sae(files.resolve(name), name) for name in files.names() if name.startswith("shipped/")]
+    assert len({one.config.hookpoint for one in saes}) >= 2
+    leaves = [Detect(one, one.concept("cat"), 3.0) for one in saes[:2]]
+    model, record = erase(canvas[0], Join("union", *leaves))
+    run(canvas, model)
+    replaced = {hookpoint: 0 for hookpoint, _, _ in record.latest.entries}
+    for (hookpoint, _, _), entry in record.latest.entries.items():
+        replaced[hookpoint] += sum(entry.replaced)
+    assert len(replaced) == 2 and all(replaced.values())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cfg": 1.0},
+        {"sampler": "heun"},
+        {"sampler": "dpmpp_2m_sde"},
+        {"sampler": "dpmpp_sde"},
+        {"sampler": "uni_pc"},
+        {"sampler": "lcm", "scheduler": "sgm_uniform"},
+    ],
+    ids=str,
+)
+def test_samplers(canvas, detect, options):
+    model, record = erase(canvas[0], detect())
+    result = run(canvas, model, **options)
+    assert torch.isfinite(result).all() and record.latest.replaced() > 0
+    neutral, _ = erase(canvas[0], detect(sensitivity=0.0))
+    assert torch.equal(run(canvas, neutral, **options), run(canvas, canvas[0], **options))
+
+
+def test_halves_in_separate_calls_give_the_same_picture(canvas, detect, monkeypatch):
+    """Low memory makes ComfyUI run the halves one after the other."""
+    import comfy.model_management
+
+    model, record = erase(canvas[0], detect())
+    together, heat = run(canvas, model), record.latest.heat()
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_args, **_options: 1)
+    apart = run(canvas, model)
+    assert torch.equal(heat, record.latest.heat())
+    assert (together - apart).abs().max() < 1e-3
+
+
+def test_interrupt_and_error_leave_no_hook(canvas, sae, detect):
+    import comfy.model_management
+
+    model, record = erase(canvas[0], detect())
+    clean = run(canvas, model)
+
+    def fail(error):
+        blocks = Blocks(sae.config.hookpoint)
+
+        def on_block(hookpoint, x, output, forward):
+            if len(blocks.outputs) == 2:
+                raise error
+            blocks.outputs.append(1)
+            return output
+
+        blocks.on_block = on_block
+        return blocks
+
+    from concept_erasure.erasure.model_patcher import attach_observer
+
+    for error in (RuntimeError("stop"), comfy.model_management.InterruptProcessingException()):
+        with pytest.raises(type(error)):
+            run(canvas, attach_observer(model, fail(error)))
+        assert hooks_left(model) == 0
+        assert torch.equal(run(canvas, model), clean)
+    assert hooks_left(model) == 0
+
+
+def test_clones_share_the_weights(canvas, sae, detect):
+    model, _ = erase(canvas[0], detect())
+    clone = model.clone()
+    found = [m.model for models in clone.additional_models.values() for m in models]
+    assert found == [sae.module]
+
+
+def test_nan_stops_the_run_with_a_reason(canvas, sae, detect):
+    from concept_erasure.erasure.detection import NonFiniteActivations
+    from concept_erasure.erasure.model_patcher import attach_observer
+
+    broken = Blocks(sae.config.hookpoint)
+    broken.on_block = lambda hookpoint, x, output, forward: output * torch.nan
+    model, _ = erase(attach_observer(canvas[0], broken), detect())
+    with pytest.raises(NonFiniteActivations, match="Patch Replacer: the activations of"):
+        run(canvas, model)
+    assert hooks_left(model) == 0
+
+
+def test_torch_compile(canvas, detect):
+    """ComfyUI compiles the UNet behind an APPLY_MODEL wrapper; the hook must stay outside the graph."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    model, record = erase(canvas[0], detect())
+    eager = run(canvas, model, steps=2)
+    set_torch_compile_wrapper(model=model, backend="eager")
+    compiled = run(canvas, model, steps=2)
+    assert record.latest.replaced() > 0
+    assert (eager - compiled).abs().max() < 1e-3

@@ -1,0 +1,74 @@
+"""Donors and replacement on small feature maps."""
+
+import pytest
+import torch
+
+SHAPE = (3, 5, 4, 6)
+
+
+@pytest.fixture
+def features():
+    torch.manual_seed(1)
+    return torch.randn(SHAPE)
+
+
+def test_random_donors_are_undetected_and_uniform(pack):
+    from concept_erasure.erasure.replacement import random_donors
+
+    mask = torch.tensor([True] * 2000 + [False] * 4)
+    donors = random_donors(mask, torch.Generator().manual_seed(0))
+    assert donors.shape == (2000, 1)
+    counts = donors.flatten().bincount(minlength=2004)
+    assert counts[:2000].sum() == 0
+    assert counts[2000:].min() > 400, "each of four donors is expected 500 times"
+
+
+def test_nearest_donors(pack):
+    from concept_erasure.erasure.replacement import nearest_donors
+
+    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]], dtype=torch.bool).flatten()
+    donors = nearest_donors(mask, (2, 4), 1)[:, 0].tolist()
+    assert donors == [0, 3, 0, 0, 3, 3]
+    assert nearest_donors(mask, (2, 4), 9).shape == (6, 2), "only two are free"
+
+
+def test_replaced_cells_are_exactly_their_donors(pack, features):
+    from concept_erasure.erasure.replacement import replace_patches
+
+    edited = features.clone()
+    targets, donors = torch.tensor([0, 7, 23]), torch.tensor([[5], [5], [11]])
+    replace_patches(edited, 1, targets, donors, features, 1)
+    before, after = features.flatten(2), edited.flatten(2)
+    assert torch.equal(after[1][:, targets], before[1][:, donors[:, 0]])
+    untouched = torch.ones(24, dtype=torch.bool)
+    untouched[targets] = False
+    assert torch.equal(after[1][:, untouched], before[1][:, untouched])
+    assert torch.equal(edited[[0, 2]], features[[0, 2]])
+
+
+def test_mean_of_several_donors(pack, features):
+    from concept_erasure.erasure.replacement import replace_patches
+
+    edited = features.clone()
+    replace_patches(edited, 0, torch.tensor([3]), torch.tensor([[1, 2]]), features, 0)
+    expected = features.flatten(2)[0][:, [1, 2]].mean(-1)
+    assert torch.allclose(edited.flatten(2)[0][:, 3], expected)
+
+
+def test_channels_last_maps_work(pack, features):
+    from concept_erasure.erasure.replacement import replace_patches
+
+    plain, last = features.clone(), features.clone(memory_format=torch.channels_last)
+    for edited in (plain, last):
+        replace_patches(edited, 2, torch.tensor([1]), torch.tensor([[20]]), features, 2)
+    assert torch.equal(plain, last)
+
+
+def test_donor_seed_depends_on_everything_but_the_batch(pack):
+    from concept_erasure.erasure.replacement import donor_seed
+
+    base = donor_seed(1, 2, "a", 3.0)
+    assert base == donor_seed(1, 2, "a", 3.0)
+    others = {donor_seed(9, 2, "a", 3.0), donor_seed(1, 9, "a", 3.0), donor_seed(1, 2, "b", 3.0)}
+    assert len({base, *others, donor_seed(1, 2, "a", 9.0)}) == 5
+    assert 0 <= base < 2**63

@@ -1,0 +1,166 @@
+"""The native file format: round trip, laziness, and files that must be refused."""
+
+import json
+import struct
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture(scope="module")
+def native(pack):
+    from concept_erasure.sae_models import native
+
+    return native
+
+
+@pytest.fixture(scope="module")
+def sae_file(native, tmp_path_factory):
+    """A small SAE with a dictionary."""
+    from concept_erasure.sae_models.concepts import Concept, ConceptBand, ConceptDictionary
+    from concept_erasure.sae_models.sae import SAEConfig, SparseAutoencoder
+
+    torch.manual_seed(0)
+    sae = SparseAutoencoder(SAEConfig(8, 32, 4, "output_blocks.1.1"), with_decoder=True)
+    torch.nn.init.normal_(sae.decoder_weight)
+    edges = (0.0, 500.0, 1000.0)
+    bands = (ConceptBand((1, 2), (0.5, 0.25), (0.75, 0.5)), ConceptBand((3,), (0.125,), (0.5,)))
+    dictionary = ConceptDictionary({"cat": Concept("cat", edges, bands)}, edges, torch.rand(2, 32))
+    path = tmp_path_factory.mktemp("sae") / "small.safetensors"
+    native.save(path, sae, dictionary, {"licence": "Apache-2.0"}, dtype=torch.float32)
+    return path, sae, dictionary
+
+
+def test_round_trip(native, sae_file):
+    path, sae, dictionary = sae_file
+    file = native.SAEFile(path)
+    loaded = file.load()
+    assert file.config == sae.config and file.facts == {"licence": "Apache-2.0"}
+    assert file.concept_names() == ["cat"]
+    assert file.dictionary().concepts == dictionary.concepts
+    assert loaded.decoder_weight is None, "only the encoder is read"
+    file.load_decoder(loaded)
+    x = torch.randn(5, 8)
+    assert torch.equal(loaded(x), sae(x))
+
+
+def rewrite(path, out, change_tensors=None, change_metadata=None):
+    """Copy a file with changes."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    tensors = load_file(path)
+    if change_tensors:
+        change_tensors(tensors)
+    if change_metadata:
+        change_metadata(metadata)
+    save_file(tensors, out, metadata)
+    return out
+
+
+def with_config(**values):
+    def change(metadata):
+        metadata["config"] = json.dumps({**json.loads(metadata["config"]), **values})
+
+    return change
+
+
+def set_nan(tensors):
+    tensors["encoder.weight"][3, 3] = torch.nan
+
+
+def wrong_latent(tensors):
+    tensors["dictionary.cat.0.latents"][0] = 99
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "reason"),
+    [
+        (None, lambda m: m.pop("format"), "no SAE file of this pack"),
+        (None, with_config(d_in=9), "shape"),
+        (None, with_config(num_latents=10**12), "not a whole number from 1 to"),
+        (None, with_config(k=0), "k = 0"),
+        (None, with_config(activation="magic"), "activation = 'magic'"),
+        (None, with_config(reads="tea leaves"), "tea leaves"),
+        (None, with_config(hookpoint=""), "hookpoint"),
+        (None, lambda m: m.update(config="["), "not JSON"),
+        (None, lambda m: m.update(dictionary="[]"), "not a JSON object"),
+        (lambda t: t.pop("encoder.bias"), None, "encoder.bias is missing"),
+        (lambda t: t.update({"encoder.bias": t["encoder.bias"].int()}), None, "I32"),
+        (set_nan, None, "NaN"),
+        (wrong_latent, None, "latent the SAE lacks"),
+        (lambda t: t.pop("dictionary.cat.1.scores"), None, "dictionary is damaged"),
+    ],
+)
+def test_damaged_files_name_file_and_reason(native, sae_file, tmp_path, tensors, metadata, reason):
+    path = rewrite(sae_file[0], tmp_path / "bad.safetensors", tensors, metadata)
+    with pytest.raises(native.SAEFileError, match=reason) as error:
+        file = native.SAEFile(path)
+        file.load()
+        file.dictionary()
+    assert "bad.safetensors" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", struct.pack("<Q", 2**62) + b"{}", b"\x80\x04cos\nsystem\n"])
+def test_other_files_are_refused(native, tmp_path, content):
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(native.SAEFileError, match=r"odd\.safetensors"):
+        native.SAEFile(path)
+    with pytest.raises(native.SAEFileError):
+        native.SAEFile(tmp_path / "missing.safetensors")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_files_never_crash_or_load_nonsense(native, sae_file, tmp_path, data):
+    """Cut or change any byte: the file either loads with finite weights or is refused."""
+    original = sae_file[0].read_bytes()
+    cut = data.draw(st.integers(0, len(original)))
+    place = data.draw(st.integers(0, len(original) - 1))
+    value = data.draw(st.integers(0, 255))
+    mutated = bytearray(original)
+    mutated[place] = value
+    path = tmp_path / "mutated.safetensors"
+    path.write_bytes(bytes(mutated[: cut if data.draw(st.booleans()) else len(mutated)]))
+    try:
+        file = native.SAEFile(path)
+        sae = file.load()
+        file.dictionary()
+    except native.SAEFileError:
+        return
+    assert all(torch.isfinite(p).all() for p in sae.parameters())
+
+
+def test_training_learns_and_is_reproducible(pack):
+    """Data made of few directions: an SAE explains it; the same seed gives the same weights."""
+    from concept_erasure.sae_models.sae import SAEConfig
+    from concept_erasure.sae_models.training import TrainingSettings, measure, train
+
+    torch.manual_seed(0)
+    directions = torch.nn.functional.normalize(torch.randn(24, 16), dim=1)
+    codes = torch.rand(8000, 24) * (torch.rand(8000, 24) < 0.1)
+    data = codes @ directions * 7 + 3
+    config = SAEConfig(16, 64, 8, "a")
+    runs = [train(data[:7000], config, TrainingSettings(steps=300, batch=256, learning_rate=3e-3)) for _ in range(2)]
+    assert measure(runs[0], data[7000:]).explained_variance > 0.85
+    assert torch.equal(runs[0].encoder.weight, runs[1].encoder.weight)
+    norms = runs[0].decoder_weight.norm(dim=1)
+    assert torch.allclose(norms, torch.ones_like(norms), atol=1e-5)
+    with pytest.raises(ValueError, match="NaN"):
+        train(torch.full((10, 16), torch.nan), config)
+
+
+def test_scores_and_auc(pack):
+    from concept_erasure.sae_models.scoring import roc_auc, score_latents
+
+    means = torch.tensor([[[4.0, 0.0, 4.0]], [[0.0, 2.0, 2.0]], [[0.0, 6.0, 2.0]]])
+    expected = torch.tensor([0.5, 0.0, 0.5]) - torch.tensor([0.0, 4 / 6, 2 / 6])
+    assert torch.allclose(score_latents(means, 0)[0], expected, atol=1e-6)
+    assert roc_auc(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])) == 1
+    assert roc_auc(torch.tensor([1.0, 1.0]), torch.tensor([1.0])) == 0.5
+    assert roc_auc(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 1.0])) == 0.5
