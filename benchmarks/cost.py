@@ -1,0 +1,137 @@
+"""What the pack costs: a sampling step with and without it, loading an SAE, and ComfyUI's start.
+
+``nox -s bench`` prints medians and quartiles of alternating runs in one process, and ratios pair by pair, because
+absolute times on a shared machine mean little.
+"""
+
+import argparse
+import gc
+import statistics
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+
+import torch
+
+from ..canvas import checkpoint
+from ..canvas.sampling import sample
+from ..canvas.vocabulary import caption
+from ..erasure.detection import Detect
+from ..erasure.model_patcher import attach, load_sae
+from ..erasure.replacement import Replacement
+from ..nodes import files
+
+START = """
+import sys, time
+sys.path.insert(0, "host")
+from load import load_comfyui, load_pack
+load_comfyui()
+import comfy.sd, comfy.sample, comfy_api.latest, folder_paths, kornia.morphology, kornia.contrib
+started = time.perf_counter()
+import asyncio
+pack = load_pack()
+extension = asyncio.run(pack.comfy_entrypoint())
+nodes = asyncio.run(extension.get_node_list())
+for node in nodes:
+    node.define_schema()
+print(time.perf_counter() - started)
+"""
+
+
+def quartiles(values: list[float]) -> str:
+    """Return median and quartiles as text."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return f"{middle:.4f} ({low:.4f} to {high:.4f})"
+
+
+def alternate(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Time actions in turn, after one round that does not count."""
+    times: dict[str, list[float]] = {name: [] for name in actions}
+    for turn in range(rounds + 1):
+        for name, action in actions.items():
+            started = time.perf_counter()
+            action()
+            if turn:
+                times[name].append(time.perf_counter() - started)
+    return times
+
+
+def sampling(rounds: int, batch: int, steps: int) -> None:
+    """Compare a sampling step bare, with detection, and with detection and replacement."""
+    model, clip, _ = checkpoint.load()
+    name = files.names()[0]
+    sae = load_sae(files.resolve(name), name)
+    detection = Detect(sae, sae.concept("cat"))
+    prompts = [caption(("cat",), "photo")] * batch
+    models = {
+        "bare": model,
+        "detect": attach(model, detection, Replacement("none"))[0],
+        "detect and replace": attach(model, detection, Replacement("random"))[0],
+    }
+
+    def runner(used: object) -> Callable[[], object]:
+        return lambda: sample(used, clip, prompts, list(range(batch)), steps=steps)
+
+    times = alternate({key: runner(used) for key, used in models.items()}, rounds)
+    print(f"One sampling step of the shipped model, batch {batch}, cfg 4.5, seconds: median (quartiles), n {rounds}")
+    for key, values in times.items():
+        ratios = [a / b for a, b in zip(values, times["bare"], strict=True)]
+        print(f"  {key:20} {quartiles([v / steps for v in values])}   x bare {quartiles(ratios)}")
+
+
+def loading(rounds: int) -> None:
+    """Compare reading the encoder alone with reading the decoder too: time and tensor memory."""
+    name = files.names()[0]
+    path = files.resolve(name)
+    actions = {"encoder": lambda: load_sae(path, name), "with decoder": lambda: load_sae(path, name).load_decoder()}
+    times = alternate(actions, rounds)
+    print(f"Load {name}, seconds, n {rounds}")
+    for key, action in actions.items():
+        loaded = action()
+        module = getattr(loaded, "module", loaded)
+        size = sum(p.numel() * p.element_size() for p in module.parameters())
+        print(f"  {key:20} {quartiles(times[key])}   {size / 2**20:.2f} MiB of weights")
+
+
+def start(rounds: int) -> None:
+    """Time what the pack adds to ComfyUI's start: import, entry point and schemas, in fresh processes."""
+    times = []
+    for _ in range(rounds):
+        done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
+        times.append(float(done.stdout.split()[-1]))
+    print(f"Added to ComfyUI's start, seconds, n {rounds}\n  {quartiles(times)}")
+
+
+def growth(runs: int) -> None:
+    """Sample many times and report how much Python memory is left behind."""
+    model, clip, _ = checkpoint.load()
+    name = files.names()[0]
+    sae = load_sae(files.resolve(name), name)
+    patched, _ = attach(model, Detect(sae, sae.concept("cat")), Replacement("random"))
+    prompt = [caption(("cat",), "photo")]
+    sample(patched, clip, prompt, [0], steps=2)
+    tracemalloc.start()
+    sample(patched, clip, prompt, [0], steps=2)
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    for seed in range(runs):
+        sample(patched, clip, prompt, [seed], steps=2)
+    gc.collect()
+    print(f"Python memory after {runs} more runs: {(tracemalloc.get_traced_memory()[0] - before) / 1024:+.0f} KiB")
+
+
+def main() -> None:
+    """Print all figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=20)
+    arguments = parser.parse_args()
+    files.register_folder()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    sampling(arguments.rounds, arguments.batch, arguments.steps)
+    loading(arguments.rounds)
+    start(max(5, arguments.rounds // 3))
+    growth(50)

@@ -1,0 +1,251 @@
+"""Does it really erase? UA, IRA, CRA and more on the small world, for any settings.
+
+``python host benchmarks.erasure --split tuning "output_blocks.1.1 random conditional 1.0"`` prints one row a
+setting. A setting is: SAE hookpoints joined by ``+``, replacement, halves, sensitivity, and optionally
+``start-end`` percent; ``plain`` is the unedited model. Results are kept for each target in
+``canvas/work/erasure/``, so an interrupted run goes on, and another call prints them again.
+
+Seeds and prompts of the splits are disjoint (canvas/sampling.py): settings are chosen on ``tuning``, reported on
+``reporting``.
+"""
+
+import argparse
+import json
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..canvas import checkpoint, classifiers
+from ..canvas.sampling import REPORTING_SEEDS, TUNING_SEEDS, generate
+from ..canvas.train_sae import file_of
+from ..canvas.vocabulary import OBJECTS, STYLES, caption
+from ..erasure.detection import Detect, Detection, Join
+from ..erasure.model_patcher import attach, load_sae
+from ..erasure.replacement import Replacement
+
+RESULTS = Path(__file__).resolve().parent.parent / "canvas" / "work" / "erasure"
+SPLITS = {"tuning": TUNING_SEEDS, "reporting": REPORTING_SEEDS}
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One picture to make: its objects, its style, and the seed of its noise."""
+
+    objects: tuple[str, ...]
+    style: str
+    seed: int
+
+    @property
+    def text(self) -> str:
+        """The caption."""
+        return caption(self.objects, self.style)
+
+
+@dataclass
+class Outcome:
+    """What the classifiers say of pictures with one target concept; a list entry a picture."""
+
+    gone: list[bool] = field(default_factory=list)  # target prompts: target not found
+    nothing: list[bool] = field(default_factory=list)  # target prompts: no object found at all
+    others: list[bool] = field(default_factory=list)  # other objects' prompts: that object found
+    style: list[bool] = field(default_factory=list)  # all single-object prompts: style right
+    both: list[bool] = field(default_factory=list)  # pair prompts: both objects found
+    pair: list[bool] = field(default_factory=list)  # pair prompts: target gone, other found
+    detected: list[float] = field(default_factory=list)  # target prompts: share of cells detected
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many pictures a target gets."""
+
+    singles: int
+    others: int
+    pairs: int
+
+
+def prompts_of(target: str, plan: Plan, seeds: range) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
+    """Return the target's own prompts, other objects' prompts, and pairs with the target.
+
+    Styles take turns; every picture has a seed of its own, the same for every setting.
+    """
+    start = seeds.start + OBJECTS.index(target) * 10_000
+    rng = np.random.default_rng(start)
+    rest = [name for name in OBJECTS if name != target]
+    singles = [Prompt((target,), STYLES[i % len(STYLES)], start + i) for i in range(plan.singles)]
+    others = [
+        Prompt((rest[i % len(rest)],), STYLES[int(rng.integers(len(STYLES)))], start + 2_000 + i)
+        for i in range(plan.others)
+    ]
+    pairs = []
+    for i in range(plan.pairs):
+        objects = (target, rest[(i * 7 + OBJECTS.index(target)) % len(rest)])
+        order = tuple(str(name) for name in rng.permutation(objects))
+        pairs.append(Prompt(order, STYLES[i % len(STYLES)], start + 4_000 + i))
+    return singles, others, pairs
+
+
+class World:
+    """The shipped model, its classifiers, and the SAEs used so far."""
+
+    def __init__(self) -> None:
+        self.model, self.clip, self.vae = checkpoint.load()
+        self.judge = classifiers.load()
+        self.saes: dict[str, Any] = {}
+
+    def detection(self, setting: "Setting", target: str) -> Detection:
+        """Join one leaf for each hookpoint of a setting."""
+        joined: Detection | None = None
+        for site in setting.sites:
+            if site not in self.saes:
+                self.saes[site] = load_sae(str(file_of(site)), file_of(site).name)
+            sae = self.saes[site]
+            leaf = Detect(sae, sae.concept(target), setting.sensitivity, setting.start, setting.end)
+            joined = leaf if joined is None else Join("union", joined, leaf)
+        assert joined is not None
+        return joined
+
+    def judged(self, model: Any, prompts: Sequence[Prompt], batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which objects are found, bool [N, 20], and the index of the style, [N]."""
+        pictures = generate(
+            model, self.clip, self.vae, [p.text for p in prompts], [p.seed for p in prompts], batch=batch
+        )
+        objects, styles = self.judge.classify(pictures)
+        return objects > getattr(self.judge, "threshold", 0.5), styles.argmax(1)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to erase."""
+
+    sites: tuple[str, ...]
+    mode: str = "random"
+    halves: str = "conditional"
+    sensitivity: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> "Setting":
+        """Read a setting as the command line spells it."""
+        parts = text.split()
+        mode = parts[1].replace("_", " ") if len(parts) > 1 else "random"
+        halves = parts[2] if len(parts) > 2 else "conditional"
+        sensitivity = float(parts[3]) if len(parts) > 3 else 1.0
+        start, end = (float(v) for v in parts[4].split("-")) if len(parts) > 4 else (0.0, 1.0)
+        return cls(tuple(parts[0].split("+")), mode, halves, sensitivity, start, end)
+
+
+def run_target(world: World, text: str, target: str, plan: Plan, seeds: range, batch: int) -> Outcome:
+    """Make and judge all pictures of one target under one setting."""
+    model, record = world.model, None
+    if text != PLAIN:
+        setting = Setting.parse(text)
+        replacement = Replacement(setting.mode, setting.halves)
+        model, record = attach(world.model, world.detection(setting, target), replacement)
+    singles, others, pairs = prompts_of(target, plan, seeds)
+    found, styles = world.judged(model, singles + others + pairs, batch)
+    outcome = Outcome()
+    row = 0
+    for prompt in singles:
+        outcome.gone.append(not found[row, OBJECTS.index(target)])
+        outcome.nothing.append(not found[row].any())
+        outcome.style.append(STYLES[styles[row]] == prompt.style)
+        row += 1
+    for prompt in others:
+        outcome.others.append(bool(found[row, OBJECTS.index(prompt.objects[0])]))
+        outcome.style.append(STYLES[styles[row]] == prompt.style)
+        row += 1
+    for prompt in pairs:
+        other = next(name for name in prompt.objects if name != target)
+        has_target, has_other = (bool(found[row, OBJECTS.index(name)]) for name in (target, other))
+        outcome.both.append(has_target and has_other)
+        outcome.pair.append(has_other and not has_target)
+        row += 1
+    if record is not None and record.latest is not None:
+        outcome.detected.append(float(record.latest.heat().mean()))
+    outcome.gone, outcome.nothing = [bool(v) for v in outcome.gone], [bool(v) for v in outcome.nothing]
+    return outcome
+
+
+def results_of(
+    world: World | None, text: str, split: str, plan: Plan, batch: int
+) -> tuple[World | None, dict[str, Outcome]]:
+    """Return the outcome of every target, running those that are not on disk yet."""
+    stamp = zlib.crc32(json.dumps([asdict(plan), _stamps(text)]).encode())
+    folder = RESULTS / split / f"{text.replace(' ', '_').replace('/', '-')}.{stamp:08x}"
+    folder.mkdir(parents=True, exist_ok=True)
+    outcomes = {}
+    for target in OBJECTS:
+        path = folder / f"{target}.json"
+        if not path.exists():
+            world = world or World()
+            outcome = run_target(world, text, target, plan, SPLITS[split], batch)
+            path.write_text(json.dumps(asdict(outcome)))
+        outcomes[target] = Outcome(**json.loads(path.read_text()))
+    return world, outcomes
+
+
+def _stamps(text: str) -> list[int]:
+    """Digest the weights that a setting uses, so that results of other weights are never mixed in."""
+    sites = () if text == PLAIN else Setting.parse(text).sites
+    files = [checkpoint.DEFAULT_PATH, *(file_of(site) for site in sites)]
+    return [zlib.crc32(Path(file).read_bytes()) for file in files]
+
+
+def half_width(values: Sequence[bool]) -> float:
+    """Return half the width of the 95 % Wilson interval of a share."""
+    n, p, z = len(values), float(np.mean(values)), 1.96
+    return z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+
+
+def row_of(outcomes: dict[str, Outcome], plain: dict[str, Outcome]) -> dict[str, list[bool]]:
+    """Pool the pictures of all targets; every target has as many, so that is the mean over targets."""
+    pooled: dict[str, list[bool]] = {"UA": [], "nothing": [], "IRA": [], "CRA": [], "pair": []}
+    for target, outcome in outcomes.items():
+        pooled["UA"] += outcome.gone
+        pooled["nothing"] += outcome.nothing
+        pooled["IRA"] += outcome.others
+        pooled["CRA"] += outcome.style
+        pooled["pair"] += [ok for ok, both in zip(outcome.pair, plain[target].both, strict=True) if both]
+    return pooled
+
+
+def print_table(rows: dict[str, dict[str, list[bool]]]) -> None:
+    """Print a Markdown table: percent, half width of the 95 % interval, number of pictures."""
+    columns = ["UA", "nothing", "IRA", "CRA", "pair"]
+    print("| setting | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    for name, pooled in rows.items():
+        cells = [f"{100 * np.mean(v):.1f} ± {100 * half_width(v):.1f} (n {len(v)})" for v in map(pooled.get, columns)]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    """Run settings and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="+")
+    parser.add_argument("--split", choices=list(SPLITS), default="tuning")
+    parser.add_argument("--singles", type=int, default=8, help="pictures a target of the target alone")
+    parser.add_argument("--others", type=int, default=19, help="pictures a target of the other objects")
+    parser.add_argument("--pairs", type=int, default=8, help="pictures a target of the target and another object")
+    parser.add_argument("--batch", type=int, default=40)
+    parser.add_argument("--per-target", action="store_true", help="also print each target's UA")
+    arguments = parser.parse_args()
+    plan = Plan(arguments.singles, arguments.others, arguments.pairs)
+    world, plain = results_of(None, PLAIN, arguments.split, plan, arguments.batch)
+    rows = {PLAIN: row_of(plain, plain)}
+    for text in arguments.settings:
+        if text != PLAIN:
+            world, outcomes = results_of(world, text, arguments.split, plan, arguments.batch)
+            rows[text] = row_of(outcomes, plain)
+            if arguments.per_target:
+                shares = {t: round(100 * float(np.mean(o.gone))) for t, o in outcomes.items()}
+                print(text, shares, flush=True)
+        print_table({k: v for k, v in rows.items() if k in (PLAIN, text)})
+    print_table(rows)
