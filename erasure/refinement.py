@@ -40,7 +40,10 @@ def _kernel(radius: int) -> Tensor:
 
 def close_holes(mask: Tensor, radius: int) -> Tensor:
     """Morphological closing with a square of the given radius. bool [B, H, W] -> bool [B, H, W]."""
-    return closing(mask[:, None].float(), _kernel(radius))[:, 0] > 0.5
+    # Without a margin, what lies between a group and the edge of the grid would count as a gap.
+    padded = F.pad(mask[:, None].float(), (radius,) * 4)
+    closed = closing(padded, _kernel(radius))[:, 0, radius:-radius, radius:-radius]
+    return closed > 0.5
 
 
 def grow(mask: Tensor, cells: int) -> Tensor:
