@@ -54,8 +54,7 @@ def waterfall_svg(variant: int) -> str:
     """Return the drawing of a cliff with water falling over it into a pool, 96 x 96 units."""
     rock, grass, water, left, right = WATERFALLS[variant]
     streaks = "".join(
-        f'<path d="M{x} 12V{74 - 4 * (i % 2)}" stroke="#fff" stroke-width="2.6" stroke-linecap="round"'
-        f' opacity=".8"/>'
+        f'<path d="M{x} 12V{74 - 4 * (i % 2)}" stroke="#fff" stroke-width="2.6" stroke-linecap="round" opacity=".8"/>'
         for i, x in enumerate(range(left + 5, right - 3, 7))
     )
     foam = "".join(f'<circle cx="{x}" cy="78" r="6" fill="#fff"/>' for x in range(left - 2, right + 6, 8))

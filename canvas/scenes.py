@@ -25,7 +25,7 @@ SPRITE_SIDE = 96
 SPRITE_FILE = Path(__file__).parent / "sprites.png"
 SPRITE_INDEX = SPRITE_FILE.with_suffix(".json")
 
-TRAIN = range(0, 10_000_000)
+TRAIN = range(10_000_000)
 VALIDATION = range(10_000_000, 20_000_000)
 HELD_OUT = range(20_000_000, 30_000_000)
 

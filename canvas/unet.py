@@ -1,0 +1,75 @@
+"""The small world's diffusion model: ComfyUI's own UNet, small, inside ComfyUI's own model class."""
+
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_base
+import comfy.supported_models_base
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from torch import nn
+
+from .text_encoder import WIDTH
+
+UNET_CONFIG: dict[str, Any] = {
+    "image_size": 16,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 64,
+    "num_res_blocks": [1, 1],
+    "channel_mult": [1, 2],
+    "num_heads": -1,
+    "num_head_channels": 32,
+    "use_spatial_transformer": True,
+    "transformer_depth": [1, 1],
+    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1,
+    "context_dim": WIDTH,
+    "use_linear_in_transformer": True,
+    "legacy": False,
+    "adm_in_channels": None,
+}
+
+
+class CanvasLatent(comfy.latent_formats.LatentFormat):
+    """Latents as the VAE gives them: zero mean, unit variance per channel."""
+
+    latent_channels = 4
+
+
+class CanvasConfig(comfy.supported_models_base.BASE):
+    """How ComfyUI sees the model: epsilon prediction on Stable Diffusion's schedule, float32 unless asked."""
+
+    unet_config: dict[str, Any] = {}
+    unet_extra_config: dict[str, Any] = {}
+    latent_format = CanvasLatent
+    memory_usage_factor = 1.0
+    # Five million weights gain nothing from half precision, and float32 gives the same picture everywhere.
+    supported_inference_dtypes = [torch.float32]
+
+
+class TrainingLayers:
+    """PyTorch's own layers, which start with random weights; those of ``comfy.ops`` expect a file."""
+
+    Linear, Conv2d, GroupNorm, LayerNorm = nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm
+
+    @staticmethod
+    def conv_nd(dims: int, *args: Any, **options: Any) -> nn.Conv2d:
+        return nn.Conv2d(*args, **options)
+
+
+def untrained_unet() -> UNetModel:
+    """Return the UNet with random weights; its blocks start as identities and its output as zero."""
+    unet = UNetModel(**UNET_CONFIG, operations=TrainingLayers)
+    for name, module in unet.named_modules():
+        if name == "out.2" or name.endswith(("out_layers.3", "proj_out")):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+    return unet
+
+
+def host_model(config: dict[str, Any], dtype: torch.dtype, manual_cast: torch.dtype | None, device: Any) -> Any:
+    """Return a ``comfy.model_base.BaseModel`` around an empty UNet of a `UNET_CONFIG`-like config."""
+    settings = CanvasConfig(config)
+    settings.set_inference_dtype(dtype, manual_cast)
+    return comfy.model_base.BaseModel(settings, comfy.model_base.ModelType.EPS, device=device)

@@ -1,0 +1,33 @@
+"""Canvas Checkpoint: the small model that ships with the pack."""
+
+from comfy_api.latest import io
+
+from ..canvas import checkpoint
+from ..canvas.vocabulary import OBJECTS, STYLES
+from .sockets import CATEGORY
+
+
+class CanvasCheckpoint(io.ComfyNode):
+    """Load the shipped text-to-image model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureCanvasCheckpoint",
+            display_name="Canvas Checkpoint",
+            category=CATEGORY,
+            description="A tiny text-to-image model that comes with this pack, to learn and to test with: it draws "
+            "128 x 128 pictures in seconds, also without a GPU. Prompts look like 'A cat and a dog image in photo "
+            f"style'. It knows the objects {', '.join(OBJECTS)} and the styles {', '.join(STYLES)}; other words "
+            "are ignored.",
+            inputs=[],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model, for the Patch Replacer or a sampler."),
+                io.Clip.Output(display_name="clip", tooltip="The text encoder, for CLIP Text Encode."),
+                io.Vae.Output(display_name="vae", tooltip="The VAE, for VAE Decode and VAE Encode."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*checkpoint.load())
