@@ -5,30 +5,15 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from load import ROOT
 from published import FOLDER, published_files, tracked_files
 
-if sys.version_info >= (3, 11):
-    import tomllib
-
-RUNTIME = ("__init__.py", "nodes", "erasure", "sae_models", "canvas")
 LIMIT = 40_000_000
-# Training scripts of the small world: a user's ComfyUI never imports them, so they may write files or use tools.
-FORBIDDEN_MODULES = {
-    "pickle",
-    "cPickle",
-    "dill",
-    "marshal",
-    "shelve",
-    "subprocess",
-    "socket",
-    "requests",
-    "urllib",
-    "pip",
-}
+FORBIDDEN_MODULES = set("pickle dill marshal shelve subprocess socket requests urllib http pip".split())
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 
 
