@@ -1,0 +1,292 @@
+"""The nodes themselves: what they give, and what they say when the input is wrong."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="module")
+def nodes(pack):
+    from concept_erasure import nodes
+    from concept_erasure.nodes import files
+
+    files.register_folder()
+    return nodes
+
+
+@pytest.fixture(scope="module")
+def sae(nodes):
+    from concept_erasure.nodes import files
+
+    return nodes.SAELoader.execute(files.names()[0]).args[0]
+
+
+@pytest.fixture
+def detection(nodes, sae):
+    return detect(nodes, sae)[0]
+
+
+def detect(nodes, sae, **inputs):
+    """Run the Concept Detector with its defaults and some changes."""
+    defaults = {
+        "concept": "cat",
+        "sensitivity": 1.0,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+        "latents": "",
+        "join_mode": "union",
+    }
+    return nodes.ConceptDetector.execute(sae, **{**defaults, **inputs}).args
+
+
+def replace(nodes, model, detection, mode="random"):
+    return nodes.PatchReplacer.execute(model, detection, mode, "conditional", 4, 0).args
+
+
+def refine(nodes, detection, grow=0, close_holes=0, min_cells=0, persistence=0, region=None):
+    return nodes.MaskRefiner.execute(detection, grow, close_holes, min_cells, persistence, region).args[0]
+
+
+def sample(canvas, model, count=1, size=(16, 16)):
+    """Sample through ComfyUI's own KSampler node."""
+    import comfy.sample
+
+    encode = canvas[1].encode_from_tokens_scheduled
+    positive, negative = (encode(canvas[1].tokenize(text)) for text in ("A cat image in photo style", ""))
+    latent = torch.zeros(count, 4, *size)
+    noise = comfy.sample.prepare_noise(latent, 5)
+    return comfy.sample.sample(
+        model, noise, 4, 4.5, "euler", "normal", positive, negative, latent, seed=5, disable_pbar=True
+    )
+
+
+def test_only_the_encoder_is_loaded_until_the_decoder_is_asked_for(sae):
+    assert sae.module.decoder_weight is None
+    assert sae.patcher.model is sae.module
+    assert sae.load_decoder().decoder_weight.shape == sae.module.encoder.weight.shape
+    sae.module.decoder_weight = None
+
+
+def test_concept_and_latents_and_custom_concept(nodes, sae):
+    _, concept = detect(nodes, sae)
+    assert concept.name == "cat"
+    by_latents, chosen = detect(nodes, sae, latents=" 3, 5 7")
+    assert chosen.bands[0].latents == (3, 5, 7) and by_latents.concept is chosen
+    _, custom = detect(nodes, sae, concept="dog", custom_concept=concept)
+    assert custom is concept
+
+
+def test_joining(nodes, sae, detection):
+    from concept_erasure.erasure.detection import Join, leaves
+
+    joined, _ = detect(nodes, sae, concept="dog", join_mode="intersection", join_with=detection)
+    assert isinstance(joined, Join) and joined.mode == "intersection"
+    assert [leaf.concept.name for leaf in leaves(joined)] == ["cat", "dog"]
+
+
+def test_a_neutral_refiner_gives_back_its_input(nodes, detection):
+    assert refine(nodes, detection) is detection
+    assert refine(nodes, detection, min_cells=1) is detection
+    assert refine(nodes, detection, grow=1) is not detection
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"concept": "unicorn"}, "input 'concept'.*unicorn.*cat"),
+        ({"latents": "12, cat"}, "input 'latents' must hold whole numbers"),
+        ({"latents": "0, 999999"}, "input 'latents': 999999 is out of range.*latents 0 to"),
+        ({"latents": "-1"}, "input 'latents': -1 is out of range"),
+        ({"start_percent": 0.8, "end_percent": 0.2}, r"'start_percent' \(0.8\) is after"),
+    ],
+)
+def test_wrong_concepts_and_ranges(nodes, sae, inputs, message):
+    with pytest.raises(ValueError, match=f"Concept Detector.*{message}"):
+        detect(nodes, sae, **inputs)
+
+
+def test_a_concept_of_another_sae(nodes, sae):
+    from concept_erasure.sae_models.concepts import Concept, ConceptBand
+
+    foreign = Concept("whale", (0.0, 1000.0), (ConceptBand((10**6,), (1.0,)),))
+    with pytest.raises(ValueError, match=r"custom_concept.*made for another SAE"):
+        detect(nodes, sae, custom_concept=foreign)
+
+
+def test_files_by_name_only(nodes):
+    for name in ("../../etc/passwd", "/etc/passwd", "shipped/../weights/none.safetensors", "shipped/"):
+        with pytest.raises(ValueError, match=r"SAE Loader: there is no SAE file .*models/sae"):
+            nodes.SAELoader.execute(name)
+
+
+def test_user_folder_and_damaged_files(nodes, tmp_path, monkeypatch):
+    import folder_paths
+    from concept_erasure.nodes import files
+
+    good = (files.SHIPPED / files.names()[0].removeprefix(files.SHIPPED_PREFIX)).read_bytes()
+    (tmp_path / "mine.safetensors").write_bytes(good)
+    (tmp_path / "cut.safetensors").write_bytes(good[: len(good) // 2])
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "notes.txt").write_text("not listed")
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(tmp_path)], {".safetensors"}))
+    folder_paths.filename_list_cache.pop("sae", None)
+    listed = [name for name in files.names() if not name.startswith(files.SHIPPED_PREFIX)]
+    assert listed == ["cut.safetensors", "mine.safetensors", "text.safetensors"]
+    assert nodes.SAELoader.execute("mine.safetensors").args[0].name == "mine.safetensors"
+    assert "cat" in files.concept_names(), "a damaged file does not hide the others"
+    for name in ("cut.safetensors", "text.safetensors"):
+        with pytest.raises(ValueError, match=f"SAE Loader: {name}.*input 'sae_file'"):
+            nodes.SAELoader.execute(name)
+    folder_paths.filename_list_cache.pop("sae", None)
+
+
+def test_a_changed_file_is_read_again(nodes, tmp_path, monkeypatch):
+    import os
+
+    from concept_erasure.nodes import files
+
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"one")
+    monkeypatch.setattr(files, "resolve", lambda name: str(path))
+    first = nodes.SAELoader.fingerprint_inputs("a")
+    assert nodes.SAELoader.fingerprint_inputs("a") == first
+    os.utime(path, (1, 1))
+    assert nodes.SAELoader.fingerprint_inputs("a") != first
+
+
+def with_config(sae, **changes):
+    """The same SAE, said to read another block or width."""
+    import copy
+    from dataclasses import replace as changed
+
+    module = copy.copy(sae.module)
+    module.config = changed(sae.config, **changes)
+    return changed(sae, module=module)
+
+
+def test_an_sae_that_does_not_fit(nodes, sae, canvas):
+    from concept_erasure.erasure.detection import Detect
+
+    concept = sae.concept("cat")
+    narrow = Detect(with_config(sae, hookpoint="input_blocks.1.1"), concept)
+    with pytest.raises(ValueError, match=r"Patch Replacer.*reads 128 channels.*input 'model' has 64.*middle_block\.1"):
+        replace(nodes, canvas[0], narrow)
+    elsewhere = Detect(with_config(sae, hookpoint="output_blocks.99.1"), concept)
+    with pytest.raises(ValueError, match=r"output_blocks\.99\.1.*does not have.*Its blocks: input_blocks"):
+        replace(nodes, canvas[0], elsewhere)
+
+
+def test_a_model_that_is_no_unet(nodes, detection, canvas):
+    class Transformer(torch.nn.Module):
+        pass
+
+    model = canvas[0].clone()
+    model.add_object_patch("diffusion_model", Transformer())
+    with pytest.raises(ValueError, match=r"Patch Replacer.*is a Transformer.*SD1\.5"):
+        replace(nodes, model, detection)
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        (torch.zeros(0, 8, 8), "no usable mask"),
+        (torch.zeros(1, 1, 8, 8), "no usable mask"),
+        (torch.full((1, 8, 8), torch.nan), "NaN"),
+    ],
+)
+def test_wrong_regions(nodes, detection, region, message):
+    with pytest.raises(ValueError, match=f"Mask Refiner: input 'region'.*{message}"):
+        refine(nodes, detection, region=region)
+
+
+def test_a_region_for_another_batch(nodes, detection, canvas):
+    model, _ = replace(nodes, canvas[0], refine(nodes, detection, region=torch.ones(3, 20, 30)))
+    with pytest.raises(ValueError, match="3 masks for 2 images"):
+        sample(canvas, model, count=2)
+
+
+def test_a_region_with_a_conditioning_area(nodes, sae, canvas):
+    import comfy.sample
+
+    found, _ = detect(nodes, sae)
+    model, _ = replace(nodes, canvas[0], refine(nodes, found, region=torch.ones(1, 8, 8)))
+    cond, extra = canvas[1].encode_from_tokens_scheduled(canvas[1].tokenize("A cat"))[0]
+    area = [[cond, {**extra, "area": (8, 8, 0, 0), "strength": 1.0, "set_area_to_bounds": False}]]
+    latent = torch.zeros(1, 4, 16, 16)
+    noise = comfy.sample.prepare_noise(latent, 1)
+    with pytest.raises(ValueError, match="Mask Refiner: its region input cannot be placed"):
+        comfy.sample.sample(model, noise, 2, 4.5, "euler", "normal", area, area, latent, seed=1)
+
+
+def test_preview_shapes_and_mask(nodes, sae, canvas):
+    found, _ = detect(nodes, sae, sensitivity=3.0)
+    model, record = replace(nodes, canvas[0], found)
+    image = canvas[2].decode(sample(canvas, model, count=2, size=(16, 24)))
+    assert image.shape == (2, 128, 192, 3)
+    kept = image.clone()
+    output = nodes.DetectionPreview.execute(record, image, 3, "any step")
+    preview, mask = output.args
+    assert preview.shape == (2, 128, 192 * 4, 3) and mask.shape == (2, 128, 192)
+    assert set(mask.unique().tolist()) <= {0.0, 1.0} and mask.max() == 1
+    assert torch.equal(image, kept), "the input picture is not drawn on"
+    _, share = nodes.DetectionPreview.execute(record, image, 0, "share of steps").args
+    assert torch.equal(share > 0, mask > 0) and preview.min() >= 0 and preview.max() <= 1
+    shown = output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
+    assert shown["images"] and "Run 1 (seed 5" in shown["text"][0]
+
+
+def test_preview_of_a_run_that_was_not(nodes, detection, canvas):
+    _, record = replace(nodes, canvas[0], detection)
+    with pytest.raises(ValueError, match=r"Detection Preview: the model.*has not been sampled"):
+        nodes.DetectionPreview.execute(record, torch.zeros(1, 8, 8, 3), 0, "any step")
+    model, record = replace(nodes, canvas[0], detection)
+    sample(canvas, model, count=2)
+    with pytest.raises(ValueError, match=r"holds 1 picture\(s\).*made 2"):
+        nodes.DetectionPreview.execute(record, torch.zeros(1, 8, 8, 3), 0, "any step")
+
+
+def test_one_model_in_two_samplers_shows_the_later_run(nodes, detection, canvas):
+    model, record = replace(nodes, canvas[0], detection)
+    sample(canvas, model)
+    sample(canvas, model, count=3)
+    assert record.latest.number == 2 and record.latest.images == 3
+    assert record.latest.summary().startswith("Run 2 (seed 5, 3 image(s)")
+
+
+def test_img2img_and_inpainting(nodes, sae, canvas):
+    """Stock nodes end to end: encode, noise mask, partial denoise."""
+    import nodes as stock
+
+    found, _ = detect(nodes, sae, sensitivity=3.0)
+    model, record = replace(nodes, canvas[0], found)
+    clip, vae = canvas[1:]
+    positive = stock.CLIPTextEncode().encode(clip, "A cat image in photo style")[0]
+    negative = stock.CLIPTextEncode().encode(clip, "")[0]
+    image = torch.rand(1, 128, 128, 3)
+    hole = torch.zeros(1, 128, 128)
+    hole[:, 32:96, 32:96] = 1
+    latents = [
+        stock.VAEEncode().encode(vae, image)[0],
+        stock.VAEEncodeForInpaint().encode(vae, image, hole, 6)[0],
+        stock.SetLatentNoiseMask().set_mask(stock.VAEEncode().encode(vae, image)[0], hole)[0],
+        stock.EmptyLatentImage().generate(192, 128, 2)[0],
+    ]
+    for latent in latents:
+        result = stock.KSampler().sample(model, 3, 4, 4.5, "euler", "normal", positive, negative, latent, denoise=0.7)[
+            0
+        ]
+        assert torch.isfinite(stock.VAEDecode().decode(vae, result)[0]).all()
+        assert record.latest.seed == 3 and len(record.latest.entries) == 4
+
+
+def test_shipped_files_carry_their_facts(nodes):
+    from concept_erasure.nodes import files
+    from concept_erasure.sae_models.native import SAEFile
+
+    shipped = [name for name in files.names() if name.startswith(files.SHIPPED_PREFIX)]
+    assert len(shipped) >= 2
+    for name in shipped:
+        file = SAEFile(files.resolve(name))
+        assert file.facts["licence"] and file.facts["trained_on"] and file.config.model_family == "canvas"
+        assert len(file.concept_names()) == 20
+        assert "encoder.weight" in load_file(files.resolve(name))
