@@ -14,8 +14,6 @@ from published import FOLDER, published_files, tracked_files
 
 LIMIT = 40_000_000
 FORBIDDEN_MODULES = {"pickle", "dill", "marshal", "shelve", "subprocess", "socket", "requests", "urllib", "http"}
-    ["pickle", "dill", "marshal", "shelve", "subprocess", "socket", "requests", "urllib", "http", "pip"]
-)
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 
 
