@@ -94,6 +94,7 @@ def render_sprite(svg: str) -> Image.Image:
 
 
 def main() -> None:
+    """Render every drawing and write the atlas with its index."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--icons", type=Path, required=True, help="folder with node_modules/@iconify-json")
     root = parser.parse_args().icons / "node_modules" / "@iconify-json"

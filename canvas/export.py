@@ -19,6 +19,7 @@ AVERAGE = "model.average."
 
 
 def main() -> None:
+    """Write the checkpoint from the averaged weights and the VAE."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.parse_args()
     with safe_open(WORK / "unet_state.safetensors", "pt") as file:

@@ -36,6 +36,7 @@ def render_chunk(seeds: range) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chunks(first_seed: int, count: int) -> list[range]:
+    """Split `count` seeds into the ranges that one file each holds."""
     return [range(start, start + CHUNK) for start in range(first_seed, first_seed + count, CHUNK)]
 
 
@@ -49,11 +50,13 @@ def rendered(todo: list[range]):
 
 
 def missing(folder: Path, todo: list[range]) -> list[range]:
+    """Return those ranges whose file is not there yet; makes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     return [seeds for seeds in todo if not chunk_file(folder, seeds).exists()]
 
 
 def chunk_file(folder: Path, seeds: range) -> Path:
+    """Return the file of one range of seeds."""
     return folder / f"{seeds.start:08d}.npz"
 
 
@@ -78,6 +81,7 @@ def load_chunks(folder: Path, *names: str) -> list[np.ndarray]:
 
 
 def make_images(count: int) -> None:
+    """Store pictures uint8 [N, 128, 128, 3] and labels int8 [N, 3]."""
     folder = WORK / "images"
     todo = missing(folder, chunks(TRAIN.start, count))
     for seeds, (images, labels) in zip(todo, rendered(todo), strict=True):
@@ -104,6 +108,7 @@ def make_latents(count: int) -> None:
 
 
 def main() -> None:
+    """Render what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=["images", "latents"])
     parser.add_argument("--count", type=int, help="scenes, in thousands (default: 24 images, 80 latents)")

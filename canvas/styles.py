@@ -36,21 +36,25 @@ def vignette(image: np.ndarray, strength: float) -> np.ndarray:
 
 
 def photo(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Soft, with dark corners."""
     return vignette(blur(image, 0.4), rng.uniform(0.2, 0.4))
 
 
 def sepia(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brown tones with dark corners."""
     tone = 0.12 + 0.85 * blur(gray(image), 0.4)
     return vignette(tone * np.array([1.0, 0.82, 0.58], np.float32), rng.uniform(0.3, 0.5))
 
 
 def sketch(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Dark lines on paper, faintly shaded."""
     lines = np.clip(1.5 * edges(image) - 0.08, 0, 1)
     shade = 0.78 + 0.2 * gray(image)
     return (shade - 0.72 * lines) * np.array([1.0, 0.99, 0.96], np.float32)
 
 
 def blueprint(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """White lines on blue paper with a grid."""
     paper = np.array([0.05, 0.2, 0.55], np.float32) + 0.16 * gray(image)
     grid = np.zeros(image.shape[:2], np.float32)
     grid[::16] = grid[:, ::16] = 0.1
@@ -59,6 +63,7 @@ def blueprint(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def neon(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Glowing, fully coloured outlines in the dark."""
     soft = blur(image, 1.0)
     hue = soft - soft.min(axis=-1, keepdims=True) + 0.08
     hue = hue / hue.max(axis=-1, keepdims=True)
@@ -67,6 +72,7 @@ def neon(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def mosaic(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Tiles of 4 x 4 pixels with dark joints."""
     height, width, channels = image.shape
     tiles = image.reshape(height // 4, 4, width // 4, 4, channels).mean(axis=(1, 3))
     out = tiles.repeat(4, axis=0).repeat(4, axis=1) * 1.05
@@ -76,6 +82,7 @@ def mosaic(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def watercolor(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Pale and blurred, with uneven pigment."""
     soft = blur(image, 1.3)
     pigment = gaussian_filter(rng.standard_normal(image.shape[:2]).astype(np.float32), 7) * 0.9
     washed = soft + pigment[..., None]
@@ -83,6 +90,7 @@ def watercolor(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def comic(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Few, vivid tones, dots, and black outlines."""
     vivid = gray(image) + 1.6 * (image - gray(image))
     steps = np.clip(blur(vivid, 0.6), 0, 1) * 3
     flat = (np.floor(steps) + np.clip((steps % 1 - 0.5) * 6 + 0.5, 0, 1)) / 3

@@ -34,6 +34,7 @@ def split_words(text: str) -> tuple[list[str], list[str]]:
 
 
 def padded(pairs: TokenPairs) -> TokenPairs:
+    """Put the start token before the pairs and fill up to `LENGTH`."""
     section = [(START, 1.0), *pairs]
     return section + [(PAD, 1.0)] * (LENGTH - len(section))
 

@@ -46,6 +46,7 @@ def through_vae(vae: CanvasAutoencoder, pixels: Tensor, generator: torch.Generat
 
 
 def loss_of(network: CanvasClassifier, pixels: Tensor, objects: Tensor, styles: Tensor) -> Tensor:
+    """Return the weighted sum of the objects' and the styles' cross-entropies."""
     with torch.autocast("cpu", torch.bfloat16):
         found, style = network(pixels)
     return 10 * F.binary_cross_entropy_with_logits(found.float(), objects) + 0.3 * F.cross_entropy(
@@ -54,6 +55,7 @@ def loss_of(network: CanvasClassifier, pixels: Tensor, objects: Tensor, styles: 
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
+    """Return uint8 [N, H, W, 3] as float [N, 3, H, W], -1 to 1."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -90,15 +92,16 @@ def report(network: CanvasClassifier, vae: CanvasAutoencoder, count: int) -> dic
 
 
 def main() -> None:
+    """Train, or go on training, measure, and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--held-out", type=int, default=2000)
     args = parser.parse_args()
     images, labels = load_chunks(WORK / "images", "images", "labels")
     objects, styles = targets_of(labels)
-    vae = load_trained(WORK / "vae.safetensors")
+    vae = load_trained(WORK / "vae.safetensors").to(memory_format=torch.channels_last)
     torch.manual_seed(0)
     network = CanvasClassifier().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, weight_decay=0.02)

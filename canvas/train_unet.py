@@ -90,6 +90,7 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
+    """Move the averaged weights towards the current ones; faster in the first steps."""
     decay = min(EMA_DECAY, (1 + step) / (10 + step))
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
 
@@ -112,6 +113,7 @@ def draw_batch(data: dict[str, Tensor], size: int, seed: int) -> tuple[Tensor, .
 
 
 def main() -> None:
+    """Train, or go on training, and save the state every 500 steps."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=32)

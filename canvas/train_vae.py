@@ -29,6 +29,7 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
 
 
 def vae_loss(vae: CanvasAutoencoder, pixels: Tensor, noise: Tensor) -> Tensor:
+    """Return reconstruction loss and weighted divergence for pixels [B, 3, 128, 128], -1 to 1."""
     with torch.autocast("cpu", torch.bfloat16):
         mean, log_variance = vae.raw_posterior(pixels)
         output = vae.decoder(mean + (0.5 * log_variance).exp() * noise)
@@ -53,6 +54,7 @@ def normalise(vae: CanvasAutoencoder, images: Tensor) -> float:
 
 
 def main() -> None:
+    """Train, or go on training, then set the normalisation and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=2300)
     parser.add_argument("--batch", type=int, default=32)

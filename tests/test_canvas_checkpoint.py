@@ -1,0 +1,164 @@
+"""The shipped checkpoint in ComfyUI's own samplers and stock nodes."""
+
+import shutil
+
+import pytest
+import torch
+
+PROMPTS = ["A cat image in photo style", "A tree image in neon style", "A dog and a fish image in comic style"]
+
+
+@pytest.fixture(scope="module")
+def stock(pack):
+    """ComfyUI's own nodes."""
+    import nodes
+
+    return nodes
+
+
+@pytest.fixture(scope="module")
+def conditioning(canvas, stock):
+    _, clip, _ = canvas
+    return [stock.CLIPTextEncode().encode(clip, text)[0] for text in (PROMPTS[0], "")]
+
+
+def k_sampler(stock, canvas, conditioning, latent, **options):
+    settings = {"seed": 5, "steps": 2, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal", **options}
+    positive, negative = conditioning
+    return stock.KSampler().sample(canvas[0], positive=positive, negative=negative, latent_image=latent, **settings)[0]
+
+
+@pytest.mark.parametrize(("width", "height", "batch"), [(128, 128, 3), (192, 128, 1), (128, 192, 2), (72, 200, 1)])
+def test_stock_nodes_at_any_size_and_batch(stock, canvas, conditioning, width, height, batch):
+    latent = stock.EmptyLatentImage().generate(width, height, batch)[0]
+    (image,) = stock.VAEDecode().decode(canvas[2], k_sampler(stock, canvas, conditioning, latent))
+    assert image.shape == (batch, height, width, 3)
+    assert image.isfinite().all() and image.min() >= 0 and image.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "heun", "dpmpp_2m", "dpmpp_sde", "uni_pc", "ddim", "lcm"])
+def test_samplers(stock, canvas, conditioning, name):
+    latent = stock.EmptyLatentImage().generate(128, 128, 1)[0]
+    out = k_sampler(stock, canvas, conditioning, latent, sampler_name=name, scheduler="karras", steps=3)
+    assert out["samples"].isfinite().all()
+
+
+def test_image_to_image_and_inpainting(stock, canvas, conditioning):
+    pixels = torch.rand(1, 128, 128, 3)
+    (latent,) = stock.VAEEncode().encode(canvas[2], pixels)
+    assert k_sampler(stock, canvas, conditioning, latent, denoise=0.5)["samples"].isfinite().all()
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 32:96, 32:96] = 1
+    (latent,) = stock.VAEEncodeForInpaint().encode(canvas[2], pixels, mask)
+    assert k_sampler(stock, canvas, conditioning, latent)["samples"].isfinite().all()
+
+
+def test_a_batch_equals_single_runs(canvas):
+    from concept_erasure.canvas.sampling import sample
+
+    model, clip, _ = canvas
+    together = sample(model, clip, PROMPTS, range(3), steps=3)
+    alone = torch.cat([sample(model, clip, [text], [i], steps=3) for i, text in enumerate(PROMPTS)])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
+def test_weight_patches_apply_and_leave_no_trace(stock, canvas, conditioning):
+    """As LoraLoader does it: patches on a clone's weights."""
+    latent = stock.EmptyLatentImage().generate(128, 128, 1)[0]
+    before = k_sampler(stock, canvas, conditioning, latent)["samples"]
+    model = canvas[0].clone()
+    key = "diffusion_model.output_blocks.1.1.proj_in.weight"
+    assert model.add_patches({key: (torch.ones(128, 128),)}, 0.05) == [key]
+    patched = k_sampler(stock, (model, *canvas[1:]), conditioning, latent)["samples"]
+    assert not torch.equal(before, patched)
+    assert torch.equal(before, k_sampler(stock, canvas, conditioning, latent)["samples"])
+
+
+def test_lora_keys_are_found(canvas):
+    import comfy.lora
+
+    keys = comfy.lora.model_lora_keys_unet(canvas[0].model, {})
+    assert "diffusion_model.middle_block.1.transformer_blocks.0.attn2.to_k" in keys
+    assert comfy.lora.model_lora_keys_clip(canvas[1].cond_stage_model, {}) is not None
+
+
+def test_control_signals_reach_the_unet(canvas):
+    """As a ControlNet gives them: one tensor for each skip connection."""
+    model, clip, _ = canvas
+    unet = model.model.diffusion_model
+    x, t = torch.randn(1, 4, 16, 16), torch.tensor([500.0])
+    context = clip.encode_from_tokens(clip.tokenize(PROMPTS[0]))
+    with torch.inference_mode():
+        plain = unet(x, t, context=context)
+        steered = unet(x, t, context=context, control={"middle": [torch.ones(1, 128, 8, 8)]})
+    assert plain.shape == steered.shape and not torch.equal(plain, steered)
+
+
+def test_a_preview_is_drawn(canvas, monkeypatch):
+    import latent_preview
+    from comfy.cli_args import LatentPreviewMethod
+
+    monkeypatch.setattr(latent_preview.args, "preview_method", LatentPreviewMethod.Auto)
+    previewer = latent_preview.get_previewer("cpu", canvas[0].model.latent_format)
+    _, image, _ = previewer.decode_latent_to_preview_image("JPEG", torch.randn(2, 4, 16, 24))
+    assert image.size == (24, 16)
+
+
+def test_tiled_coding(stock, canvas):
+    pixels = torch.rand(1, 256, 256, 3)
+    (latent,) = stock.VAEEncodeTiled().encode(canvas[2], pixels, 128, 32)
+    (image,) = stock.VAEDecodeTiled().decode(canvas[2], latent, 128, 32)
+    assert image.shape == pixels.shape
+
+
+def test_the_vae_keeps_held_out_scenes(canvas):
+    """A floor under the figure in docs/canvas.md."""
+    from concept_erasure.canvas.scenes import HELD_OUT, render
+
+    images = torch.stack([torch.from_numpy(render(seed).image) for seed in HELD_OUT[-48:]]).float() / 255
+    vae = canvas[2]
+    latents = vae.encode(images)
+    error = (vae.decode(latents) - images).square().mean()
+    assert -10 * error.log10() > 24
+    assert latents.mean().abs() < 0.25 and 0.7 < latents.std() < 1.3
+
+
+def test_a_missing_file_says_what_to_do(pack, tmp_path):
+    from concept_erasure.canvas import checkpoint
+
+    with pytest.raises(checkpoint.CheckpointError, match=r"none.safetensors cannot be read.*Install the pack again"):
+        checkpoint.load(tmp_path / "none.safetensors")
+
+
+def test_a_file_cut_short_says_what_to_do(pack, tmp_path):
+    from concept_erasure.canvas import checkpoint
+
+    path = tmp_path / "cut.safetensors"
+    shutil.copy(checkpoint.DEFAULT_PATH, path)
+    with path.open("r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(checkpoint.CheckpointError, match="Install the pack again"):
+        checkpoint.load(path)
+
+
+def test_a_foreign_file_says_what_to_do(pack, tmp_path):
+    from concept_erasure.canvas import checkpoint
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint of this version"):
+        checkpoint.load(tmp_path / "foreign.safetensors")
+
+
+def test_the_file_is_small(pack):
+    from concept_erasure.canvas import checkpoint
+
+    assert checkpoint.DEFAULT_PATH.stat().st_size <= 16 * 2**20
+
+
+def test_the_node_names_what_it_knows(pack):
+    from concept_erasure.canvas.vocabulary import OBJECTS, STYLES
+    from concept_erasure.nodes import CanvasCheckpoint
+
+    description = CanvasCheckpoint.define_schema().description
+    assert all(word in description for word in OBJECTS + STYLES)
