@@ -124,13 +124,13 @@ def main() -> None:
     parser.add_argument("--sites", nargs="*", help="hookpoints; all blocks if left out")
     parser.add_argument("--generations", type=int, default=400)
     parser.add_argument("--scenes", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--latents", type=int, default=8, help="latents for each concept and band")
     parser.add_argument("--quantile", type=float, default=0.98)
     arguments = parser.parse_args()
     sites = arguments.sites or list(hookpoints(checkpoint.load()[0]))
     generated, noised = collect(sites, arguments.generations, arguments.scenes)
-    settings = TrainingSettings(steps=arguments.steps)
+    settings = TrainingSettings(steps=arguments.steps, bfloat16=True)
     for site in sites:
         print(site, flush=True)
         trained = WORK / f"sae_{site}.safetensors"

@@ -26,15 +26,17 @@ class TrainingSettings:
         aux_weight: weight of the auxiliary loss.
         dead_after: a latent is dead once it has not fired for this many embeddings.
         seed: of the initialisation and the order of the data.
+        bfloat16: do the matrix products in bfloat16, several times faster where the processor has it.
     """
 
-    steps: int = 3000
+    steps: int = 1200
     batch: int = 2048
     learning_rate: float = 1e-3
     aux_k: int = 64
     aux_weight: float = 1 / 32
     dead_after: int = 200_000
     seed: int = 0
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def train(
         rows = torch.randint(len(embeddings), (settings.batch,), generator=generator)
         x = embeddings[rows].float() / scale
         dead = silent_for > settings.dead_after
-        loss, unexplained, fired = _losses(sae, x, dead, settings)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.bfloat16):
+            loss, unexplained, fired = _losses(sae, x, dead, settings)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -124,7 +127,7 @@ def _losses(
     values, indices = pre.topk(sae.config.k, dim=-1)
     values = values.relu()
     latents = torch.zeros_like(pre).scatter(-1, indices, values)
-    residual = x - (latents @ sae.decoder_weight + sae.decoder_bias)
+    residual = x - (latents @ sae.decoder_weight).float() - sae.decoder_bias
     variance = (x - x.mean(0)).pow(2).sum()
     unexplained = residual.pow(2).sum() / variance
     loss = unexplained
