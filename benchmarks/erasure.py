@@ -2,7 +2,7 @@
 
 ``python host benchmarks.erasure --split tuning "output_blocks.1.1 random conditional 1.0"`` prints one row a
 setting. A setting is: SAE hookpoints joined by ``+``, replacement, halves, sensitivity, and optionally
-``start-end`` percent; ``plain`` is the unedited model. Results are kept for each target in
+``start-end`` percent and ``grow=``, ``close=``, ``min_cells=``, ``persistence=`` as in the Mask Refiner; ``plain`` is the unedited model. Results are kept for each target in
 ``canvas/work/erasure/``, so an interrupted run goes on, and another call prints them again.
 
 Seeds and prompts of the splits are disjoint (canvas/sampling.py): settings are chosen on ``tuning``, reported on
@@ -25,8 +25,9 @@ from ..canvas import checkpoint, classifiers
 from ..canvas.sampling import REPORTING_SEEDS, TUNING_SEEDS, generate
 from ..canvas.train_sae import file_of
 from ..canvas.vocabulary import OBJECTS, STYLES, caption
-from ..erasure.detection import Detect, Detection, Join
+from ..erasure.detection import Detect, Detection, Join, Refine
 from ..erasure.model_patcher import attach, load_sae
+from ..erasure.refinement import Refinement
 from ..erasure.replacement import Replacement
 
 RESULTS = Path(__file__).resolve().parent.parent / "canvas" / "work" / "erasure"
@@ -109,7 +110,7 @@ class World:
             leaf = Detect(sae, sae.concept(target), setting.sensitivity, setting.start, setting.end)
             joined = leaf if joined is None else Join("union", joined, leaf)
         assert joined is not None
-        return joined
+        return joined if setting.refinement.is_neutral else Refine(joined, setting.refinement)
 
     def judged(self, model: Any, prompts: Sequence[Prompt], batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which objects are found, bool [N, 20], and the index of the style, [N]."""
@@ -130,16 +131,19 @@ class Setting:
     sensitivity: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    refinement: Refinement = Refinement()
 
     @classmethod
     def parse(cls, text: str) -> "Setting":
         """Read a setting as the command line spells it."""
-        parts = text.split()
+        parts = [part for part in text.split() if "=" not in part]
+        extras = dict(part.split("=") for part in text.split() if "=" in part)
         mode = parts[1].replace("_", " ") if len(parts) > 1 else "random"
         halves = parts[2] if len(parts) > 2 else "conditional"
         sensitivity = float(parts[3]) if len(parts) > 3 else 1.0
         start, end = (float(v) for v in parts[4].split("-")) if len(parts) > 4 else (0.0, 1.0)
-        return cls(tuple(parts[0].split("+")), mode, halves, sensitivity, start, end)
+        refinement = Refinement(**{key: int(value) for key, value in extras.items()})
+        return cls(tuple(parts[0].split("+")), mode, halves, sensitivity, start, end, refinement)
 
 
 def run_target(world: World, text: str, target: str, plan: Plan, seeds: range, batch: int) -> Outcome:
