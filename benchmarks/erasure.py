@@ -2,8 +2,9 @@
 
 ``python host benchmarks.erasure --split tuning "output_blocks.1.1 random conditional 1.0"`` prints one row a
 setting. A setting is: SAE hookpoints joined by ``+``, replacement, halves, sensitivity, and optionally
-``start-end`` percent and ``grow=``, ``close=``, ``min_cells=``, ``persistence=`` as in the Mask Refiner; ``plain`` is the unedited model. Results are kept for each target in
-``canvas/work/erasure/``, so an interrupted run goes on, and another call prints them again.
+``start-end`` percent and ``grow=``, ``close=``, ``min_cells=``, ``persistence=`` as in the Mask Refiner;
+``plain`` is the unedited model. Results are kept for each target in ``canvas/work/erasure/``, so an interrupted
+run goes on, and another call prints them again.
 
 Seeds and prompts of the splits are disjoint (canvas/sampling.py): settings are chosen on ``tuning``, reported on
 ``reporting``.
@@ -131,7 +132,7 @@ class Setting:
     sensitivity: float = 1.0
     start: float = 0.0
     end: float = 1.0
-    refinement: Refinement = Refinement()
+    refinement: Refinement = field(default_factory=Refinement)
 
     @classmethod
     def parse(cls, text: str) -> "Setting":
