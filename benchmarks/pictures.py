@@ -1,0 +1,53 @@
+"""Draw before, mask and after: ``python host benchmarks.pictures`` writes ``docs/images/erasure_sheet.jpg``.
+
+The first reporting prompts of every object are shown, nothing is picked: the object alone, and with another one.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ..canvas.sampling import REPORTING_SEEDS, generate
+from ..canvas.vocabulary import OBJECTS
+from ..erasure.model_patcher import attach
+from ..erasure.preview import heat_overlay
+from ..erasure.replacement import Replacement
+from .erasure import Plan, Setting, World, prompts_of
+
+SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "erasure_sheet.jpg"
+SIDE, LINE, COLUMNS = 128, 14, 4
+
+
+def main() -> None:
+    """Draw the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--setting", default="output_blocks.1.1 random conditional 1.0")
+    arguments = parser.parse_args()
+    setting, world = Setting.parse(arguments.setting), World()
+    strips = []
+    for target in OBJECTS:
+        singles, _, pairs = prompts_of(target, Plan(1, 0, 1), REPORTING_SEEDS)
+        shown = singles + pairs
+        texts, seeds = [p.text for p in shown], [p.seed for p in shown]
+        model, record = attach(world.model, world.detection(setting, target), Replacement(setting.mode, setting.halves))
+        before = generate(world.model, world.clip, world.vae, texts, seeds)
+        after = generate(model, world.clip, world.vae, texts, seeds)
+        assert record.latest is not None
+        found = heat_overlay(record.latest, before)
+        for i, prompt in enumerate(shown):
+            strips.append(
+                (f"{' + '.join(prompt.objects)}, {prompt.style}: {target} erased", (before[i], found[i], after[i]))
+            )
+    rows = -(-len(strips) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * (3 * SIDE + 8), rows * (SIDE + LINE)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (title, pictures) in enumerate(strips):
+        x, y = i % COLUMNS * (3 * SIDE + 8), i // COLUMNS * (SIDE + LINE)
+        draw.text((x + 2, y + SIDE), title[:62], fill="black")
+        for k, picture in enumerate(pictures):
+            sheet.paste(Image.fromarray((picture.numpy() * 255).round().astype(np.uint8)), (x + k * SIDE, y))
+    SHEET.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(SHEET, quality=80)
+    print(SHEET)
