@@ -22,7 +22,7 @@ from .training import TrainingState
 from .vae import CanvasAutoencoder, load_trained
 from .vocabulary import OBJECTS
 
-RECONSTRUCTED = 0.5  # share of the training pictures that go through the VAE
+RECONSTRUCTIONS = 12_000  # pictures that are also shown as the VAE gives them back; half of every batch
 LATENT_NOISE = 0.25  # most noise on such a latent, so that a generator's small errors do not matter
 
 
@@ -35,14 +35,18 @@ def targets_of(labels: np.ndarray) -> tuple[Tensor, Tensor]:
     return objects, torch.from_numpy(labels[:, 2].astype(np.int64))
 
 
-@torch.no_grad()
-def through_vae(vae: CanvasAutoencoder, pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """Return noisy reconstructions of pixels [B, 3, 128, 128]."""
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = vae.encode(pixels)
-        spread = LATENT_NOISE * torch.rand(len(pixels), 1, 1, 1, generator=generator)
-        noisy = latents + spread * torch.randn(latents.shape, generator=generator)
-        return vae.decode(noisy).float().clamp(-1, 1)
+@torch.inference_mode()
+def through_vae(vae: CanvasAutoencoder, images: np.ndarray) -> np.ndarray:
+    """Return noisy reconstructions of pictures, uint8 [N, 128, 128, 3] -> the same."""
+    draw = torch.Generator().manual_seed(0)
+    parts = []
+    for part in np.array_split(images, max(1, len(images) // 100)):
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = vae.encode(to_pixels(part).contiguous(memory_format=torch.channels_last))
+            spread = LATENT_NOISE * torch.rand(len(part), 1, 1, 1, generator=draw)
+            output = vae.decode(latents + spread * torch.randn(latents.shape, generator=draw))
+        parts.append(((output.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(parts)
 
 
 def loss_of(network: CanvasClassifier, pixels: Tensor, objects: Tensor, styles: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ def report(network: CanvasClassifier, vae: CanvasAutoencoder, count: int) -> dic
 def main() -> None:
     """Train, or go on training, measure, and write the weights."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--held-out", type=int, default=2000)
@@ -102,6 +106,8 @@ def main() -> None:
     images, labels = load_chunks(WORK / "images", "images", "labels")
     objects, styles = targets_of(labels)
     vae = load_trained(WORK / "vae.safetensors").to(memory_format=torch.channels_last)
+    blurred = through_vae(vae, images[:RECONSTRUCTIONS])
+    print(f"{len(blurred)} reconstructions", flush=True)
     torch.manual_seed(0)
     network = CanvasClassifier().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, weight_decay=0.02)
@@ -110,9 +116,9 @@ def main() -> None:
     for step in range(first, args.steps):
         draw = torch.Generator().manual_seed(step)
         rows = torch.randint(len(images), (args.batch,), generator=draw)
-        pixels = to_pixels(images[rows.numpy()])
-        half = int(args.batch * RECONSTRUCTED)
-        pixels[:half] = through_vae(vae, pixels[:half], draw)
+        half = args.batch // 2
+        rows[:half] %= len(blurred)
+        pixels = to_pixels(np.concatenate([blurred[rows[:half].numpy()], images[rows[half:].numpy()]]))
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / args.steps))
         loss = loss_of(network, pixels.contiguous(memory_format=torch.channels_last), objects[rows], styles[rows])
