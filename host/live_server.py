@@ -172,6 +172,8 @@ class LiveServer:
     def forget(self) -> None:
         """Drop the server's cached results and models, so that the next run computes everything again."""
         self.post("/free", {"unload_models": True, "free_memory": True})
+        # The server's worker takes a waiting prompt before it looks at this wish, so give it the time to wake up.
+        time.sleep(0.5)
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_LIMIT
@@ -201,6 +203,11 @@ def refusal(text: str) -> str:
             f"  {problem['class_type']} ({node}): {each['message']}: {each['details']}" for each in problem["errors"]
         ]
     return "\n".join(lines)
+
+
+def cached_nodes(entry: dict[str, Any]) -> list[str]:
+    """Return the ids of the nodes that a prompt took from the server's cache, given its history entry."""
+    return [node for kind, data in entry["status"]["messages"] if kind == "execution_cached" for node in data["nodes"]]
 
 
 def failure(entry: dict[str, Any]) -> str:

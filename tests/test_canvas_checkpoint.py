@@ -104,6 +104,7 @@ def test_a_preview_is_drawn(canvas, monkeypatch):
     assert image.size == (24, 16)
 
 
+@torch.inference_mode()  # as ComfyUI runs its nodes
 def test_tiled_coding(stock, canvas):
     pixels = torch.rand(1, 256, 256, 3)
     (latent,) = stock.VAEEncodeTiled().encode(canvas[2], pixels, 128, 32)

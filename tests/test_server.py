@@ -6,9 +6,10 @@ import time
 
 import pytest
 import torch
-from live_server import LiveServer, ServerError, failure
+from live_server import LiveServer, ServerError, cached_nodes, failure
 from support.nodes import NODES
-from support.workflows import run_workflow, to_tensor
+from support.workflows import read, to_tensor
+from workflow import to_prompt
 
 GRAY = {
     "1": {
@@ -50,31 +51,36 @@ def test_the_pack_adds_little_to_the_start(server: LiveServer):
 
 
 def test_the_same_workflow_twice_gives_the_same_picture(server: LiveServer, shipped_workflow):
-    first = run_workflow(server, shipped_workflow)
-    server.forget()
-    second = run_workflow(server, shipped_workflow)
-    assert first.keys() == second.keys()
+    prompt = to_prompt(read(shipped_workflow), server.object_info())
+    first = run_anew(server, prompt)
     assert any(first.values())
-    for title in first:
-        assert same_pixels(first[title], second[title]), f"{title} changed"
+    assert_same_pictures(run_anew(server, prompt), first)
 
 
 def test_an_interrupt_leaves_the_next_run_clean(server: LiveServer, quickstart_prompt):
-    server.forget()
-    expected = server.run(quickstart_prompt)
+    expected = run_anew(server, quickstart_prompt)
     server.forget()
     prompt_id = server.submit(with_steps(quickstart_prompt, 2000))
     interrupt_while_sampling(server, prompt_id)
     entry = server.wait(prompt_id)
-    assert re.match(r"Interrupted in KSampler", failure(entry)), failure(entry)
-    again = server.run(quickstart_prompt)
-    assert again.keys() == expected.keys()
-    assert all(same_pixels(again[node], expected[node]) for node in expected)
+    assert failure(entry).startswith("Interrupted in KSampler"), failure(entry)
+    assert_same_pictures(run_anew(server, quickstart_prompt), expected)
 
 
-def same_pixels(first: list[bytes], second: list[bytes]) -> bool:
-    """Compare PNG files by their pixels: the prompt that ComfyUI writes into them names what was cached."""
-    return len(first) == len(second) and all(map(torch.equal, map(to_tensor, first), map(to_tensor, second)))
+def run_anew(server: LiveServer, prompt: dict) -> dict[str, list[bytes]]:
+    """Run a prompt with nothing taken from the server's cache."""
+    server.forget()
+    entry = server.wait(server.submit(prompt))
+    assert not cached_nodes(entry)
+    return server.images(entry)
+
+
+def assert_same_pictures(found: dict[str, list[bytes]], expected: dict[str, list[bytes]]) -> None:
+    """Compare the pictures of two runs by their pixels."""
+    assert found.keys() == expected.keys()
+    for node in expected:
+        pairs = zip(found[node], expected[node], strict=True)
+        assert all(torch.equal(to_tensor(one), to_tensor(other)) for one, other in pairs), f"node {node} changed"
 
 
 def with_steps(prompt: dict, steps: int) -> dict:

@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from live_server import LiveServer
 from load import ROOT
 from PIL import Image
-from workflow import to_prompt
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
@@ -24,12 +22,6 @@ def read(path: Path) -> dict[str, Any]:
 def runs_as_shipped(path: Path) -> bool:
     """Return whether the workflow gets its model from the pack, so that it needs no files of the user's."""
     return any(node["type"] == "ConceptErasureCanvasCheckpoint" for node in read(path)["nodes"])
-
-
-def run_workflow(server: LiveServer, path: Path) -> dict[str, list[bytes]]:
-    """Run a workflow file as it is; return its PNG files by the title of the node that showed them."""
-    prompt = to_prompt(read(path), server.object_info())
-    return by_title(prompt, server.run(prompt))
 
 
 def by_title(prompt: dict[str, Any], images: dict[str, list[bytes]]) -> dict[str, list[bytes]]:
