@@ -3,7 +3,7 @@
 WEB_DIRECTORY = "./web"
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> object:
     """Hand ComfyUI the nodes of this pack; nothing is imported before the host asks."""
     from .nodes import ConceptErasureExtension
 

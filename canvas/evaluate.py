@@ -70,7 +70,9 @@ def measure(singles: int, pairs: int, batch: int) -> None:
 def draw_sheet() -> None:
     """Draw every object in four styles, and a row of pairs."""
     model, clip, vae = checkpoint.load()
-    listed = [((name,), STYLES[(i + 2 * k) % len(STYLES)]) for i, name in enumerate(OBJECTS) for k in range(4)]
+    listed: list[tuple[tuple[str, ...], str]] = [
+        ((name,), STYLES[(i + 2 * k) % len(STYLES)]) for i, name in enumerate(OBJECTS) for k in range(4)
+    ]
     listed += [((OBJECTS[i], OBJECTS[-1 - i]), STYLES[i % len(STYLES)]) for i in range(8)]
     seeds = range(FIRST_SEED + 10_000, FIRST_SEED + 10_000 + len(listed))
     pictures = generate(model, clip, vae, [caption(*one) for one in listed], seeds)

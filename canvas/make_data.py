@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def chunks(first_seed: int, count: int) -> list[range]:
     return [range(start, start + CHUNK) for start in range(first_seed, first_seed + count, CHUNK)]
 
 
-def rendered(todo: list[range]):
+def rendered(todo: list[range]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield each chunk's pictures and labels in order, drawn by one process per core where forking works."""
     if sys.platform != "linux":
         yield from map(render_chunk, todo)
@@ -63,7 +64,7 @@ def chunk_file(folder: Path, seeds: range) -> Path:
 def save_chunk(path: Path, **arrays: np.ndarray) -> None:
     """Write a file that is either whole or not there, so that an interrupted run can go on."""
     partial = path.with_suffix(".part.npz")
-    np.savez(partial, **arrays)
+    np.savez(partial, **arrays)  # type: ignore[arg-type]  # its stub takes them for flags
     partial.rename(path)
 
 

@@ -34,6 +34,9 @@ class CanvasAutoencoder(nn.Module):
         operations: the layers to build from: `torch.nn` to train, `comfy.ops` classes inside ComfyUI.
     """
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, operations: Any = nn) -> None:
         super().__init__()
         conv, block = operations.Conv2d, ResidualBlock

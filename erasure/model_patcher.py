@@ -103,7 +103,9 @@ def attach(model: ModelPatcher, detection: Detection, replacement: Replacement) 
 class Observer(Protocol):
     """Something that looks at, and may edit, the output of blocks: an Eraser or a Capture."""
 
-    hookpoints: Any
+    @property
+    def hookpoints(self) -> Sequence[str]:
+        """The blocks to look at."""
 
     def sampling_ranges(self) -> list[tuple[float, float]]:
         """Shares of the sampling range that the observer wants translated into sigmas."""

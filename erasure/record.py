@@ -67,8 +67,8 @@ class RunRecord:
 
     def grid(self) -> tuple[int, int] | None:
         """Return the finest token grid (H, W) with a mask of the whole image, None if there is none."""
-        grids = [tuple(entry.mask.shape[-2:]) for entry in self.entries.values() if entry.whole_image]
-        return max(grids, key=lambda grid: grid[0] * grid[1], default=None)  # type: ignore[arg-type, return-value]
+        grids = [(entry.mask.shape[-2], entry.mask.shape[-1]) for entry in self.entries.values() if entry.whole_image]
+        return max(grids, key=lambda grid: grid[0] * grid[1], default=None)
 
     def step_mask(self, sigma: float) -> Tensor:
         """Return what was detected at one noise level, by any block in any conditioning.

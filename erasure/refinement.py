@@ -100,5 +100,5 @@ def refine(mask: Tensor, settings: Refinement) -> Tensor:
     if settings.grow:
         mask = grow(mask, settings.grow)
     if settings.region is not None:
-        mask = mask & region_on_grid(settings.region, tuple(mask.shape[-2:]), len(mask))
+        mask = mask & region_on_grid(settings.region, (mask.shape[-2], mask.shape[-1]), len(mask))
     return mask

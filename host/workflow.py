@@ -69,7 +69,7 @@ def widget_names(name: str, spec: list[Any]) -> list[str]:
     return [name, ""] if extra else [name]
 
 
-def linked_inputs(node: Json, nodes: Json | dict[int, Json], links: dict[int, Link]) -> Json:
+def linked_inputs(node: Json, nodes: dict[int, Json], links: dict[int, Link]) -> Json:
     """Return [node id, output index] by name for each input whose link leads to a node that runs."""
     found = {}
     for slot in node.get("inputs") or []:
@@ -79,7 +79,7 @@ def linked_inputs(node: Json, nodes: Json | dict[int, Json], links: dict[int, Li
     return found
 
 
-def resolve(source: Link | None, nodes: Json | dict[int, Json], links: dict[int, Link]) -> Link | None:
+def resolve(source: Link | None, nodes: dict[int, Json], links: dict[int, Link]) -> Link | None:
     """Follow a link back through bypassed nodes; None where it ends at a muted node or nowhere."""
     while source:
         node = nodes[source[0]]

@@ -63,7 +63,7 @@ class DetectionPreview(io.ComfyNode):
                 f"{NAME}: input 'image' holds {len(image)} picture(s), but the latest sampling run made "
                 f"{run.images}. Connect the picture that was decoded from that run."
             )
-        mask = image_mask(run, tuple(image.shape[1:3]), any_step=mask_from == MASKS[0])
+        mask = image_mask(run, (image.shape[1], image.shape[2]), any_step=mask_from == MASKS[0])
         preview = torch.cat([heat_overlay(run, image), step_tiles(run, image, tiles)], dim=2)
         return io.NodeOutput(preview, mask, ui=_shown(preview, run.summary(), cls))
 
