@@ -15,7 +15,7 @@ from ..erasure.model_patcher import hookpoints
 from ..sae_models import native
 from ..sae_models.concepts import Concept, ConceptBand, ConceptDictionary
 from ..sae_models.sae import SAEConfig, SparseAutoencoder
-from ..sae_models.scoring import calibrated_band, firing_scales, patch_scores, score_latents
+from ..sae_models.scoring import calibrated_band, firing_scales, patch_scores, roc_auc, score_latents
 from ..sae_models.training import Quality, TrainingSettings, measure, progress_printer, train
 from . import checkpoint, scenes
 from .activations import BAND_EDGES, Generated, Noised, from_generations, from_scenes
@@ -26,6 +26,7 @@ WORK = Path(__file__).parent / "work"
 WEIGHTS = Path(__file__).parent.parent / "sae_models" / "weights"
 WIDTH_FACTOR, K = 12, 16
 FAMILY = "canvas"
+CANDIDATES = 64
 
 
 def collect(sites: Sequence[str], generations: int, scene_count: int) -> tuple[dict[str, Generated], dict[str, Noised]]:
@@ -78,6 +79,20 @@ def chosen_activations(sae: SparseAutoencoder, embeddings: Tensor, latents: Tens
     return torch.cat(parts).reshape(*embeddings.shape[:-1], len(latents))
 
 
+def most_separating(activations: Tensor, inside: Tensor, outside: Tensor, count: int) -> Tensor:
+    """Return the columns that best tell patches with the object from those without, best first.
+
+    Args:
+        activations: [patches, candidates].
+        inside, outside: bool [patches].
+        count: how many columns.
+    """
+    # A tenth of the background ranks the latents as well as all of it.
+    positive, negative = activations[inside], activations[outside][::10]
+    areas = torch.tensor([roc_auc(positive[:, i], negative[:, i]) for i in range(activations.shape[1])])
+    return areas.topk(count).indices
+
+
 def build_dictionary(
     sae: SparseAutoencoder,
     generated: Generated,
@@ -91,6 +106,9 @@ def build_dictionary(
     Args:
         count: latents a concept and band.
         quantile: share of the patches without the object that stay undetected.
+
+    The best scores of a handful of prompts include latents of a style or of the picture's corners, so the
+    latents are chosen among the `CANDIDATES` best by how well each one alone finds the object's patches.
     """
     means = latent_means(sae, generated)
     dense = [
@@ -104,11 +122,13 @@ def build_dictionary(
         outside = noised.masks[row].flatten() < 0.02
         bands: list[ConceptBand] = []
         for band in range(len(scores)):
-            best = scores[band].topk(count)
-            activations = dense[band][:, best.indices].float()
+            candidates = scores[band].topk(CANDIDATES).indices
+            chosen = most_separating(dense[band][:, candidates].float(), inside, outside, count)
+            latents = candidates[chosen]
+            activations = dense[band][:, latents].float()
             scales = firing_scales(activations[inside])
             background = patch_scores(activations[outside], scales, combine)
-            bands.append(calibrated_band(best.indices, best.values, scales, background, quantile))
+            bands.append(calibrated_band(latents, scores[band][latents], scales, background, quantile))
         concepts[name] = Concept(name, BAND_EDGES, tuple(bands), combine)
     return ConceptDictionary(concepts, BAND_EDGES, means.mean(0))
 
