@@ -55,15 +55,14 @@ class Noised:
     styles: Tensor
 
 
-def prompt_contents(count: int, seed: int) -> list[tuple[tuple[str, ...], str | None]]:
-    """Return objects and style of prompts: half single objects, half pairs, all objects and styles in turn."""
+def prompt_contents(count: int, seed: int) -> list[tuple[tuple[str, ...], str]]:
+    """Return objects and style of prompts: single objects and pairs in turn, every object in every style alike."""
     rng = np.random.default_rng(seed)
-    contents: list[tuple[tuple[str, ...], str | None]] = []
+    contents: list[tuple[tuple[str, ...], str]] = []
     for i in range(count):
-        first = OBJECTS[i // 2 % len(OBJECTS)]
+        first, style = OBJECTS[i // 2 % len(OBJECTS)], STYLES[i // (2 * len(OBJECTS)) % len(STYLES)]
         others = [name for name in OBJECTS if name != first]
         objects = (first,) if i % 2 == 0 else (first, str(rng.choice(others)))
-        style = STYLES[int(rng.integers(len(STYLES)))]
         contents.append((tuple(str(o) for o in rng.permutation(objects)), style))
     return contents
 

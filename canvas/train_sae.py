@@ -50,6 +50,7 @@ def collect(sites: Sequence[str], generations: int, scene_count: int) -> tuple[d
 
 def train_site(site: str, generated: Generated, settings: TrainingSettings) -> tuple[SparseAutoencoder, Quality]:
     """Train the SAE of one hookpoint on nine tenths of the generations and measure it on the rest."""
+    # The first tenth holds every object, since they take turns.
     held = len(generated.targets) // 10
     width = generated.embeddings[0].shape[-1]
     fit = torch.cat([band[held:].reshape(-1, width) for band in generated.embeddings])
@@ -142,9 +143,9 @@ def main() -> None:
     """Run all stages; what is already collected or trained is not done again."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sites", nargs="*", help="hookpoints; all blocks if left out")
-    parser.add_argument("--generations", type=int, default=400)
-    parser.add_argument("--scenes", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--generations", type=int, default=800)
+    parser.add_argument("--scenes", type=int, default=1600)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--latents", type=int, default=8, help="latents for each concept and band")
     parser.add_argument("--quantile", type=float, default=0.98)
     arguments = parser.parse_args()
