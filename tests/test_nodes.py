@@ -140,6 +140,19 @@ def test_user_folder_and_damaged_files(nodes, tmp_path, monkeypatch):
     folder_paths.filename_list_cache.pop("sae", None)
 
 
+def test_folders_that_others_configured_stay(nodes, tmp_path, monkeypatch):
+    """As extra_model_paths.yaml does it: the folder is known before this pack loads, without extensions."""
+    import folder_paths
+    from concept_erasure.nodes import files
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(tmp_path)], set()))
+    files.register_folder()
+    files.register_folder()
+    paths, extensions = folder_paths.folder_names_and_paths["sae"]
+    assert paths[0] == str(tmp_path) and len(paths) == 2
+    assert extensions == {".safetensors"}
+
+
 def test_a_changed_file_is_read_again(nodes, tmp_path, monkeypatch):
     import os
 

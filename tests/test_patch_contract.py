@@ -216,6 +216,31 @@ def test_two_replacers_on_one_model(canvas, sae, detect):
     assert torch.equal(run(canvas, neutral, PROMPTS[1:2]), run(canvas, first, PROMPTS[1:2]))
 
 
+@pytest.mark.parametrize("replacer_first", [True, False])
+def test_other_patches_on_the_same_model(canvas, detect, replacer_first):
+    """A LoRA-like weight patch and an attention patch, before or after the replacer, act as they do without it."""
+
+    def with_patches(model):
+        model = model.clone()
+        key = "diffusion_model.middle_block.1.proj_out.weight"
+        assert model.add_patches({key: (torch.full((128, 128), 0.01),)}, 1.0) == [key]
+        model.set_model_attn1_output_patch(lambda out, options: out * 1.1)
+        return model
+
+    def chained(detection):
+        if replacer_first:
+            erased, record = erase(canvas[0], detection)
+            return with_patches(erased), record
+        return erase(with_patches(canvas[0]), detection)
+
+    patched = run(canvas, with_patches(canvas[0]))
+    assert not torch.equal(patched, run(canvas, canvas[0]))
+    neutral, _ = chained(detect(sensitivity=0.0))
+    assert torch.equal(run(canvas, neutral), patched)
+    erased, record = chained(detect())
+    assert not torch.equal(run(canvas, erased), patched) and record.latest.replaced() > 0
+
+
 def test_two_blocks_work_together(canvas, detect):
     """Two shipped SAEs joined: both blocks detect and both are edited."""
     from concept_erasure.erasure.detection import Detect, Join
