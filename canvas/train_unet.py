@@ -9,14 +9,16 @@ import copy
 import math
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .make_data import NO_OBJECT, WORK, load_chunks
 from .text_encoder import TextEncoder, token_ids
-from .training import TrainingState
+from .training import MuonAdamW, TrainingState
 from .unet import untrained_unet
 from .vocabulary import OBJECTS, STYLES, TRAINING_FORMS, caption, join_objects
 
@@ -119,24 +121,26 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="a checkpoint of export.py to begin with, instead of random weights")
     args = parser.parse_args()
     arrays = load_chunks(WORK / "latents", "latents", "labels")
     data = dict(zip(("latents", "labels"), map(torch.from_numpy, arrays), strict=True))
     torch.manual_seed(args.seed)
     model = Diffusion().to(memory_format=torch.channels_last)
+    if args.start:
+        model.load_state_dict({k: v for k, v in load_file(args.start).items() if not k.startswith("vae.")})
     average = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = MuonAdamW(model, args.rate, ("unet.input_blocks.0.", "unet.out.", "text.words.", "text.positions."))
     both = nn.ModuleDict({"model": model, "average": average})
-    state = TrainingState(WORK / "unet_state.safetensors", both, optimizer)
+    state = TrainingState(WORK / "unet_state.safetensors", both, *optimizer.parts)
     loss_of, alphas = torch.compile(diffusion_loss), signal_shares()
     started, first, total = time.time(), state.load(), 0.0
     print(f"{len(data['labels'])} scenes, {sum(p.numel() for p in model.parameters())} weights, from step {first}")
     for step in range(first, args.steps):
         latents, noise, timesteps, ids = draw_batch(data, args.batch, args.seed * 1_000_003 + step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, args.steps, args.rate)
+        optimizer.set_rate(learning_rate(step, args.steps, args.rate))
         loss = loss_of(model, latents, noise, timesteps, alphas, ids)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -5,7 +5,49 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """View a weight as [outputs, inputs], a channels-last convolution's kernel positions among the inputs."""
+    return weight.permute(0, 2, 3, 1).flatten(1) if weight.ndim == 4 else weight
+
+
+class MuonAdamW:
+    """PyTorch's Muon for the weight matrices between layers, AdamW for embeddings, biases and the named rest.
+
+    Muon's updates are scaled to AdamW's size, so that one learning rate serves both.
+
+    Args:
+        model: its convolutions must be in channels-last layout.
+        others: how the names of those matrices begin that AdamW keeps, such as the first and last layer.
+    """
+
+    def __init__(self, model: nn.Module, rate: float, others: tuple[str, ...]) -> None:
+        named = dict(model.named_parameters())
+        self.matrices = [p for name, p in named.items() if p.ndim >= 2 and not name.startswith(others)]
+        rest = [p for name, p in named.items() if p.ndim < 2 or name.startswith(others)]
+        # Views of the same memory: Muon takes matrices alone.
+        self.views = [nn.Parameter(as_matrix(p.detach())) for p in self.matrices]
+        if any(v.data_ptr() != p.data_ptr() for v, p in zip(self.views, self.matrices, strict=True)):
+            raise ValueError("A convolution is not in channels-last layout.")
+        muon = torch.optim.Muon(self.views, lr=rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        self.parts: list[torch.optim.Optimizer] = [
+            muon,
+            torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.01),
+        ]
+
+    def set_rate(self, rate: float) -> None:
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = rate
+
+    def step(self) -> None:
+        """Move the weights by the gradients that ``backward`` left on the model's parameters."""
+        for view, parameter in zip(self.views, self.matrices, strict=True):
+            view.grad = None if parameter.grad is None else as_matrix(parameter.grad)
+        for part in self.parts:
+            part.step()
 
 
 class TrainingState:
@@ -14,17 +56,17 @@ class TrainingState:
     Args:
         path: the file; it is replaced as a whole, so an interrupt never leaves half of one.
         model: its parameters and buffers are saved and restored in place.
-        optimizer: an Adam-like optimizer over the model's parameters.
+        optimizers: their moments are saved and restored too.
     """
 
-    def __init__(self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.path, self.model, self.optimizer = path, model, optimizer
-        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    def __init__(self, path: Path, model: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
+        self.path, self.model = path, model
+        self.moments = [(o.state, p) for o in optimizers for group in o.param_groups for p in group["params"]]
 
     def save(self, step: int) -> None:
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
-        for i, parameter in enumerate(self.parameters):
-            for name, value in self.optimizer.state[parameter].items():
+        for i, (moments, parameter) in enumerate(self.moments):
+            for name, value in moments[parameter].items():
                 tensors[f"optimizer.{i}.{name}"] = value
         partial = self.path.with_suffix(".part")
         save_file({k: v.detach().contiguous() for k, v in tensors.items()}, partial, {"step": str(step)})
@@ -39,11 +81,11 @@ class TrainingState:
             step = int(file.metadata()["step"])
         weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(weights)
-        for i, parameter in enumerate(self.parameters):
+        for i, (moments, parameter) in enumerate(self.moments):
             prefix = f"optimizer.{i}."
-            moments = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            self.optimizer.state[parameter] = {
+            saved = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            moments[parameter] = {
                 name: value.reshape(parameter.shape).to(parameter) if value.ndim else value
-                for name, value in moments.items()
+                for name, value in saved.items()
             }
         return step
