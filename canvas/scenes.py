@@ -30,7 +30,7 @@ VALIDATION = range(10_000_000, 20_000_000)
 HELD_OUT = range(20_000_000, 30_000_000)
 
 EMPTY_SHARE, PAIR_SHARE = 0.05, 0.5
-SINGLE_SIZE, PAIR_SIZE = (0.45, 0.75), (0.35, 0.55)  # of the picture's side
+SINGLE_SIZE, PAIR_SIZE = (0.55, 0.75), (0.42, 0.55)  # of the picture's side
 SHADOW = 0.4
 OVERLAP = 0.08  # most of the smaller box that a pair may share
 
