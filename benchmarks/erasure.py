@@ -3,8 +3,9 @@
 ``python host benchmarks.erasure --split tuning "output_blocks.1.1 random conditional 1.0"`` prints one row a
 setting. A setting is: SAE hookpoints joined by ``+``, replacement, halves, sensitivity, and optionally
 ``start-end`` percent and ``grow=``, ``close=``, ``min_cells=``, ``persistence=`` as in the Mask Refiner;
-``plain`` is the unedited model. Results are kept for each target in ``canvas/work/erasure/``, so an interrupted
-run goes on, and another call prints them again.
+``plain`` is the unedited model. Steering is spelled ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
+halves, strength, and optionally ``start-end``, ``latents=`` (the best so many) and ``error=``. Results are kept
+for each target in ``canvas/work/erasure/``, so an interrupted run goes on, and another call prints them again.
 
 Seeds and prompts of the splits are disjoint (canvas/sampling.py): settings are chosen on ``tuning``, reported on
 ``reporting``.
@@ -15,7 +16,7 @@ import json
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,14 @@ from ..canvas.sampling import REPORTING_SEEDS, TUNING_SEEDS, generate
 from ..canvas.train_sae import file_of
 from ..canvas.vocabulary import OBJECTS, STYLES, caption
 from ..erasure.detection import Detect, Detection, Join, Refine
-from ..erasure.model_patcher import attach, load_sae
+from ..erasure.model_patcher import attach, load_sae, steer
+from ..erasure.record import ErasureRecord
 from ..erasure.refinement import Refinement
 from ..erasure.replacement import Replacement
+from ..erasure.steerer import SteeredConcept
+from ..erasure.steering import METHODS, Steering
+from ..sae_models.concepts import Concept, ConceptBand
+from ..sae_models.loaded import LoadedSAE
 
 RESULTS = Path(__file__).resolve().parent.parent / "canvas" / "work" / "erasure"
 SPLITS = {"tuning": TUNING_SEEDS, "reporting": REPORTING_SEEDS}
@@ -99,15 +105,28 @@ class World:
     def __init__(self) -> None:
         self.model, self.clip, self.vae = checkpoint.load()
         self.judge = classifiers.load()
-        self.saes: dict[str, Any] = {}
+        self.saes: dict[str, LoadedSAE] = {}
+
+    def sae(self, site: str) -> LoadedSAE:
+        """Return the SAE of a hookpoint."""
+        if site not in self.saes:
+            self.saes[site] = load_sae(str(file_of(site)), file_of(site).name)
+        return self.saes[site]
+
+    def edited(self, setting: "Setting", target: str) -> tuple[Any, ErasureRecord]:
+        """Return the model with one target erased, and the record."""
+        if setting.steering is None:
+            replacement = Replacement(setting.mode, setting.halves)
+            return attach(self.model, self.detection(setting, target), replacement)
+        sae = self.sae(setting.sites[0])
+        concept = best_latents(sae.concept(target), setting.latents)
+        return steer(self.model, SteeredConcept(sae, concept, setting.start, setting.end), setting.steering)
 
     def detection(self, setting: "Setting", target: str) -> Detection:
         """Join one leaf for each hookpoint of a setting."""
         joined: Detection | None = None
         for site in setting.sites:
-            if site not in self.saes:
-                self.saes[site] = load_sae(str(file_of(site)), file_of(site).name)
-            sae = self.saes[site]
+            sae = self.sae(site)
             leaf = Detect(sae, sae.concept(target), setting.sensitivity, setting.start, setting.end)
             joined = leaf if joined is None else Join("union", joined, leaf)
         assert joined is not None
@@ -133,6 +152,8 @@ class Setting:
     start: float = 0.0
     end: float = 1.0
     refinement: Refinement = field(default_factory=Refinement)
+    steering: Steering | None = None
+    latents: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Setting":
@@ -143,17 +164,32 @@ class Setting:
         halves = parts[2] if len(parts) > 2 else "conditional"
         sensitivity = float(parts[3]) if len(parts) > 3 else 1.0
         start, end = (float(v) for v in parts[4].split("-")) if len(parts) > 4 else (0.0, 1.0)
+        if mode in METHODS:
+            steering = Steering(mode, sensitivity, extras.get("error", "exact"), halves)
+            latents = int(extras["latents"]) if "latents" in extras else None
+            return cls((parts[0],), start=start, end=end, steering=steering, latents=latents)
         refinement = Refinement(**{key: int(value) for key, value in extras.items()})
         return cls(tuple(parts[0].split("+")), mode, halves, sensitivity, start, end, refinement)
+
+
+def best_latents(concept: Concept, count: int | None) -> Concept:
+    """Return a concept with only its best latents by score in each band; all of them where count is None."""
+    if count is None:
+        return concept
+
+    def best(band: ConceptBand) -> ConceptBand:
+        order = sorted(range(len(band.latents)), key=lambda i: -band.scores[i])[:count]
+        parts = (band.latents, band.thresholds, band.scores, band.means)
+        return ConceptBand(*(tuple(part[i] for i in order if part) for part in parts))
+
+    return replace(concept, bands=tuple(best(band) for band in concept.bands))
 
 
 def run_target(world: World, text: str, target: str, plan: Plan, seeds: range, batch: int) -> Outcome:
     """Make and judge all pictures of one target under one setting."""
     model, record = world.model, None
     if text != PLAIN:
-        setting = Setting.parse(text)
-        replacement = Replacement(setting.mode, setting.halves)
-        model, record = attach(world.model, world.detection(setting, target), replacement)
+        model, record = world.edited(Setting.parse(text), target)
     singles, others, pairs = prompts_of(target, plan, seeds)
     found, styles = world.judged(model, singles + others + pairs, batch)
     outcome = Outcome()

@@ -129,7 +129,9 @@ def build_dictionary(
             activations = dense[band][:, latents].float()
             scales = firing_scales(activations[inside])
             background = patch_scores(activations[outside], scales, combine)
-            bands.append(calibrated_band(latents, scores[band][latents], scales, background, quantile))
+            bands.append(
+                calibrated_band(latents, scores[band][latents], means[row, band][latents], scales, background, quantile)
+            )
         concepts[name] = Concept(name, BAND_EDGES, tuple(bands), combine)
     return ConceptDictionary(concepts, BAND_EDGES, means.mean(0))
 

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.native import SAEFile
-from .detection import Detect, Detection, leaves
+from .detection import Detection, leaves
 from .eraser import Eraser, Forward, RunInfo
 from .record import CONDITIONAL, ErasureRecord
 from .replacement import Replacement
+from .steerer import SteeredConcept, Steerer
+from .steering import Steering
 
 
 def load_sae(path: str, name: str) -> LoadedSAE:
@@ -53,29 +55,34 @@ def hookpoints(model: ModelPatcher) -> dict[str, int]:
     }
 
 
-def check_fit(model: ModelPatcher, leaf: Detect) -> None:
+def check_fit(model: ModelPatcher, sae: LoadedSAE, node: str) -> None:
     """Check that the block an SAE reads exists in a model and has its width.
+
+    Args:
+        model: at the node's input 'model'.
+        sae: the SAE.
+        node: display name of the node, for messages.
 
     Raises:
         ValueError: it does not; the message says what would fit.
     """
     available = hookpoints(model)
-    wanted, width = leaf.hookpoint, leaf.sae.config.d_in
+    wanted, width = sae.config.hookpoint, sae.config.d_in
     if not available:
         kind = type(model.get_model_object("diffusion_model")).__name__
         raise ValueError(
-            f"Patch Replacer: the model at input 'model' is a {kind}, which has no transformer blocks of a Stable "
+            f"{node}: the model at input 'model' is a {kind}, which has no transformer blocks of a Stable "
             "Diffusion UNet. Connect an SD1.5, SD2.x, SDXL or Canvas checkpoint."
         )
     if wanted not in available:
         raise ValueError(
-            f"Patch Replacer: the SAE {leaf.sae.name} reads the block {wanted}, which the model at input 'model' "
+            f"{node}: the SAE {sae.name} reads the block {wanted}, which the model at input 'model' "
             f"does not have. Its blocks: {_listed(available)}. Choose the SAE that was trained for this model."
         )
     if available[wanted] != width:
         fitting = {path: size for path, size in available.items() if size == width}
         raise ValueError(
-            f"Patch Replacer: the SAE {leaf.sae.name} reads {width} channels, but the block {wanted} of the model "
+            f"{node}: the SAE {sae.name} reads {width} channels, but the block {wanted} of the model "
             f"at input 'model' has {available[wanted]}. Blocks of that width: {_listed(fitting) or 'none'}. "
             "Choose the SAE that was trained for this model."
         )
@@ -93,11 +100,30 @@ def attach(model: ModelPatcher, detection: Detection, replacement: Replacement) 
     """
     used = list(leaves(detection))
     for leaf in used:
-        check_fit(model, leaf)
+        check_fit(model, leaf.sae, "Patch Replacer")
     record = ErasureRecord()
     patchers = {id(leaf.sae.patcher): leaf.sae.patcher for leaf in used}
     patched = attach_observer(model, Eraser(detection, replacement, record), list(patchers.values()))
     return patched, record
+
+
+def steer(model: ModelPatcher, target: SteeredConcept, steering: Steering) -> tuple[ModelPatcher, ErasureRecord]:
+    """Return a clone of the model whose latents are steered while it samples, and the record of what is changed.
+
+    Raises:
+        ValueError: the SAE does not fit the model, or its file lacks what steering needs.
+    """
+    check_fit(model, target.sae, "Latent Steering")
+    try:
+        target.sae.load_decoder()
+        target.statistics(0.0)
+    except ValueError as error:
+        raise ValueError(
+            f"Latent Steering: the SAE {target.sae.name} (input 'sae') cannot steer: {error}. Use the Patch Replacer, "
+            "which needs neither a decoder nor mean activations."
+        ) from error
+    record = ErasureRecord()
+    return attach_observer(model, Steerer(target, steering, record), [target.sae.patcher]), record
 
 
 class Observer(Protocol):

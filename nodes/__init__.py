@@ -6,6 +6,7 @@ from . import files
 from .canvas_checkpoint import CanvasCheckpoint
 from .concept_detector import ConceptDetector
 from .detection_preview import DetectionPreview
+from .latent_steering import LatentSteering
 from .mask_refiner import MaskRefiner
 from .patch_replacer import PatchReplacer
 from .sae_loader import SAELoader
@@ -17,4 +18,12 @@ class ConceptErasureExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return the nodes in the order of the data's way through the graph."""
         files.register_folder()
-        return [SAELoader, ConceptDetector, MaskRefiner, PatchReplacer, DetectionPreview, CanvasCheckpoint]
+        return [
+            SAELoader,
+            ConceptDetector,
+            MaskRefiner,
+            PatchReplacer,
+            LatentSteering,
+            DetectionPreview,
+            CanvasCheckpoint,
+        ]

@@ -22,15 +22,20 @@ class ConceptBand:
         latents: indices of its latents, best first.
         thresholds: one positive number a latent; zero means "as soon as it fires at all".
         scores: how well each latent separates the concept, empty if unknown.
+        means: mean activation of each latent over all patches of the concept's prompts, empty if unknown; only
+            steering needs it.
     """
 
     latents: tuple[int, ...]
     thresholds: tuple[float, ...]
     scores: tuple[float, ...] = ()
+    means: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.latents) != len(self.thresholds):
             raise ValueError(f"{len(self.latents)} latents but {len(self.thresholds)} thresholds")
+        if self.means and len(self.means) != len(self.latents):
+            raise ValueError(f"{len(self.latents)} latents but {len(self.means)} means")
         if any(not t >= 0 for t in self.thresholds):
             raise ValueError("a threshold is negative or not a number")
 
@@ -117,6 +122,8 @@ class ConceptDictionary:
                 tensors[f"{key}.latents"] = torch.tensor(band.latents, dtype=torch.int32)
                 tensors[f"{key}.thresholds"] = torch.tensor(band.thresholds, dtype=torch.float32)
                 tensors[f"{key}.scores"] = torch.tensor(band.scores, dtype=torch.float32)
+                if band.means:
+                    tensors[f"{key}.means"] = torch.tensor(band.means, dtype=torch.float32)
         facts = {
             "band_edges": list(self.band_edges),
             "concepts": {name: concept.combine for name, concept in self.concepts.items()},
@@ -135,10 +142,9 @@ class ConceptDictionary:
         for name, combine in facts["concepts"].items():
             bands = []
             for i in range(len(edges) - 1):
-                latents, thresholds, scores = (
-                    tuple(tensors[f"dictionary.{name}.{i}.{part}"].tolist())
-                    for part in ("latents", "thresholds", "scores")
-                )
-                bands.append(ConceptBand(latents, thresholds, scores))
+                key = f"dictionary.{name}.{i}"
+                parts = (tuple(tensors[f"{key}.{part}"].tolist()) for part in ("latents", "thresholds", "scores"))
+                means = tuple(tensors[f"{key}.means"].tolist()) if f"{key}.means" in tensors else ()
+                bands.append(ConceptBand(*parts, means))
             concepts[name] = Concept(name, edges, tuple(bands), combine)
         return cls(concepts, edges, tensors.get("dictionary.latent_means"))

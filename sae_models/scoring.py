@@ -58,13 +58,14 @@ def patch_scores(activations: Tensor, scales: Tensor, combine: str) -> Tensor:
 
 
 def calibrated_band(
-    latents: Tensor, scores: Tensor, scales: Tensor, background: Tensor, quantile: float
+    latents: Tensor, scores: Tensor, means: Tensor, scales: Tensor, background: Tensor, quantile: float
 ) -> ConceptBand:
     """Set thresholds so that a given share of patches without the concept stays below them.
 
     Args:
         latents: indices of the selected latents, [n].
         scores: their scores, [n].
+        means: their mean activations on the concept's prompts, [n].
         scales: see ``firing_scales``, [n].
         background: ``patch_scores`` of patches that do not hold the concept, [patches].
         quantile: share (0..1) of the background that must not be detected.
@@ -75,6 +76,7 @@ def calibrated_band(
         tuple(int(i) for i in latents),
         tuple(float(s) * level for s in scales),
         tuple(float(s) for s in scores),
+        tuple(float(m) for m in means),
     )
 
 

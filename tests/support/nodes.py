@@ -5,6 +5,7 @@ NODES = {
     "ConceptErasureDetector": "Concept Detector",
     "ConceptErasureMaskRefiner": "Mask Refiner",
     "ConceptErasurePatchReplacer": "Patch Replacer",
+    "ConceptErasureLatentSteering": "Latent Steering",
     "ConceptErasureDetectionPreview": "Detection Preview",
     "ConceptErasureCanvasCheckpoint": "Canvas Checkpoint",
 }

@@ -1,0 +1,113 @@
+"""Latent Steering: the published alternative to replacement, for comparison."""
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..erasure.model_patcher import steer
+from ..erasure.replacement import HALVES
+from ..erasure.steerer import SteeredConcept
+from ..erasure.steering import ERRORS, METHODS, Steering
+from ..sae_models.concepts import Concept
+from ..sae_models.loaded import LoadedSAE
+from .sockets import CATEGORY, CONCEPT, ERASURE_RECORD, SAE
+
+NAME = "Latent Steering"
+
+
+class LatentSteering(io.ComfyNode):
+    """Steer a concept's latents while the model samples."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureLatentSteering",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Turns a concept down, or up, by changing the SAE's latents and writing the change into the "
+            "model. This is the older way, here for comparison: it must be tuned, and pushed hard it makes "
+            "artefacts. To erase, prefer the Patch Replacer.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model to steer."),
+                SAE.Input("sae", tooltip="The SAE whose latents are changed; its file must hold the decoder."),
+                CONCEPT.Input("concept", tooltip="Whose latents to change, from a Concept Detector."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    tooltip="SAeUron: multiply the latents where they fire above their mean. G-SAE: add the "
+                    "concept's direction to every patch, as a share of the patch's length. additive: add the "
+                    "concept's mean activation, times strength, to every patch.",
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=-5.0,
+                    min=-1000.0,
+                    max=1000.0,
+                    step=0.05,
+                    tooltip="Negative removes the concept, positive adds it. Usual: -1 to -30 for SAeUron, where 0 "
+                    "switches the latents off; -0.1 to -1 for G-SAE; -40 to 40 for additive. The paper found that what "
+                    "removes well also leaves the model's distribution and makes artefacts.",
+                ),
+                io.Combo.Input(
+                    "error",
+                    options=list(ERRORS),
+                    tooltip="What SAeUron adds back for what the SAE does not capture. exact: the true remainder. "
+                    "reference: with the sign of the published code, which changes patches without the concept too.",
+                ),
+                io.Combo.Input(
+                    "halves",
+                    options=list(HALVES),
+                    default="both",
+                    tooltip="Which half of classifier-free guidance is steered: only the one that follows your "
+                    "positive prompt, or both, as published.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="When to begin: 0 is the first, noisiest step.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="When to stop: 1 is the end of sampling.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The model with steering attached, for a sampler."),
+                ERASURE_RECORD.Output(
+                    display_name="record",
+                    tooltip="Which patches were changed in the latest sampling run, for the Detection Preview.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        sae: LoadedSAE,
+        concept: Concept,
+        method: str,
+        strength: float,
+        error: str,
+        halves: str,
+        start_percent: float,
+        end_percent: float,
+    ) -> io.NodeOutput:
+        if start_percent > end_percent:
+            raise ValueError(
+                f"{NAME}: input 'start_percent' ({start_percent}) is after 'end_percent' ({end_percent}). Make the "
+                "start smaller than the end."
+            )
+        if concept.max_latent() >= sae.config.num_latents:
+            raise ValueError(
+                f"{NAME}: the concept '{concept.name}' at input 'concept' uses latent {concept.max_latent()}, but the "
+                f"SAE {sae.name} at input 'sae' has only {sae.config.num_latents}. Connect the SAE it was made with."
+            )
+        target = SteeredConcept(sae, concept, start_percent, end_percent)
+        return io.NodeOutput(*steer(model, target, Steering(method, strength, error, halves)))
