@@ -29,18 +29,24 @@ def main() -> None:
     workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     with LiveServer() as server:
         print(f"Running {WORKFLOW.relative_to(ROOT)} ...", flush=True)
-        prompt = to_prompt(workflow, server.object_info())
-        shown = server.run(prompt)
-    pictures = {}
-    for node in left_to_right(workflow, shown):
-        for index, png in enumerate(shown[node]):
-            title = prompt[node]["_meta"]["title"]
-            pictures[title if index == 0 else f"{title} {index + 1}"] = png
+        pictures = pictures_of(server, workflow)
     if not pictures:
         raise SystemExit(f"{WORKFLOW.name} showed no picture.")
     for path, what in save(pictures):
         print(f"  {path.relative_to(ROOT)}: {what}")
     print(f"Done in {time.monotonic() - start:.0f} s.")
+
+
+def pictures_of(server: LiveServer, workflow: dict) -> dict[str, bytes]:
+    """Run a workflow and return the PNG files it shows, by the title of the node that shows them, left to right."""
+    prompt = to_prompt(workflow, server.object_info())
+    shown = server.run(prompt)
+    pictures = {}
+    for node in left_to_right(workflow, shown):
+        for index, png in enumerate(shown[node]):
+            title = prompt[node]["_meta"]["title"]
+            pictures[title if index == 0 else f"{title} {index + 1}"] = png
+    return pictures
 
 
 def left_to_right(workflow: dict, shown: dict[str, list[bytes]]) -> list[str]:
