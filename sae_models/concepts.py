@@ -143,8 +143,10 @@ class ConceptDictionary:
             bands = []
             for i in range(len(edges) - 1):
                 key = f"dictionary.{name}.{i}"
-                parts = (tuple(tensors[f"{key}.{part}"].tolist()) for part in ("latents", "thresholds", "scores"))
+                latents, thresholds, scores = (
+                    tuple(tensors[f"{key}.{part}"].tolist()) for part in ("latents", "thresholds", "scores")
+                )
                 means = tuple(tensors[f"{key}.means"].tolist()) if f"{key}.means" in tensors else ()
-                bands.append(ConceptBand(*parts, means))
+                bands.append(ConceptBand(latents, thresholds, scores, means))
             concepts[name] = Concept(name, edges, tuple(bands), combine)
         return cls(concepts, edges, tensors.get("dictionary.latent_means"))
