@@ -4,8 +4,10 @@
 setting. A setting is: SAE hookpoints joined by ``+``, replacement, halves, sensitivity, and optionally
 ``start-end`` percent and ``grow=``, ``close=``, ``min_cells=``, ``persistence=`` as in the Mask Refiner;
 ``plain`` is the unedited model. Steering is spelled ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
-halves, strength, and optionally ``start-end``, ``latents=`` (the best so many) and ``error=``. Results are kept
-for each target in ``canvas/work/erasure/``, so an interrupted run goes on, and another call prints them again.
+halves, strength, and optionally ``start-end``, ``latents=`` (the best so many) and ``error=``. What artists do
+without any of this: ``omit`` leaves the target out of the prompt, ``negative`` names it in the negative prompt.
+Results are kept for each target in ``canvas/work/erasure/``, so an interrupted run goes on, and another call prints
+them again. The two artefact columns are explained in artefacts.py.
 
 Seeds and prompts of the splits are disjoint (canvas/sampling.py): settings are chosen on ``tuning``, reported on
 ``reporting``.
@@ -17,11 +19,12 @@ import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from ..canvas import checkpoint, classifiers
 from ..canvas.sampling import REPORTING_SEEDS, TUNING_SEEDS, generate
@@ -36,10 +39,13 @@ from ..erasure.steerer import SteeredConcept
 from ..erasure.steering import METHODS, Steering
 from ..sae_models.concepts import Concept, ConceptBand
 from ..sae_models.loaded import LoadedSAE
+from . import artefacts
 
 RESULTS = Path(__file__).resolve().parent.parent / "canvas" / "work" / "erasure"
 SPLITS = {"tuning": TUNING_SEEDS, "reporting": REPORTING_SEEDS}
-PLAIN = "plain"
+PLAIN, OMIT, NEGATIVE = "plain", "omit", "negative"
+COLUMNS = ("UA", "nothing", "IRA", "CRA", "pair", "strange", "round trip")
+PROMPTING = (PLAIN, OMIT, NEGATIVE)  # nothing is attached to the model
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Outcome:
     both: list[bool] = field(default_factory=list)  # pair prompts: both objects found
     pair: list[bool] = field(default_factory=list)  # pair prompts: target gone, other found
     detected: list[float] = field(default_factory=list)  # target prompts: share of cells detected
+    strange: list[bool] = field(default_factory=list)  # single-object prompts: damaged by the first measure
+    round_trip: list[bool] = field(default_factory=list)  # and by the second
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,11 @@ class World:
         self.judge = classifiers.load()
         self.saes: dict[str, LoadedSAE] = {}
 
+    @cached_property
+    def artefacts(self) -> artefacts.ArtefactJudge:
+        """The measures of damage, fitted to this model's unedited pictures."""
+        return artefacts.fitted(self.model, self.clip, self.vae, self.judge)
+
     def sae(self, site: str) -> LoadedSAE:
         """Return the SAE of a hookpoint."""
         if site not in self.saes:
@@ -132,13 +145,9 @@ class World:
         assert joined is not None
         return joined if setting.refinement.is_neutral else Refine(joined, setting.refinement)
 
-    def judged(self, model: Any, prompts: Sequence[Prompt], batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return which objects are found, bool [N, 20], and the index of the style, [N]."""
-        pictures = generate(
-            model, self.clip, self.vae, [p.text for p in prompts], [p.seed for p in prompts], batch=batch
-        )
-        objects, styles = self.judge.classify(pictures)
-        return objects > getattr(self.judge, "threshold", 0.5), styles.argmax(1)
+    def pictures(self, model: Any, texts: Sequence[str], seeds: Sequence[int], batch: int, negative: str) -> Tensor:
+        """Generate a picture for each prompt."""
+        return generate(model, self.clip, self.vae, texts, seeds, batch=batch, negative=negative)
 
 
 @dataclass(frozen=True)
@@ -187,31 +196,47 @@ def best_latents(concept: Concept, count: int | None) -> Concept:
 
 def run_target(world: World, text: str, target: str, plan: Plan, seeds: range, batch: int) -> Outcome:
     """Make and judge all pictures of one target under one setting."""
-    model, record = world.model, None
-    if text != PLAIN:
-        model, record = world.edited(Setting.parse(text), target)
-    singles, others, pairs = prompts_of(target, plan, seeds)
-    found, styles = world.judged(model, singles + others + pairs, batch)
-    outcome = Outcome()
-    row = 0
-    for prompt in singles:
-        outcome.gone.append(not found[row, OBJECTS.index(target)])
-        outcome.nothing.append(not found[row].any())
-        outcome.style.append(STYLES[styles[row]] == prompt.style)
-        row += 1
-    for prompt in others:
-        outcome.others.append(bool(found[row, OBJECTS.index(prompt.objects[0])]))
-        outcome.style.append(STYLES[styles[row]] == prompt.style)
-        row += 1
-    for prompt in pairs:
-        other = next(name for name in prompt.objects if name != target)
-        has_target, has_other = (bool(found[row, OBJECTS.index(name)]) for name in (target, other))
-        outcome.both.append(has_target and has_other)
-        outcome.pair.append(has_other and not has_target)
-        row += 1
+    model, record = (world.model, None) if text in PROMPTING else world.edited(Setting.parse(text), target)
+    kinds = prompts_of(target, plan, seeds)
+    prompts = [prompt for kind in kinds for prompt in kind]
+    texts = [caption([o for o in p.objects if o != target], p.style) if text == OMIT else p.text for p in prompts]
+    negative = caption((target,), None) if text == NEGATIVE else ""
+    pictures = world.pictures(model, texts, [p.seed for p in prompts], batch, negative)
+    objects, styles = world.judge.classify(pictures)
+    outcome = outcome_of(target, kinds, objects > world.judge.threshold, styles.argmax(1))
     if record is not None and record.latest is not None:
         outcome.detected.append(float(record.latest.heat().mean()))
-    outcome.gone, outcome.nothing = [bool(v) for v in outcome.gone], [bool(v) for v in outcome.nothing]
+    alone = prompts[: plan.singles + plan.others]
+    damaged = world.artefacts.damaged(pictures[: len(alone)], [STYLES.index(prompt.style) for prompt in alone])
+    outcome.strange, outcome.round_trip = damaged[:, 0].tolist(), damaged[:, 1].tolist()
+    return outcome
+
+
+def outcome_of(target: str, kinds: Sequence[list[Prompt]], found: Tensor, styles: Tensor) -> Outcome:
+    """Sort what the judges say by what was asked for.
+
+    Args:
+        target: the object to erase.
+        kinds: the target's prompts, other objects' prompts, pairs; see ``prompts_of``.
+        found: which objects each picture shows, bool [N, 20], in the order of the kinds.
+        styles: index of each picture's style, [N].
+    """
+    outcome = Outcome()
+    singles, others, pairs = kinds
+    shown = iter(found.tolist())
+    for _ in singles:
+        row = next(shown)
+        outcome.gone.append(not row[OBJECTS.index(target)])
+        outcome.nothing.append(not any(row))
+    for prompt in others:
+        outcome.others.append(next(shown)[OBJECTS.index(prompt.objects[0])])
+    for prompt in pairs:
+        row = next(shown)
+        other = next(name for name in prompt.objects if name != target)
+        has_target, has_other = row[OBJECTS.index(target)], row[OBJECTS.index(other)]
+        outcome.both.append(has_target and has_other)
+        outcome.pair.append(has_other and not has_target)
+    outcome.style = [STYLES[s] == p.style for s, p in zip(styles.tolist(), singles + others, strict=False)]
     return outcome
 
 
@@ -235,7 +260,7 @@ def results_of(
 
 def _stamps(text: str) -> list[int]:
     """Digest the weights that a setting uses, so that results of other weights are never mixed in."""
-    sites = () if text == PLAIN else Setting.parse(text).sites
+    sites = () if text in PROMPTING else Setting.parse(text).sites
     files = [checkpoint.DEFAULT_PATH, *(file_of(site) for site in sites)]
     return [zlib.crc32(Path(file).read_bytes()) for file in files]
 
@@ -248,22 +273,23 @@ def half_width(values: Sequence[bool]) -> float:
 
 def row_of(outcomes: dict[str, Outcome], plain: dict[str, Outcome]) -> dict[str, list[bool]]:
     """Pool the pictures of all targets; every target has as many, so that is the mean over targets."""
-    pooled: dict[str, list[bool]] = {"UA": [], "nothing": [], "IRA": [], "CRA": [], "pair": []}
+    pooled: dict[str, list[bool]] = {name: [] for name in COLUMNS}
     for target, outcome in outcomes.items():
         pooled["UA"] += outcome.gone
         pooled["nothing"] += outcome.nothing
         pooled["IRA"] += outcome.others
         pooled["CRA"] += outcome.style
+        pooled["strange"] += outcome.strange
+        pooled["round trip"] += outcome.round_trip
         pooled["pair"] += [ok for ok, both in zip(outcome.pair, plain[target].both, strict=True) if both]
     return pooled
 
 
 def print_table(rows: dict[str, dict[str, list[bool]]]) -> None:
     """Print a Markdown table: percent, half width of the 95 % interval, number of pictures."""
-    columns = ["UA", "nothing", "IRA", "CRA", "pair"]
-    print("| setting | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    print("| setting | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
     for name, pooled in rows.items():
-        cells = [f"{100 * np.mean(v):.1f} ± {100 * half_width(v):.1f} (n {len(v)})" for v in map(pooled.get, columns)]
+        cells = [f"{100 * np.mean(v):.1f} ± {100 * half_width(v):.1f} (n {len(v)})" for v in map(pooled.get, COLUMNS)]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 

@@ -41,8 +41,9 @@ def sample(
     cfg: float = CFG,
     sampler: str = SAMPLER,
     scheduler: str = SCHEDULER,
+    negative: str = "",
 ) -> Tensor:
-    """Sample one latent for each prompt and seed.
+    """Sample one latent for each prompt and seed; they share the negative prompt.
 
     Returns:
         latents [B, 4, 16, 16].
@@ -56,7 +57,7 @@ def sample(
         sampler,
         scheduler,
         encode(clip, prompts),
-        encode(clip, [""] * len(prompts)),
+        encode(clip, [negative] * len(prompts)),
         torch.zeros_like(noise),
         disable_pbar=True,
         seed=seeds[0],
@@ -99,7 +100,7 @@ def generate(
 
     Args:
         batch: how many are sampled at once.
-        options: steps, cfg, sampler and scheduler, see ``sample``.
+        options: steps, cfg, sampler, scheduler and negative, see ``sample``.
 
     Returns:
         pictures [N, 128, 128, 3] in 0..1.
