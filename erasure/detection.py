@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..sae_models.concepts import Concept, ConceptBand
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.sae import SparseAutoencoder
+from ..sae_models.sae import COMPETING, SparseAutoencoder
 from .refinement import Refinement
 
 JOINS = ("union", "intersection")
@@ -100,8 +100,8 @@ def concept_score(latents: Tensor, thresholds: Tensor, combine: str) -> Tensor:
 def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sensitivity: float, x: Tensor) -> Tensor:
     """Tell which patches hold a concept.
 
-    The result is that of a full encode, but most of the work is left out: TopK can only silence a latent, so a
-    patch whose concept latents would not suffice even before TopK needs no look at the other latents.
+    The result is that of a full encode, but most of the work is left out: competition can only silence a latent, so
+    a patch whose concept latents would not suffice without it needs no look at the other latents.
 
     Args:
         sae: the SAE.
@@ -126,13 +126,30 @@ def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sens
     loudest = torch.addmm(bias[wanted.to(bias.device)].to(centered), centered, rows.T)
     if not torch.isfinite(loudest).all():
         raise NonFiniteActivations("the feature map holds NaN or infinity")
-    detected = concept_score(loudest.relu().float(), thresholds, combine) * sensitivity > 1
+    alone = sae.config.activation not in COMPETING
+    latents = sae.activate_alone(loudest, wanted) if alone else sae.loudness(loudest)
+    detected = concept_score(latents.float(), thresholds, combine) * sensitivity > 1
     candidates = detected.nonzero().squeeze(1)
-    if len(candidates) == 0:
+    if alone or len(candidates) == 0:
         return detected
-    every = sae.encoder(centered[candidates])
-    weakest_kept = every.topk(sae.config.k, dim=-1).values[:, -1:]
-    ours = every[:, wanted]
-    latents = torch.where(ours >= weakest_kept, ours.relu(), 0.0).float()
+    latents = competing_latents(sae, centered[candidates], wanted).float()
     detected[candidates] = concept_score(latents, thresholds, combine) * sensitivity > 1
     return detected
+
+
+def competing_latents(sae: SparseAutoencoder, centered: Tensor, wanted: Tensor) -> Tensor:
+    """Return some latents of patches after the competition with all others.
+
+    Args:
+        centered: input of the encoder, [N, D].
+        wanted: indices of the latents, [n].
+
+    Returns:
+        [N, n].
+    """
+    every = sae.encoder(centered)
+    if sae.config.activation == "groupmax":
+        return sae.activate(every)[:, wanted]
+    weakest_kept = every.topk(sae.config.k, dim=-1).values[:, -1:]
+    ours = every[:, wanted]
+    return torch.where(ours >= weakest_kept, sae.loudness(ours), 0.0)

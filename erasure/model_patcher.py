@@ -7,6 +7,8 @@ registers plain forward hooks for the duration of one call and removes them howe
 import uuid
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import comfy.model_management
@@ -18,7 +20,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.native import SAEFile
+from ..sae_models.readers import open_sae
 from .detection import Detection, leaves
 from .eraser import Eraser, Forward, RunInfo
 from .record import CONDITIONAL, ErasureRecord
@@ -27,17 +29,20 @@ from .steerer import SteeredConcept, Steerer
 from .steering import Steering
 
 
-def load_sae(path: str, name: str) -> LoadedSAE:
+def load_sae(path: str, name: str, hookpoint: str = "", reads: str = "", inside: Path | None = None) -> LoadedSAE:
     """Read the encoder of an SAE file and put it under ComfyUI's memory management.
 
     Args:
-        path: a native SAE file.
+        path: a file or folder of any format in ``sae_models.readers``.
         name: what to call it in messages.
+        hookpoint, reads: instead of what the file says; "" for what it says.
+        inside: the folder it was listed in, see PublishedSAE.
 
     Raises:
         SAEFileError: the file is damaged or no SAE.
     """
-    file = SAEFile(path)
+    file = open_sae(path, hookpoint, inside)
+    file.config = replace(file.config, hookpoint=hookpoint or file.config.hookpoint, reads=reads or file.config.reads)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     # Half precision is slow on a processor, where the weights are small enough to be widened once.

@@ -103,7 +103,7 @@ def steer_patches(
         return x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
     directions = sae.decoder_weight[statistics.latents.to(sae.decoder_weight.device)].to(x.device, torch.float32)
     if steering.method == "SAeUron":
-        change = _multiplied(sae, statistics, steering, x) @ directions
+        change = (_multiplied(sae, statistics, steering, x) @ directions) * sae.scale(x.float())
         if steering.error == "reference":
             change = change + 2 * (sae(x).float() - x.float())
     elif steering.method == "G-SAE":
@@ -112,7 +112,7 @@ def steer_patches(
         change = steering.strength * x.float().norm(dim=1, keepdim=True) * (weights @ unit)
     else:
         added = steering.strength * (statistics.means.to(x.device) @ directions)
-        change = added.expand(len(x), -1)
+        change = added * sae.scale(x.float())
     return (x.float() + change).to(x.dtype), change.ne(0).any(dim=1)
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import folder_paths
 
-from ..sae_models.native import SAEFile, SAEFileError
+from ..sae_models.native import SAEFileError
+from ..sae_models.readers import CONFIG_FILES, WEIGHT_FILES, open_sae
 
 FOLDER = "sae"
-EXTENSIONS = {".safetensors"}
+EXTENSIONS = {".safetensors", ".pt", ".pth"}
 SHIPPED = Path(__file__).resolve().parent.parent / "sae_models" / "weights"
 SHIPPED_PREFIX = "shipped/"
 BEST = "canvas_output_blocks.1.1.safetensors"  # of the shipped ones, by docs/results.md
@@ -23,14 +24,35 @@ def register_folder() -> None:
 
 
 def names() -> list[str]:
-    """Return the names of all SAE files: the best shipped one, the other shipped ones, the artist's."""
+    """Return the names of all SAEs: the best shipped one, the other shipped ones, the artist's."""
     paths = sorted(SHIPPED.glob("*.safetensors"), key=lambda path: (path.name != BEST, path.name))
-    shipped = [SHIPPED_PREFIX + path.name for path in paths]
-    return shipped + folder_paths.get_filename_list(FOLDER)
+    return [SHIPPED_PREFIX + path.name for path in paths] + list(_own())
+
+
+def _own() -> dict[str, str]:
+    """Return the artist's SAEs by name, each with its weights' name in ComfyUI's list.
+
+    A folder with a configuration beside the weights is one entry, called as the folder.
+    """
+    listed = folder_paths.get_filename_list(FOLDER)
+    entries = {}
+    for name in listed:
+        path = Path(name)
+        if path.parent == Path() or not _has_configuration(name):
+            entries[name] = name
+        elif path.name in WEIGHT_FILES:
+            # Libraries put other tensors beside the weights, such as statistics; they are no SAEs.
+            entries[path.parent.as_posix()] = name
+    return entries
+
+
+def _has_configuration(name: str) -> bool:
+    full = folder_paths.get_full_path(FOLDER, name)
+    return full is not None and any((Path(full).parent / config).is_file() for config in CONFIG_FILES)
 
 
 def resolve(name: str) -> str:
-    """Return the full path of an SAE file.
+    """Return the full path of an SAE: a file, or a folder of weights and configuration.
 
     Args:
         name: as ``names`` lists it; anything else is refused, whatever path it spells.
@@ -45,23 +67,37 @@ def resolve(name: str) -> str:
         )
     if name.startswith(SHIPPED_PREFIX):
         return str(SHIPPED / name.removeprefix(SHIPPED_PREFIX))
-    return folder_paths.get_full_path_or_raise(FOLDER, name)
+    listed = _own()[name]
+    full = folder_paths.get_full_path_or_raise(FOLDER, listed)
+    return full if listed == name else str(Path(full).parent)
+
+
+def fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
+    """Return what changes when an SAE changes on disk: name, size and time of each of its files."""
+    path = Path(resolve(name))
+    parts = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else [path]
+    return tuple((part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts)
+
+
+def listed_in(path: str) -> Path | None:
+    """Return the model folder that a file of ``resolve`` lies in; None for a shipped one."""
+    roots = map(Path, folder_paths.get_folder_paths(FOLDER))
+    return next((root for root in roots if Path(path).is_relative_to(root)), None)
 
 
 def concept_names() -> list[str]:
     """Return every concept that some SAE file knows, sorted. Only file headers are read."""
     found: set[str] = set()
     for name in names():
-        path = Path(resolve(name))
-        found.update(_concepts_in(str(path), path.stat().st_mtime_ns))
+        found.update(_concepts_in(resolve(name), fingerprint(name)))
     return sorted(found)
 
 
 @lru_cache(maxsize=256)
-def _concepts_in(path: str, _modified: int) -> tuple[str, ...]:
+def _concepts_in(path: str, _fingerprint: tuple[tuple[str, int, int], ...]) -> tuple[str, ...]:
     """Concepts of one file; the list of nodes is asked for often, the files change seldom."""
     try:
-        return tuple(SAEFile(path).concept_names())
+        return tuple(open_sae(path).concept_names())
     except SAEFileError:
         # The loader reports a damaged file when it is chosen; it must not hide the other files here.
         return ()

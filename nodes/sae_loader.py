@@ -1,13 +1,20 @@
 """SAE Loader: a file becomes an SAE."""
 
-from pathlib import Path
-
 from comfy_api.latest import io
 
 from ..erasure.model_patcher import load_sae
+from ..sae_models import hookpoints
 from ..sae_models.native import SAEFileError
+from ..sae_models.sae import READS
 from . import files
 from .sockets import CATEGORY, SAE
+
+AUTOMATIC = "automatic"
+
+
+def block_names() -> list[str]:
+    """Return the blocks to choose from, each spelled both ways: ``output_blocks.4.1 = up_blocks.1.attentions.1``."""
+    return [f"{block} = {hookpoints.diffusers_name(block)}" for block in hookpoints.known()]
 
 
 class SAELoader(io.ComfyNode):
@@ -25,8 +32,25 @@ class SAELoader(io.ComfyNode):
                 io.Combo.Input(
                     "sae_file",
                     options=files.names(),
-                    tooltip="An SAE file from models/sae, or one that comes with this pack ('shipped/', made for "
-                    "the Canvas Checkpoint).",
+                    tooltip="An SAE file or folder from models/sae, or one that comes with this pack ('shipped/', made "
+                    "for the Canvas Checkpoint). Formats of SAeUron, SAEmnesia, sdxl-unbox, G-SAE, EleutherAI "
+                    "sparsify, SAELens and dictionary_learning are read too.",
+                ),
+                io.Combo.Input(
+                    "hookpoint",
+                    options=[AUTOMATIC, *block_names()],
+                    default=AUTOMATIC,
+                    optional=True,
+                    tooltip="The block of the model that the SAE reads, in ComfyUI's and in diffusers' spelling. "
+                    "automatic: as its file, configuration or folder says. Choose one where it says nothing.",
+                ),
+                io.Combo.Input(
+                    "reads",
+                    options=[AUTOMATIC, *READS],
+                    default=AUTOMATIC,
+                    optional=True,
+                    tooltip="What of the block it reads: its output, or output minus input. automatic: as its format "
+                    "has it (output minus input for sdxl-unbox, else output).",
                 ),
             ],
             outputs=[
@@ -35,16 +59,18 @@ class SAELoader(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, sae_file: str) -> tuple[int, int]:
-        """Load again when the file has changed on disk."""
-        facts = Path(files.resolve(sae_file)).stat()
-        return facts.st_size, facts.st_mtime_ns
+    def fingerprint_inputs(cls, sae_file: str, hookpoint: str = AUTOMATIC, reads: str = AUTOMATIC) -> object:
+        """Load again when a file has changed on disk."""
+        return files.fingerprint(sae_file), hookpoint, reads
 
     @classmethod
-    def execute(cls, sae_file: str) -> io.NodeOutput:
+    def execute(cls, sae_file: str, hookpoint: str = AUTOMATIC, reads: str = AUTOMATIC) -> io.NodeOutput:
         path = files.resolve(sae_file)
+        block = "" if hookpoint == AUTOMATIC else hookpoint.partition(" = ")[0]
         try:
-            return io.NodeOutput(load_sae(path, sae_file))
+            return io.NodeOutput(
+                load_sae(path, sae_file, block, "" if reads == AUTOMATIC else reads, files.listed_in(path))
+            )
         except SAEFileError as error:
             raise ValueError(
                 f"SAE Loader: {error} (input 'sae_file'). Choose another file, or download this one again."

@@ -5,6 +5,7 @@ from typing import Any
 
 from .concepts import Concept, ConceptDictionary
 from .native import SAEFile
+from .readers import PublishedSAE
 from .sae import SAEConfig, SparseAutoencoder
 
 
@@ -23,7 +24,7 @@ class LoadedSAE:
     name: str
     module: SparseAutoencoder
     dictionary: ConceptDictionary
-    file: SAEFile
+    file: SAEFile | PublishedSAE
     patcher: Any = None
 
     @property

@@ -1,8 +1,9 @@
 """The pack's own file format: one safetensors file that holds an SAE and, optionally, its concept dictionary.
 
-Tensors: ``encoder.weight [L, D]``, ``encoder.bias [L]``, ``decoder_bias [D]``, ``decoder_weight [L, D]``, and
-the dictionary's. Metadata: ``format``, ``config`` (SAEConfig as JSON), ``dictionary`` (JSON, may be absent),
-``facts`` (JSON: licence, training data, figures; for people).
+Tensors: ``encoder.weight [L, D]``, ``encoder.bias [L]``, ``decoder_bias [D]``, ``decoder_weight [L, D]``, what the
+activation needs (``threshold [L]``, ``gate_scale [L]``, ``gate_bias [L]``), and the dictionary's. Metadata:
+``format``, ``config`` (SAEConfig as JSON), ``dictionary`` (JSON, may be absent), ``facts`` (JSON: licence, training
+data, figures; for people).
 """
 
 import json
@@ -21,6 +22,7 @@ from .sae import SAEConfig, SparseAutoencoder
 
 FORMAT = "sae-concept-erasure/1"
 ENCODER_KEYS = ("encoder.weight", "encoder.bias", "decoder_bias")
+EXTRA_KEYS = {"jumprelu": ("threshold",), "gated": ("gate_scale", "gate_bias")}  # by activation
 FLOATS = ("F16", "BF16", "F32")
 
 
@@ -73,12 +75,8 @@ class SAEFile:
 
     def _check_shapes(self) -> None:
         width, latents = self.config.d_in, self.config.num_latents
-        expected = {
-            "encoder.weight": (latents, width),
-            "encoder.bias": (latents,),
-            "decoder_bias": (width,),
-            "decoder_weight": (latents, width),
-        }
+        expected: dict[str, tuple[int, ...]] = dict.fromkeys(self._encoder_keys(), (latents,))
+        expected |= {"encoder.weight": (latents, width), "decoder_bias": (width,), "decoder_weight": (latents, width)}
         for key, shape in expected.items():
             if key not in self._shapes:
                 if key == "decoder_weight":
@@ -89,6 +87,10 @@ class SAEFile:
                 raise SAEFileError(f"{self.path.name}: {key} has shape {found}, its config says {shape}")
             if dtype not in FLOATS:
                 raise SAEFileError(f"{self.path.name}: {key} is {dtype}; expected one of {', '.join(FLOATS)}")
+
+    def _encoder_keys(self) -> list[str]:
+        """Return the tensors that detection needs."""
+        return [*ENCODER_KEYS, *EXTRA_KEYS.get(self.config.activation, ())]
 
     def concept_names(self) -> list[str]:
         """Return the names of the concepts in the file, sorted, without reading any tensor."""
@@ -138,7 +140,7 @@ class SAEFile:
             operations: see SparseAutoencoder.
             dtype: dtype of the weights; None keeps the file's.
         """
-        tensors = self.read(ENCODER_KEYS)
+        tensors = self.read(self._encoder_keys())
         dtype = dtype or tensors["encoder.weight"].dtype
         sae = SparseAutoencoder(self.config, operations=operations, device="meta", dtype=dtype)
         sae.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, assign=True)

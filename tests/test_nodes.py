@@ -150,7 +150,42 @@ def test_folders_that_others_configured_stay(nodes, tmp_path, monkeypatch):
     files.register_folder()
     paths, extensions = folder_paths.folder_names_and_paths["sae"]
     assert paths[0] == str(tmp_path) and len(paths) == 2
-    assert extensions == {".safetensors"}
+    assert extensions == {".safetensors", ".pt", ".pth"}
+
+
+def test_a_published_folder_is_one_entry(nodes, tmp_path, monkeypatch):
+    """As downloaded: configuration and weights, beside statistics that are no SAE."""
+    import json
+
+    import folder_paths
+    import torch
+    from concept_erasure.nodes import files
+
+    folder = tmp_path / "unbox" / "unet.down_blocks.2.attentions.1_k4"
+    folder.mkdir(parents=True)
+    weights = {"encoder.weight": torch.randn(12, 8), "decoder.weight": torch.randn(8, 12), "pre_bias": torch.zeros(8)}
+    weights |= {"latent_bias": torch.zeros(12), "stats_last_nonzero": torch.zeros(12, dtype=torch.long)}
+    torch.save({"state_dict": weights}, folder / "state_dict.pth")
+    torch.save(torch.zeros(12), folder / "mean.pt")
+    (folder / "config.json").write_text(json.dumps({"n_dirs_local": 12, "d_model": 8, "k": 4}))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(tmp_path)], set(files.EXTENSIONS)))
+    folder_paths.filename_list_cache.pop("sae", None)
+    name = "unbox/unet.down_blocks.2.attentions.1_k4"
+    try:
+        assert [entry for entry in files.names() if not entry.startswith(files.SHIPPED_PREFIX)] == [name]
+        config = nodes.SAELoader.execute(name).args[0].config
+        assert (config.hookpoint, config.reads, config.k) == ("input_blocks.8.1", "output_minus_input", 4)
+        chosen = nodes.SAELoader.execute(name, "middle_block.1 = mid_block.attentions.0", "output").args[0].config
+        assert (chosen.hookpoint, chosen.reads) == ("middle_block.1", "output")
+        before = nodes.SAELoader.fingerprint_inputs(name)
+        assert before == nodes.SAELoader.fingerprint_inputs(name)
+        (folder / "config.json").write_text(json.dumps({"n_dirs_local": 12, "d_model": 8, "k": 10}))
+        assert before != nodes.SAELoader.fingerprint_inputs(name)
+        assert nodes.SAELoader.execute(name).args[0].config.k == 10
+        with pytest.raises(ValueError, match="there is no SAE file"):
+            files.resolve("unbox/../unbox")
+    finally:
+        folder_paths.filename_list_cache.pop("sae", None)
 
 
 def test_a_changed_file_is_read_again(nodes, tmp_path, monkeypatch):

@@ -1,0 +1,52 @@
+"""Names of the blocks that SAEs read, as diffusers and as ComfyUI spell them.
+
+Stable Diffusion 1, 2 and XL have two residual blocks a level, so the two names belong together whatever the model.
+"""
+
+import re
+
+BLOCKS_A_LEVEL = 2
+NATIVE = re.compile(r"(?<![a-z])(?:(input|output)_blocks\.(\d{1,3})\.1|middle_block\.1)(?!\d)")
+DIFFUSERS = re.compile(r"(?<![a-z])(?:(down|up)_blocks?\.(\d)\.attentions\.(\d)|mid_block\.attentions\.0)(?!\d)")
+
+
+def find(text: str) -> str:
+    """Return the block named anywhere in a text, such as a folder's path, in ComfyUI's spelling; "" if there is none.
+
+    ``unet.up_blocks.1.attentions.1`` gives ``output_blocks.4.1``.
+    """
+    native = NATIVE.search(text)
+    if native:
+        return native[0]
+    found = DIFFUSERS.search(text)
+    if not found:
+        return ""
+    if found[1] is None:
+        return "middle_block.1"
+    level, place = int(found[2]), int(found[3])
+    if found[1] == "down":
+        return f"input_blocks.{(BLOCKS_A_LEVEL + 1) * level + place + 1}.1"
+    return f"output_blocks.{(BLOCKS_A_LEVEL + 1) * level + place}.1"
+
+
+def diffusers_name(native: str) -> str:
+    """Return how diffusers calls a block; for a name that is none, an empty text.
+
+    ``output_blocks.4.1`` gives ``up_blocks.1.attentions.1``.
+    """
+    found = NATIVE.fullmatch(native)
+    if not found:
+        return ""
+    if found[1] is None:
+        return "mid_block.attentions.0"
+    number = int(found[2])
+    if found[1] == "output":
+        return f"up_blocks.{number // 3}.attentions.{number % 3}"
+    level, place = divmod(number - 1, BLOCKS_A_LEVEL + 1)
+    return f"down_blocks.{level}.attentions.{place}" if number and place < BLOCKS_A_LEVEL else ""
+
+
+def known() -> list[str]:
+    """Return the blocks of Stable Diffusion 1, 2 and XL that hold a transformer, in the model's order."""
+    inputs = [f"input_blocks.{i}.1" for i in (1, 2, 4, 5, 7, 8)]
+    return [*inputs, "middle_block.1", *(f"output_blocks.{i}.1" for i in range(12))]

@@ -1,0 +1,413 @@
+"""Files of other libraries: each format's layout against an independent float64 transcription of its formula."""
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+D, L, K, N = 16, 48, 6, 40
+BLOCK = "up_blocks.1.attentions.1"
+NATIVE = "output_blocks.4.1"
+
+
+def random(*shape: int) -> torch.Tensor:
+    """Numbers that depend on the shape alone, so that writer and transcription agree."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+X = torch.randn(N, D, generator=torch.Generator().manual_seed(99))
+ENC, DEC = random(L, D), random(L, D) + 0.1
+B_ENC, B_DEC = 0.3 * random(L), 0.3 * random(D)
+THETA, R_MAG, B_GATE = random(L).abs(), 0.2 * random(L + 1)[:L], 0.5 * random(L + 2)[:L]
+
+
+def n(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.double().numpy()
+
+
+def largest(a: np.ndarray) -> np.ndarray:
+    """Which entries are among the K largest of their row."""
+    kept = np.zeros_like(a, dtype=bool)
+    np.put_along_axis(kept, np.argsort(-a, axis=1)[:, :K], True, axis=1)
+    return kept
+
+
+def relu(a: np.ndarray) -> np.ndarray:
+    return np.maximum(a, 0)
+
+
+def affine(x: np.ndarray, center: bool = True) -> np.ndarray:
+    return (x - n(B_DEC) if center else x) @ n(ENC).T + n(B_ENC)
+
+
+def layer_norm(x: np.ndarray) -> np.ndarray:
+    return (x - x.mean(1, keepdims=True)) / (x.std(1, keepdims=True) + 1e-5)
+
+
+def topk(x):
+    return np.where(largest(affine(x)), relu(affine(x)), 0)
+
+
+def transcode(x):
+    return np.where(largest(affine(x, False)), relu(affine(x, False)), 0)
+
+
+def groupmax(x):
+    a = relu(affine(x)).reshape(N, K, L // K)
+    out = np.zeros_like(a)
+    place = a.argmax(2)[..., None]
+    np.put_along_axis(out, place, np.take_along_axis(a, place, 2), 2)
+    return out.reshape(N, L)
+
+
+def sigmoid_topk(x):
+    return np.where(largest(affine(x)), 1 / (1 + np.exp(-affine(x))), 0)
+
+
+def jumprelu(x, theta=None):
+    theta = n(THETA) if theta is None else theta
+    return np.where(affine(x) > theta, relu(affine(x)), 0)
+
+
+def gated(x):
+    product = (x - n(B_DEC)) @ n(ENC).T
+    magnitude = relu(product * np.exp(n(R_MAG)) + n(B_ENC))
+    return np.where(product + n(B_GATE) > 0, magnitude, 0)
+
+
+def rescaled(x):
+    a = affine(x) * np.linalg.norm(n(DEC), axis=1)
+    return np.where(largest(a), relu(a), 0)
+
+
+SPARSIFY = {"encoder.weight": ENC, "encoder.bias": B_ENC, "W_dec": DEC, "b_dec": B_DEC}
+PRE_BIAS = {"pre_bias": B_DEC, "encoder.weight": ENC, "latent_bias": B_ENC, "decoder.weight": DEC.T}
+LENS = {"W_enc": ENC.T, "b_enc": B_ENC, "W_dec": DEC, "b_dec": B_DEC}
+GATES = {"W_enc": ENC.T, "b_mag": B_ENC, "b_gate": B_GATE, "r_mag": R_MAG, "W_dec": DEC, "b_dec": B_DEC}
+LEARNING = {"encoder.weight": ENC, "encoder.bias": B_ENC, "decoder.weight": DEC.T}
+SAEURON = {"expansion_factor": 16, "normalize_decoder": True, "num_latents": L, "k": K, "batch_topk": True, "d_in": D}
+
+
+def lens(architecture: str, **more) -> dict:
+    return {"architecture": architecture, "d_in": D, "d_sae": L, **more}
+
+
+def learning(dict_class: str, **more) -> dict:
+    return {"trainer": {"dict_class": dict_class, "activation_dim": D, "dict_size": L, **more}, "buffer": {}}
+
+
+CASES = {
+    "saeuron": ("sae.safetensors", SPARSIFY, SAEURON, topk),
+    "groupmax": ("sae.safetensors", SPARSIFY, {"activation": "groupmax", "k": K, "d_in": D}, groupmax),
+    "transcoder": ("sae.safetensors", SPARSIFY, {"transcode": True, "k": K, "d_in": D}, transcode),
+    "sdxl-unbox": (
+        "state_dict.pth",
+        {"state_dict": {**PRE_BIAS, "stats_last_nonzero": torch.zeros(L, dtype=torch.long)}},
+        {"n_dirs_local": L, "d_model": D, "k": K, "auxk": 256, "dead_steps_threshold": 10},
+        topk,
+    ),
+    "g-sae": (
+        "state_dict.pth",
+        {"models_state_dict": [PRE_BIAS]},
+        {"n_inputs": D, "factor": 3, "k": K, "activation": "TopK", "normalize": False},
+        sigmoid_topk,
+    ),
+    "g-sae normalised": (
+        "state_dict.pth",
+        {"models_state_dict": [PRE_BIAS]},
+        {"n_inputs": D, "factor": 3, "k": K, "activation": "TopK", "normalize": True},
+        lambda x: sigmoid_topk(layer_norm(x)),
+    ),
+    "g-sae jumprelu": (
+        "state_dict.pth",
+        {"models_state_dict": [{**PRE_BIAS, "threshold": THETA.log()}]},
+        {"n_inputs": D, "factor": 3, "activation": "JumpReLU", "normalize": False},
+        jumprelu,
+    ),
+    "saelens standard": ("sae_weights.safetensors", LENS, lens("standard"), lambda x: relu(affine(x))),
+    "saelens topk": ("sae_weights.safetensors", LENS, lens("topk", k=K), topk),
+    "saelens jumprelu": ("sae_weights.safetensors", {**LENS, "threshold": THETA}, lens("jumprelu"), jumprelu),
+    "saelens batchtopk": ("sae_weights.safetensors", {**LENS, "threshold": THETA}, lens("batchtopk"), jumprelu),
+    "saelens gated": ("sae_weights.safetensors", GATES, lens("gated"), gated),
+    "saelens uncentred": (
+        "sae_weights.safetensors",
+        LENS,
+        lens("topk", k=K, apply_b_dec_to_input=False),
+        transcode,
+    ),
+    "saelens layer norm": (
+        "sae_weights.safetensors",
+        LENS,
+        lens("topk", k=K, normalize_activations="layer_norm"),
+        lambda x: topk(layer_norm(x)),
+    ),
+    "saelens constant norm": (
+        "sae_weights.safetensors",
+        LENS,
+        lens("topk", k=K, normalize_activations="constant_norm_rescale"),
+        lambda x: topk(x * np.sqrt(D) / np.linalg.norm(x, axis=1, keepdims=True)),
+    ),
+    "saelens decoder norm": (
+        "sae_weights.safetensors",
+        LENS,
+        lens("topk", k=K, rescale_acts_by_decoder_norm=True),
+        rescaled,
+    ),
+    "dictionary_learning": (
+        "ae.pt",
+        {**LEARNING, "bias": B_DEC},
+        learning("AutoEncoder"),
+        lambda x: relu(affine(x)),
+    ),
+    "dictionary_learning topk": (
+        "ae.pt",
+        {**LEARNING, "b_dec": B_DEC, "k": torch.tensor(K)},
+        learning("AutoEncoderTopK", k=K),
+        topk,
+    ),
+    "dictionary_learning batchtopk": (
+        "ae.pt",
+        {**LEARNING, "b_dec": B_DEC, "k": torch.tensor(K), "threshold": torch.tensor(0.7)},
+        learning("BatchTopKSAE", k=K),
+        lambda x: jumprelu(x, 0.7),
+    ),
+    "dictionary_learning gated": (
+        "ae.pt",
+        {
+            "encoder.weight": ENC,
+            "decoder.weight": DEC.T,
+            "mag_bias": B_ENC,
+            "gate_bias": B_GATE,
+            "r_mag": R_MAG,
+            "decoder_bias": B_DEC,
+        },
+        learning("GatedAutoEncoder"),
+        gated,
+    ),
+}
+
+
+def write(folder: Path, case: str) -> Path:
+    """Write a case as its library would, in a folder that names the block as its library would."""
+    name, tensors, config, _ = CASES[case]
+    path = folder / f"unet.{BLOCK}"
+    path.mkdir(parents=True)
+    if name.endswith(".safetensors"):
+        save_file({key: value.contiguous() for key, value in tensors.items()}, path / name)
+    else:
+        torch.save(tensors, path / name)
+    (path / ("config.json" if name.endswith((".pth", ".pt")) else "cfg.json")).write_text(json.dumps(config))
+    return path
+
+
+@pytest.fixture(scope="module")
+def readers(pack):
+    from concept_erasure.sae_models import readers
+
+    return readers
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_latents_follow_the_published_formula(readers, case, tmp_path):
+    file = readers.open_sae(write(tmp_path, case), inside=tmp_path)
+    expected = CASES[case][3](n(X))
+    sae = file.load(dtype=torch.float32)
+    np.testing.assert_allclose(sae.encode_dense(X).numpy(), expected, atol=2e-5, rtol=1e-4)
+    assert (expected > 0).any() and (expected == 0).any()
+    assert file.config.hookpoint == NATIVE
+    assert file.config.reads == ("output_minus_input" if case == "sdxl-unbox" else "output")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_detection_is_that_of_a_full_encode(readers, case, tmp_path):
+    from concept_erasure.erasure.detection import concept_score, detect_patches
+    from concept_erasure.sae_models.concepts import ConceptBand
+
+    sae = readers.open_sae(write(tmp_path, case), inside=tmp_path).load(dtype=torch.float32)
+    band = ConceptBand((3, 30, 41), (0.4, 0.8, 0.6))
+    full = concept_score(sae.encode_dense(X)[:, [3, 30, 41]], torch.tensor(band.thresholds), "sum") > 1
+    assert torch.equal(detect_patches(sae, band, "sum", 1.0, X), full)
+    assert 0 < full.sum() < N
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_reconstruction_follows_too(readers, case, tmp_path):
+    file = readers.open_sae(write(tmp_path, case), inside=tmp_path)
+    sae = file.load(dtype=torch.float32)
+    assert sae.decoder_weight is None
+    file.load_decoder(sae)
+    x = n(X)
+    z, decoder = CASES[case][3](x), n(DEC)
+    if case == "saelens decoder norm":
+        decoder = decoder / np.linalg.norm(decoder, axis=1, keepdims=True)
+    expected = z @ decoder + n(B_DEC)
+    if case in ("g-sae normalised", "saelens layer norm"):
+        expected = expected * (x.std(1, keepdims=True) + 1e-5) + x.mean(1, keepdims=True)
+    if case == "saelens constant norm":
+        expected = expected * np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(D)
+    np.testing.assert_allclose(sae(X).numpy(), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_any_format_becomes_native(readers, case, tmp_path):
+    from concept_erasure.sae_models import native
+
+    file = readers.open_sae(write(tmp_path, case), inside=tmp_path)
+    sae = file.load(dtype=torch.float32)
+    file.load_decoder(sae)
+    native.save(tmp_path / "native.safetensors", sae, dtype=torch.float32)
+    again = readers.open_sae(tmp_path / "native.safetensors")
+    assert again.config == file.config
+    assert torch.equal(again.load().encode_dense(X), sae.encode_dense(X))
+
+
+def test_a_single_file_names_its_block_or_the_artist_does(readers, tmp_path):
+    from concept_erasure.sae_models.native import SAEFileError
+
+    config = json.dumps({"k": K})
+    for name, hookpoint, expected in (
+        (f"{BLOCK}.safetensors", "", NATIVE),
+        ("middle_block.1 cats.safetensors", "", "middle_block.1"),
+        ("cats.safetensors", "input_blocks.8.1", "input_blocks.8.1"),
+    ):
+        folder = tmp_path / str(len(name))
+        folder.mkdir()
+        save_file(SPARSIFY, folder / name)
+        (folder / "cfg.json").write_text(config)
+        assert readers.open_sae(folder / name, hookpoint).config.hookpoint == expected
+        if hookpoint:
+            with pytest.raises(SAEFileError, match=r"cats\.safetensors: does not say which block.*hookpoint"):
+                readers.open_sae(folder / name)
+
+
+@pytest.mark.parametrize("native", [f"input_blocks.{i}.1" for i in (1, 2, 4, 5, 7, 8)] + ["middle_block.1"])
+def test_block_names_go_both_ways(pack, native):
+    from concept_erasure.sae_models import hookpoints
+
+    assert hookpoints.find(f"some/unet.{hookpoints.diffusers_name(native)}_k10_hidden5120") == native
+    assert hookpoints.find("nothing/of/the/kind") == "" and hookpoints.diffusers_name("input_blocks.3.1") == ""
+
+
+@pytest.mark.parametrize(("version", "levels"), [("SD15", [2, 2, 2, 0]), ("SDXL", [0, 2, 10])], ids=["sd1.5", "sdxl"])
+def test_block_names_agree_with_comfyui(pack, version, levels):
+    """ComfyUI's own map from diffusers' names to its own."""
+    import comfy.supported_models
+    import comfy.utils
+    from concept_erasure.sae_models import hookpoints
+
+    config = {
+        "num_res_blocks": [2] * len(levels),
+        "channel_mult": [1, 2, 4, 4][: len(levels)],
+        "transformer_depth": [depth for depth in levels for _ in range(2)],
+        "transformer_depth_output": [depth for depth in levels for _ in range(3)],
+        "transformer_depth_middle": levels[-1] or 1,
+    }
+    table = comfy.utils.unet_to_diffusers(config)
+    pairs = {
+        (key.split(".transformer_blocks.0.attn1.to_q")[0], value.split(".transformer_blocks.0.attn1.to_q")[0])
+        for key, value in table.items()
+        if key.endswith(".transformer_blocks.0.attn1.to_q.weight")
+    }
+    assert len(pairs) >= 10
+    for diffusers, native in pairs:
+        assert hookpoints.find(diffusers) == native and hookpoints.diffusers_name(native) == diffusers
+
+
+class Code:
+    """Unpickling this would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_code_in_a_pickle_is_never_run(readers, tmp_path):
+    from concept_erasure.sae_models.native import SAEFileError
+
+    trap = tmp_path / "trap"
+    torch.save({"encoder.weight": ENC, "x": Code(trap)}, tmp_path / "bad.pt")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Code(trap)))
+    for name in ("bad.pt", "raw.pt"):
+        with pytest.raises(SAEFileError, match=name):
+            readers.open_sae(tmp_path / name, NATIVE)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"k": 10**9}, "k = 1000000000"),
+        ({"k": "six"}, "no whole number"),
+        ({"k": None}, "no whole number"),
+        ({"activation": "softmax"}, "softmax"),
+    ],
+)
+def test_a_senseless_configuration_is_refused(readers, change, reason, tmp_path):
+    from concept_erasure.sae_models.native import SAEFileError
+
+    path = write(tmp_path, "saeuron")
+    (path / "cfg.json").write_text(json.dumps({**SAEURON, **change}))
+    with pytest.raises(SAEFileError, match=reason):
+        readers.open_sae(path, inside=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({**SPARSIFY, "encoder.weight": ENC.T.contiguous()}, "encoder.weight has shape"),
+        ({**SPARSIFY, "W_dec": DEC[:4]}, "W_dec has shape"),
+        ({"encoder.weight": ENC}, "no known format"),
+        ({**SPARSIFY, "encoder.bias": B_ENC[None]}, "wrong shape"),
+    ],
+)
+def test_shapes_that_contradict_each_other_are_refused(readers, tensors, reason, tmp_path):
+    from concept_erasure.sae_models.native import SAEFileError
+
+    path = write(tmp_path, "saeuron")
+    save_file(tensors, path / "sae.safetensors")
+    with pytest.raises(SAEFileError, match=reason):
+        readers.open_sae(path, inside=tmp_path)
+
+
+def test_nan_and_integers_are_refused(readers, tmp_path):
+    from concept_erasure.sae_models.native import SAEFileError
+
+    path = write(tmp_path, "saeuron")
+    for bad, reason in ((torch.full((L,), torch.nan), "NaN"), (torch.zeros(L, dtype=torch.int32), "floating point")):
+        save_file({**SPARSIFY, "encoder.bias": bad}, path / "sae.safetensors")
+        with pytest.raises(SAEFileError, match=reason):
+            readers.open_sae(path, inside=tmp_path).load()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(case=st.sampled_from(["saeuron", "sdxl-unbox", "dictionary_learning"]), data=st.data())
+def test_mutated_files_are_refused_or_load_right(readers, case, data, tmp_path_factory):
+    """Whatever happens to the bytes: an SAEFileError, or finite latents of the right shape."""
+    from concept_erasure.sae_models.native import SAEFileError
+
+    path = write(tmp_path_factory.mktemp("mutated"), case)
+    target = path / data.draw(st.sampled_from(sorted(part.name for part in path.iterdir())))
+    content = bytearray(target.read_bytes())
+    kind = data.draw(st.sampled_from(["cut", "flip", "grow header"]))
+    place = data.draw(st.integers(0, len(content) - 1))
+    if kind == "cut":
+        del content[place:]
+    elif kind == "flip":
+        content[place] ^= data.draw(st.integers(1, 255))
+    else:
+        content[:8] = struct.pack("<Q", 2**40 + place)
+    target.write_bytes(content)
+    try:
+        latents = readers.open_sae(path, NATIVE).load(dtype=torch.float32).encode_dense(X)
+    except SAEFileError:
+        return
+    assert latents.shape == (N, L)
