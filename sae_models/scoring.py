@@ -42,23 +42,14 @@ def firing_scales(activations: Tensor) -> Tensor:
     return (activations.sum(0) / fired).clamp(min=EPSILON)
 
 
-def patch_scores(activations: Tensor, scales: Tensor, combine: str) -> Tensor:
-    """Return the score of each patch before any threshold: how loudly the concept's latents fire in it.
-
-    Args:
-        activations: latents of the concept, [..., n].
-        scales: [n] as ``firing_scales`` gives them.
-        combine: see Concept.
-
-    Returns:
-        [...]
-    """
-    relative = activations / scales
-    return relative.sum(-1) if combine == "sum" else relative.amax(-1)
-
-
 def calibrated_band(
-    latents: Tensor, scores: Tensor, means: Tensor, scales: Tensor, background: Tensor, quantile: float
+    latents: Tensor,
+    scores: Tensor,
+    means: Tensor,
+    weights: Tensor,
+    background: Tensor,
+    quantile: float,
+    eagerness: float = 1.0,
 ) -> ConceptBand:
     """Set thresholds so that a given share of patches without the concept stays below them.
 
@@ -66,18 +57,54 @@ def calibrated_band(
         latents: indices of the selected latents, [n].
         scores: their scores, [n].
         means: their mean activations on the concept's prompts, [n].
-        scales: see ``firing_scales``, [n].
-        background: ``patch_scores`` of patches that do not hold the concept, [patches].
+        weights: of the latents in the sum that decides, [n], zero or more; those with zero are left out. Scaled
+            so that the sum is about 1 where the concept is.
+        background: that sum in patches that do not hold the concept, [patches].
         quantile: share (0..1) of the background that must not be detected.
+        eagerness: divides the thresholds that the quantile gives.
     """
     # A threshold of zero would let any firing detect, also where the background is simply silent.
-    level = max(float(torch.quantile(background.float(), quantile)), 0.05)
+    level = max(float(torch.quantile(background.float(), quantile)), 0.05) / eagerness
+    kept = weights > 0
     return ConceptBand(
-        tuple(int(i) for i in latents),
-        tuple(float(s) * level for s in scales),
-        tuple(float(s) for s in scores),
-        tuple(float(m) for m in means),
+        tuple(latents[kept].tolist()),
+        tuple((level / weights[kept]).tolist()),
+        tuple(scores[kept].tolist()),
+        tuple(means[kept].tolist()),
     )
+
+
+def fitted_weights(activations: Tensor, inside: Tensor, steps: int = 150, penalty: float = 1e-3) -> Tensor:
+    """Weigh latents so that their weighted sum tells patches with the concept from those without.
+
+    Logistic regression with weights of zero or more, both kinds of patch counting alike. A latent that other
+    concepts share gets little weight, two that say the same share theirs.
+
+    Args:
+        activations: latents of labelled patches, [patches, n], non-negative.
+        inside: which of the patches hold the concept, bool [patches]; some do and some do not.
+        steps: of Adam.
+        penalty: on the sum of the weights of the scaled latents, so that useless ones fall to zero.
+
+    Returns:
+        [n], zero or more, at least one of them positive; the weighted sum is 1 on average where the concept is.
+    """
+    scales = firing_scales(activations)
+    x, y = activations / scales, inside.float()
+    balance = torch.where(inside, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+    weights = torch.ones(x.shape[1], requires_grad=True)
+    offset = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.Adam([weights, offset], lr=0.1)
+    for _ in range(steps):
+        logits = x @ weights + offset
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, balance) + penalty * weights.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            weights.clamp_(min=0)
+    fitted = weights.detach() if bool((weights > 0).any()) else torch.ones_like(scales)
+    return fitted / scales / (x[inside] @ fitted).mean().clamp(min=EPSILON)
 
 
 def roc_auc(positive: Tensor, negative: Tensor) -> float:
