@@ -72,21 +72,18 @@ def sparsify(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
     activation = config.get("activation", "topk")
     if activation not in ("topk", "groupmax"):
         raise Unsupported(f"its activation is {activation!r}; known are topk and groupmax")
-    if config.get("skip_connection") or "W_skip" in shapes:
-        # Detection does not need it, but the reconstruction would be wrong without.
-        decoder, notes = "", ("has a skip connection, so only detection and replacement work with it",)
-    else:
-        decoder, notes = "W_dec", ()
+    skips = bool(config.get("skip_connection")) or "W_skip" in shapes
     return Layout(
         "sparsify (SAeUron, SAEmnesia, universal-diffsae, EleutherAI)",
         "encoder.weight",
         "encoder.bias",
-        decoder,
+        # Detection does not need the skip connection, but the reconstruction would be wrong without.
+        "" if skips else "W_dec",
         "b_dec",
         activation=activation,
         k=whole_number(config, "k"),
         center=not config.get("transcode", False),
-        notes=notes,
+        notes=("has a skip connection, so only detection and replacement work with it",) if skips else (),
     )
 
 
