@@ -1,7 +1,8 @@
-"""The project's commands: ``nox -s demo``, ``tests``, ``lint``, ``bench``, ``run``.
+"""The project's commands: ``nox -s demo``, ``tests``, ``lint``, ``bench``, ``compare``, ``run``.
 
 All sessions share one environment in ``.host/``, made on first use by host/prepare.py: torch alone is several
-GB, so an environment for each session would cost far more than it isolates.
+GB, so an environment for each session would cost far more than it isolates. ``compare`` alone adds libraries that
+must not be in it, and puts them into one of its own that borrows the rest.
 """
 
 import os
@@ -47,6 +48,26 @@ def lint(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what the pack costs: sampling step, loading, start-up."""
     session.run(prepare(session), "host", "benchmarks.cost", *session.posargs)
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """Read files that the public SAE libraries write, and check against those libraries (fetches 600 MB)."""
+    python = prepare(session)
+    own = ROOT / ".host" / "compare"
+    interpreter = own / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not interpreter.exists():
+        session.run(python, "-m", "venv", str(own))
+    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    borrowed = subprocess.run(ask, check=True, stdout=subprocess.PIPE, text=True).stdout
+    ask[0] = str(interpreter)
+    site = subprocess.run(ask, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    (Path(site) / "borrowed.pth").write_text(borrowed)
+    install = (str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+    session.run(*install, "-r", "tests/compare-requirements.txt")
+    # It pins an old nnsight and much else to gather activations from language models; to load a file it needs none.
+    session.run(*install, "--no-deps", "dictionary-learning==0.1.0")
+    session.run(str(interpreter), "-m", "pytest", "--noconftest", "tests/compare_libraries.py", *session.posargs)
 
 
 @nox.session

@@ -38,8 +38,8 @@ class SAEConfig:
             with one affine map and measures with another.
         model_family: the model it was trained on, for people; empty if unknown.
         center: whether the decoder bias is subtracted from the input.
-        normalize: what is done to an input before: ``none``; ``layer_norm``, (x - mean) / (deviation + 1e-5);
-            ``constant_norm``, scaled to length sqrt(D).
+        normalize: what is done to an input before: ``none``; ``layer_norm``, (x - mean) / (deviation + 1e-5) with
+            the deviation of a sample (n - 1), as all libraries have it; ``constant_norm``, scaled to length sqrt(D).
 
     Raises:
         ValueError: a value is outside its range.
@@ -71,6 +71,8 @@ class SAEConfig:
                 raise ValueError(f"SAE config: {name} = {number!r} is not a whole number from {least} to {limit}")
         if self.activation == "groupmax" and self.num_latents % self.k:
             raise ValueError(f"SAE config: {self.num_latents} latents do not make {self.k} equal groups")
+        if self.normalize == "layer_norm" and self.d_in < 2:
+            raise ValueError("SAE config: one number cannot be layer-normalised")
         if not isinstance(self.hookpoint, str) or not self.hookpoint:
             raise ValueError("SAE config: hookpoint is missing")
         if not isinstance(self.center, bool):
@@ -126,7 +128,7 @@ class SparseAutoencoder(nn.Module):
     def scale(self, x: Tensor) -> Tensor:
         """Return what one unit of the normalised input is worth in the raw one. [..., D] -> [..., 1]."""
         if self.config.normalize == "layer_norm":
-            return x.std(-1, keepdim=True, correction=0) + LAYER_NORM_EPSILON
+            return x.std(-1, keepdim=True) + LAYER_NORM_EPSILON
         if self.config.normalize == "constant_norm":
             return x.norm(dim=-1, keepdim=True).clamp(min=1e-12) * self.config.d_in**-0.5
         return torch.ones_like(x[..., :1])

@@ -48,7 +48,8 @@ def affine(x: np.ndarray, center: bool = True) -> np.ndarray:
 
 
 def layer_norm(x: np.ndarray) -> np.ndarray:
-    return (x - x.mean(1, keepdims=True)) / (x.std(1, keepdims=True) + 1e-5)
+    """With the deviation of a sample, as torch's std() has it and the libraries use it."""
+    return (x - x.mean(1, keepdims=True)) / (x.std(1, keepdims=True, ddof=1) + 1e-5)
 
 
 def topk(x):
@@ -71,9 +72,14 @@ def sigmoid_topk(x):
     return np.where(largest(affine(x)), 1 / (1 + np.exp(-affine(x))), 0)
 
 
-def jumprelu(x, theta=None):
+def jumprelu(x, theta=None, center=True):
     theta = n(THETA) if theta is None else theta
-    return np.where(affine(x) > theta, relu(affine(x)), 0)
+    return np.where(affine(x, center) > theta, relu(affine(x, center)), 0)
+
+
+def to_unit_decoder(x):
+    """dictionary_learning brings the decoder of an AutoEncoder to length one, and its latents with it."""
+    return relu(affine(x)) * np.linalg.norm(n(DEC), axis=1)
 
 
 def gated(x):
@@ -105,6 +111,12 @@ def learning(dict_class: str, **more) -> dict:
 
 CASES = {
     "saeuron": ("sae.safetensors", SPARSIFY, SAEURON, topk),
+    "saeuron normalised": (
+        "sae.safetensors",
+        SPARSIFY,
+        {**SAEURON, "input_unit_norm": True},
+        lambda x: topk(layer_norm(x)),
+    ),
     "groupmax": ("sae.safetensors", SPARSIFY, {"activation": "groupmax", "k": K, "d_in": D}, groupmax),
     "transcoder": ("sae.safetensors", SPARSIFY, {"transcode": True, "k": K, "d_in": D}, transcode),
     "sdxl-unbox": (
@@ -133,6 +145,12 @@ CASES = {
     ),
     "saelens standard": ("sae_weights.safetensors", LENS, lens("standard"), lambda x: relu(affine(x))),
     "saelens topk": ("sae_weights.safetensors", LENS, lens("topk", k=K), topk),
+    "saelens topk before version 6": (
+        "sae_weights.safetensors",
+        LENS,
+        lens("standard", activation_fn_str="topk", activation_fn_kwargs={"k": K}),
+        topk,
+    ),
     "saelens jumprelu": ("sae_weights.safetensors", {**LENS, "threshold": THETA}, lens("jumprelu"), jumprelu),
     "saelens batchtopk": ("sae_weights.safetensors", {**LENS, "threshold": THETA}, lens("batchtopk"), jumprelu),
     "saelens gated": ("sae_weights.safetensors", GATES, lens("gated"), gated),
@@ -164,7 +182,19 @@ CASES = {
         "ae.pt",
         {**LEARNING, "bias": B_DEC},
         learning("AutoEncoder"),
-        lambda x: relu(affine(x)),
+        to_unit_decoder,
+    ),
+    "dictionary_learning jumprelu": (
+        "ae.pt",
+        {**LENS, "threshold": THETA},
+        learning("JumpReluAutoEncoder"),
+        lambda x: jumprelu(x, center=False),
+    ),
+    "dictionary_learning matryoshka": (
+        "ae.pt",
+        {**LENS, "k": torch.tensor(K), "threshold": torch.tensor(0.7), "group_sizes": torch.tensor([16, 32])},
+        learning("MatryoshkaBatchTopKSAE", k=K),
+        lambda x: jumprelu(x, 0.7),
     ),
     "dictionary_learning topk": (
         "ae.pt",
@@ -245,11 +275,11 @@ def test_the_reconstruction_follows_too(readers, case, tmp_path):
     file.load_decoder(sae)
     x = n(X)
     z, decoder = CASES[case][3](x), n(DEC)
-    if case == "saelens decoder norm":
+    if case in ("saelens decoder norm", "dictionary_learning"):
         decoder = decoder / np.linalg.norm(decoder, axis=1, keepdims=True)
     expected = z @ decoder + n(B_DEC)
-    if case in ("g-sae normalised", "saelens layer norm"):
-        expected = expected * (x.std(1, keepdims=True) + 1e-5) + x.mean(1, keepdims=True)
+    if case in ("g-sae normalised", "saelens layer norm", "saeuron normalised"):
+        expected = expected * x.std(1, keepdims=True, ddof=1) + x.mean(1, keepdims=True)
     if case == "saelens constant norm":
         expected = expected * np.linalg.norm(x, axis=1, keepdims=True) / np.sqrt(D)
     np.testing.assert_allclose(sae(X).numpy(), expected, atol=1e-4, rtol=1e-4)
@@ -349,6 +379,9 @@ def test_code_in_a_pickle_is_never_run(readers, tmp_path):
         ({"k": "six"}, "no whole number"),
         ({"k": None}, "no whole number"),
         ({"activation": "softmax"}, "softmax"),
+        ({"signed": True}, "negative"),
+        ({"num_latents": 10**12}, "its tensors say 48, its configuration says num_latents = 1000000000000"),
+        ({"d_in": D + 1}, "d_in = 17"),
     ],
 )
 def test_a_senseless_configuration_is_refused(readers, change, reason, tmp_path):
@@ -376,6 +409,33 @@ def test_shapes_that_contradict_each_other_are_refused(readers, tensors, reason,
     save_file(tensors, path / "sae.safetensors")
     with pytest.raises(SAEFileError, match=reason):
         readers.open_sae(path, inside=tmp_path)
+
+
+def test_tensors_that_fit_two_formulas_are_refused_without_a_configuration(readers, tmp_path):
+    """TopK and BatchTopK, or centred and not: a guess would load, and find the wrong patches."""
+    from concept_erasure.sae_models.native import SAEFileError
+
+    for i, case in enumerate(("dictionary_learning topk", "dictionary_learning jumprelu", "saelens jumprelu")):
+        path = write(tmp_path / str(i), case)
+        for name in ("cfg.json", "config.json"):
+            (path / name).unlink(missing_ok=True)
+        with pytest.raises(SAEFileError, match=r"its class is not named.*config\.json|its architecture is ''"):
+            readers.open_sae(path, inside=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hookpoint": f"unet.{BLOCK}"},
+        {"metadata": {"hook_name": BLOCK}},
+        {"hook_point": NATIVE},
+        {"trainer": {"submodule_name": BLOCK}},
+    ],
+)
+def test_the_configuration_names_the_block(readers, settings, tmp_path):
+    save_file(SPARSIFY, tmp_path / "sae.safetensors")
+    (tmp_path / "cfg.json").write_text(json.dumps({"k": K, **settings}))
+    assert readers.open_sae(tmp_path).config.hookpoint == NATIVE
 
 
 def test_nan_and_integers_are_refused(readers, tmp_path):

@@ -72,6 +72,8 @@ def sparsify(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
     activation = config.get("activation", "topk")
     if activation not in ("topk", "groupmax"):
         raise Unsupported(f"its activation is {activation!r}; known are topk and groupmax")
+    if config.get("signed"):
+        raise Unsupported("its latents may be negative (signed), which cannot be run here")
     skips = bool(config.get("skip_connection")) or "W_skip" in shapes
     return Layout(
         "sparsify (SAeUron, SAEmnesia, universal-diffsae, EleutherAI)",
@@ -83,6 +85,7 @@ def sparsify(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
         activation=activation,
         k=whole_number(config, "k"),
         center=not config.get("transcode", False),
+        normalize="layer_norm" if config.get("input_unit_norm") else "none",
         notes=("has a skip connection, so only detection and replacement work with it",) if skips else (),
     )
 
@@ -103,9 +106,11 @@ def pre_bias(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
             k=whole_number(config, "k"),
             reads="output_minus_input",
         )
-    activation = str(config.get("activation", "TopK"))
+    activation = str(config.get("activation", "TopK")).lower()
+    if activation not in ("topk", "jumprelu"):
+        raise Unsupported(f"its activation is {activation!r}; known are topk and jumprelu")
     normalize = "layer_norm" if config.get("normalize") else "none"
-    if prefix + "threshold" in shapes or activation.lower() == "jumprelu":
+    if prefix + "threshold" in shapes or activation == "jumprelu":
         return Layout(
             "G-SAE",
             *common,
@@ -125,26 +130,37 @@ def pre_bias(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
     )
 
 
+ARCHITECTURES = {
+    "standard": "relu",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "batchtopk": "jumprelu",
+}
+TREATMENTS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
+
+
 def saelens(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
-    """SAELens, and dictionary_learning's JumpReLU, which has the same tensors."""
-    if not {"W_enc", "W_dec", "b_dec"} <= set(shapes):
+    """SAELens: the encoder is stored transposed; an old configuration may hide TopK behind ``standard``."""
+    if not {"W_enc", "W_dec", "b_dec"} <= set(shapes) or dict_class(config):
         return None
     gated = {"b_gate", "b_mag", "r_mag"} <= set(shapes)
-    architecture = str(config.get("architecture", "gated" if gated else "jumprelu" if "threshold" in shapes else ""))
-    activations = {
-        "standard": "relu",
-        "topk": "topk",
-        "jumprelu": "jumprelu",
-        "gated": "gated",
-        "batchtopk": "jumprelu",
-    }
-    if architecture not in activations:
-        raise Unsupported(f"its architecture is {architecture!r}; known are {', '.join(activations)}")
-    treatments = {"none": "none", "layer_norm": "layer_norm", "constant_norm_rescale": "constant_norm"}
+    guess = "gated" if gated else "standard" if "d_sae" in config and "threshold" not in shapes else ""
+    architecture = str(config.get("architecture", guess))
+    if architecture not in ARCHITECTURES:
+        raise Unsupported(f"its architecture is {architecture!r}; known are {', '.join(ARCHITECTURES)}")
     treatment = str(config.get("normalize_activations") or "none")
-    if treatment not in treatments:
-        raise Unsupported(f"it normalises inputs by {treatment!r}; known are {', '.join(treatments)}")
-    activation = activations[architecture]
+    if treatment not in TREATMENTS:
+        raise Unsupported(f"it normalises inputs by {treatment!r}; known are {', '.join(TREATMENTS)}")
+    if config.get("finetuning_scaling_factor"):
+        raise Unsupported("it has a fine-tuning factor, which cannot be run here")
+    activation, settings = ARCHITECTURES[architecture], config
+    function = str(config.get("activation_fn", config.get("activation_fn_str", "relu")))
+    options = config.get("activation_fn_kwargs")
+    if function == "topk" and isinstance(options, Mapping):
+        activation, settings = "topk", options
+    elif function not in ("relu", "topk"):
+        raise Unsupported(f"its activation is {function!r}; known are relu and topk")
     return Layout(
         "SAELens",
         "W_enc",
@@ -153,52 +169,90 @@ def saelens(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
         "b_dec",
         encoder_transposed=True,
         activation=activation,
-        k=whole_number(config, "k") if activation == "topk" else 0,
+        k=whole_number(settings, "k") if activation == "topk" else 0,
         center=bool(config.get("apply_b_dec_to_input", True)),
-        normalize=treatments[treatment],
+        normalize=TREATMENTS[treatment],
         threshold="threshold" if activation == "jumprelu" else "",
         gate_bias="b_gate" if gated else "",
         gate_log_scale="r_mag" if gated else "",
-        by_decoder_norm=bool(config.get("rescale_acts_by_decoder_norm", False)),
+        # The library knows the setting for TopK alone.
+        by_decoder_norm=activation == "topk" and bool(config.get("rescale_acts_by_decoder_norm", False)),
     )
 
 
+def dict_class(config: Mapping[str, Any]) -> str:
+    """Return the class of dictionary_learning that a configuration names; "" if it is another library's."""
+    trainer = config.get("trainer")
+    return str((trainer if isinstance(trainer, Mapping) else config).get("dict_class", ""))
+
+
 def dictionary_learning(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
-    """dictionary_learning: AutoEncoder, TopK, BatchTopK and gated ones."""
+    """dictionary_learning: its class decides, since TopK and BatchTopK have the same tensors."""
+    kind = dict_class(config)
+    if {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"} <= set(shapes) and kind:
+        if kind not in ("JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"):
+            raise Unsupported(f"its class {kind!r} does not fit its tensors")
+        return Layout(
+            "dictionary_learning",
+            "W_enc",
+            "b_enc",
+            "W_dec",
+            "b_dec",
+            encoder_transposed=True,
+            activation="jumprelu",
+            center=kind == "MatryoshkaBatchTopKSAE",
+            threshold="threshold",
+        )
     if not {"encoder.weight", "decoder.weight"} <= set(shapes):
         return None
-    trainer = config.get("trainer")
-    settings = trainer if isinstance(trainer, Mapping) else config
-    kind = str(settings.get("dict_class", ""))
-    decoder_bias = next((key for key in ("b_dec", "bias", "decoder_bias") if key in shapes), "")
-    if not decoder_bias:
-        return None
-    parts = ("encoder.weight", "encoder.bias", "decoder.weight", decoder_bias)
-    if {"r_mag", "gate_bias", "mag_bias"} <= set(shapes):
+    if {"r_mag", "gate_bias", "mag_bias", "decoder_bias"} <= set(shapes):
         return Layout(
             "dictionary_learning",
             "encoder.weight",
             "mag_bias",
             "decoder.weight",
-            decoder_bias,
+            "decoder_bias",
             decoder_transposed=True,
             activation="gated",
             gate_bias="gate_bias",
             gate_log_scale="r_mag",
         )
-    if "threshold" in shapes and "BatchTopK" in kind:
+    if "bias" in shapes:
+        # The library brings an AutoEncoder's decoder to length one as it loads it, and its latents with it.
+        parts = ("encoder.weight", "encoder.bias", "decoder.weight", "bias")
+        return Layout("dictionary_learning", *parts, decoder_transposed=True, activation="relu", by_decoder_norm=True)
+    if "b_dec" not in shapes:
+        return None
+    parts = ("encoder.weight", "encoder.bias", "decoder.weight", "b_dec")
+    if kind == "AutoEncoderTopK":
+        trainer = config.get("trainer", config)
+        return Layout("dictionary_learning", *parts, decoder_transposed=True, k=whole_number(trainer, "k"))
+    if kind == "BatchTopKSAE":
         return Layout(
-            "dictionary_learning",
-            *parts,
-            decoder_transposed=True,
-            activation="jumprelu",
-            threshold="threshold",
+            "dictionary_learning", *parts, decoder_transposed=True, activation="jumprelu", threshold="threshold"
         )
-    if "k" in settings and "BatchTopK" not in kind:
-        return Layout("dictionary_learning", *parts, decoder_transposed=True, k=whole_number(settings, "k"))
-    if kind not in ("AutoEncoder", ""):
-        raise Unsupported(f"its class is {kind!r}; known are AutoEncoder, AutoEncoderTopK, BatchTopKSAE and gated ones")
-    return Layout("dictionary_learning", *parts, decoder_transposed=True, activation="relu")
+    raise Unsupported(
+        f"its class is {kind or 'not named'}; known are AutoEncoder, AutoEncoderTopK, BatchTopKSAE, "
+        "MatryoshkaBatchTopKSAE, JumpReluAutoEncoder and GatedAutoEncoder. Its config.json must lie beside it"
+    )
+
+
+WIDTHS = ("d_in", "d_model", "n_inputs", "activation_dim")
+COUNTS = ("num_latents", "n_dirs_local", "d_sae", "dict_size")
+
+
+def check_sizes(config: Mapping[str, Any], width: int, latents: int) -> None:
+    """Check the sizes that tensors have against those that a configuration states; a size of 0 is none.
+
+    Raises:
+        Unsupported: they differ.
+    """
+    trainer = config.get("trainer")
+    for part in (config, trainer if isinstance(trainer, Mapping) else {}):
+        for keys, found in ((WIDTHS, width), (COUNTS, latents)):
+            for key in keys:
+                if part.get(key) and part[key] != found:
+                    raise Unsupported(f"its tensors say {found}, its configuration says {key} = {part[key]!r}")
 
 
 RECOGNISERS: tuple[Callable[[Shapes, Mapping[str, Any]], Layout | None], ...] = (

@@ -12,12 +12,13 @@ from ..concepts import ConceptDictionary
 from ..hookpoints import find
 from ..native import SAEFileError
 from ..sae import SAEConfig, SparseAutoencoder
-from .layouts import RECOGNISERS, Layout, Unsupported
+from .layouts import RECOGNISERS, Layout, Unsupported, check_sizes
 from .tensors import TensorFile
 
 CONFIG_FILES = ("cfg.json", "config.json")
 WEIGHT_FILES = ("sae.safetensors", "sae_weights.safetensors", "state_dict.pth", "ae.pt")
 MAX_CONFIG = 2**20  # bytes
+BLOCK_KEYS = ("hookpoint", "hook_name", "hook_point", "submodule_name")
 
 
 class PublishedSAE:
@@ -41,8 +42,7 @@ class PublishedSAE:
         self.layout = self._recognise(settings)
         self.facts: dict[str, Any] = {"format": self.layout.format, "notes": list(self.layout.notes)}
         below = path.relative_to(inside) if inside and path.is_relative_to(inside) else Path(path.name)
-        named = hookpoint or find(str(settings.get("hookpoint", ""))) or find(str(settings.get("hook_name", "")))
-        self.config = self._config(named or find(below.as_posix()))
+        self.config = self._config(settings, hookpoint or named_block(settings) or find(below.as_posix()))
 
     def _settings(self, configuration: Path | None) -> dict[str, Any]:
         """Return the configuration: of its own file, else of the weights' metadata."""
@@ -71,8 +71,8 @@ class PublishedSAE:
         held = ", ".join(sorted(self._tensors.shapes)[:12]) or "none"
         raise SAEFileError(f"{self.path.name}: is an SAE of no known format (its tensors: {held})")
 
-    def _config(self, hookpoint: str) -> SAEConfig:
-        """Check shapes against each other and return the configuration."""
+    def _config(self, settings: Mapping[str, Any], hookpoint: str) -> SAEConfig:
+        """Check shapes against each other and the configuration, and return ours."""
         layout, shapes = self.layout, self._tensors.shapes
         bias, center = shapes.get(layout.encoder_bias, ()), shapes.get(layout.decoder_bias, ())
         if len(bias) != 1 or len(center) != 1:
@@ -90,9 +90,11 @@ class PublishedSAE:
             raise SAEFileError(f"{self.path.name}: {layout.threshold} is neither one number nor one a latent")
         if not hookpoint:
             raise SAEFileError(
-                f"{self.path.name}: does not say which block of the model it reads. Choose it at 'hookpoint'"
+                f"{self.path.name}: does not say which block of the model it reads (one with {width} channels). "
+                "Choose it at 'hookpoint'"
             )
         try:
+            check_sizes(settings, width, latents)
             return SAEConfig(
                 width,
                 latents,
@@ -166,6 +168,13 @@ class PublishedSAE:
     def _decoder(self) -> Tensor:
         weight = self._tensors.read(self.layout.decoder)
         return weight.T if self.layout.decoder_transposed else weight
+
+
+def named_block(settings: Mapping[str, Any]) -> str:
+    """Return the block that a configuration names, in ComfyUI's spelling; "" if it names none."""
+    places = [settings, settings.get("metadata"), settings.get("trainer")]
+    texts = [place.get(key) for place in places if isinstance(place, Mapping) for key in BLOCK_KEYS]
+    return next(filter(None, (find(text) for text in texts if isinstance(text, str))), "")
 
 
 def parts_of(path: Path) -> tuple[Path, Path | None]:
