@@ -129,8 +129,7 @@ class SAEFile:
         except (OSError, SafetensorError) as error:
             raise SAEFileError(f"{self.path.name}: {error}") from error
         for key, tensor in tensors.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise SAEFileError(f"{self.path.name}: {key} contains NaN or infinity; the file is damaged")
+            require_finite(tensor, f"{self.path.name}: {key}")
         return tensors
 
     def load(self, operations: Any = torch.nn, dtype: torch.dtype | None = None) -> SparseAutoencoder:
@@ -140,11 +139,7 @@ class SAEFile:
             operations: see SparseAutoencoder.
             dtype: dtype of the weights; None keeps the file's.
         """
-        tensors = self.read(self._encoder_keys())
-        dtype = dtype or tensors["encoder.weight"].dtype
-        sae = SparseAutoencoder(self.config, operations=operations, device="meta", dtype=dtype)
-        sae.load_state_dict({key: value.to(dtype) for key, value in tensors.items()}, assign=True)
-        return sae.requires_grad_(False)
+        return assemble(self.config, self.read(self._encoder_keys()), self.path.name, operations, dtype)
 
     def load_decoder(self, sae: SparseAutoencoder) -> None:
         """Read the decoder into an SAE that was loaded without it.
@@ -156,6 +151,43 @@ class SAEFile:
             raise SAEFileError(f"{self.path.name}: has no decoder; only detection and replacement work with it")
         weight = self.read(["decoder_weight"])["decoder_weight"].to(sae.decoder_bias)
         sae.decoder_weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+def require_finite(tensor: Tensor, name: str) -> None:
+    """Check that a tensor holds numbers only, without allocating another of its size.
+
+    Raises:
+        SAEFileError: it holds NaN or infinity.
+    """
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = tensor.aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise SAEFileError(f"{name} contains NaN or infinity; the file is damaged")
+
+
+def assemble(
+    config: SAEConfig, tensors: Mapping[str, Tensor], name: str, operations: Any, dtype: torch.dtype | None
+) -> SparseAutoencoder:
+    """Make an SAE out of its tensors; those of the right dtype are used as they are, mapped from the file or not.
+
+    Args:
+        config: of the SAE.
+        tensors: by the names that the module has for them.
+        name: of the file, for messages.
+        operations: see SparseAutoencoder.
+        dtype: of all weights; None keeps that of ``encoder.weight``.
+
+    Raises:
+        SAEFileError: a value is too large for the dtype.
+    """
+    dtype = dtype or tensors["encoder.weight"].dtype
+    converted = {key: value.to(dtype).contiguous() for key, value in tensors.items()}
+    for key, value in converted.items():
+        if value is not tensors[key]:
+            require_finite(value, f"{name}: {key}, as {dtype},")
+    sae = SparseAutoencoder(config, operations=operations, device="meta", dtype=dtype)
+    sae.load_state_dict(converted, assign=True)
+    return sae.requires_grad_(False)
 
 
 def save(

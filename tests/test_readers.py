@@ -449,7 +449,7 @@ def test_nan_and_integers_are_refused(readers, tmp_path):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(case=st.sampled_from(["saeuron", "sdxl-unbox", "dictionary_learning"]), data=st.data())
+@given(case=st.sampled_from(["saeuron", "sdxl-unbox", "g-sae", "saelens gated", "dictionary_learning"]), data=st.data())
 def test_mutated_files_are_refused_or_load_right(readers, case, data, tmp_path_factory):
     """Whatever happens to the bytes: an SAEFileError, or finite latents of the right shape."""
     from concept_erasure.sae_models.native import SAEFileError

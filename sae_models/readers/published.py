@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..concepts import ConceptDictionary
 from ..hookpoints import find
-from ..native import SAEFileError
+from ..native import SAEFileError, assemble, require_finite
 from ..sae import SAEConfig, SparseAutoencoder
 from .layouts import RECOGNISERS, Layout, Unsupported, check_sizes
 from .tensors import TensorFile
@@ -146,10 +146,8 @@ class PublishedSAE:
         if layout.gate_bias:
             tensors["gate_bias"] = read(layout.gate_bias)
             tensors["gate_scale"] = read(layout.gate_log_scale).exp()
-        sae = SparseAutoencoder(self.config, operations=operations, device="meta", dtype=dtype)
-        # Rows of a latent lie together, whatever the file does: detection picks rows.
-        sae.load_state_dict({key: value.to(dtype).contiguous() for key, value in tensors.items()}, assign=True)
-        return sae.requires_grad_(False)
+        # Rows of a latent lie together then, whatever the file does: detection picks rows.
+        return assemble(self.config, tensors, self.path.name, operations, dtype)
 
     def load_decoder(self, sae: SparseAutoencoder) -> None:
         """Read the decoder into an SAE that was loaded without it.
@@ -163,7 +161,9 @@ class PublishedSAE:
         weight = self._decoder()
         if self.layout.by_decoder_norm:
             weight = weight / weight.norm(dim=1, keepdim=True)
-        sae.decoder_weight = torch.nn.Parameter(weight.to(sae.decoder_bias).contiguous(), requires_grad=False)
+        weight = weight.to(sae.decoder_bias).contiguous()
+        require_finite(weight, f"{self.path.name}: its decoder, as {weight.dtype},")
+        sae.decoder_weight = torch.nn.Parameter(weight, requires_grad=False)
 
     def _decoder(self) -> Tensor:
         weight = self._tensors.read(self.layout.decoder)
