@@ -6,7 +6,7 @@ from pathlib import Path
 import folder_paths
 
 from ..sae_models.native import SAEFileError
-from ..sae_models.readers import CONFIG_FILES, WEIGHT_FILES, open_sae
+from ..sae_models.readers import CONFIG_FILES, WEIGHT_FILES, open_sae, parts_of
 
 FOLDER = "sae"
 EXTENSIONS = {".safetensors", ".pt", ".pth"}
@@ -32,17 +32,18 @@ def names() -> list[str]:
 def _own() -> dict[str, str]:
     """Return the artist's SAEs by name, each with its weights' name in ComfyUI's list.
 
-    A folder with a configuration beside the weights is one entry, called as the folder.
+    A folder with a configuration beside weights of a usual name is one entry, called as the folder.
     """
     listed = folder_paths.get_filename_list(FOLDER)
+    main = {Path(name).parent for name in listed if Path(name).name in WEIGHT_FILES and _has_configuration(name)}
     entries = {}
     for name in listed:
-        path = Path(name)
-        if path.parent == Path() or not _has_configuration(name):
+        folder = Path(name).parent
+        if folder == Path() or folder not in main:
             entries[name] = name
-        elif path.name in WEIGHT_FILES:
+        elif Path(name).name in WEIGHT_FILES:
             # Libraries put other tensors beside the weights, such as statistics; they are no SAEs.
-            entries[path.parent.as_posix()] = name
+            entries[folder.as_posix()] = name
     return entries
 
 
@@ -73,9 +74,8 @@ def resolve(name: str) -> str:
 
 
 def fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
-    """Return what changes when an SAE changes on disk: name, size and time of each of its files."""
-    path = Path(resolve(name))
-    parts = sorted(part for part in path.iterdir() if part.is_file()) if path.is_dir() else [path]
+    """Return what changes when an SAE changes on disk: name, size and time of its weights and its configuration."""
+    parts = [part for part in parts_of(Path(resolve(name))) if part is not None]
     return tuple((part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts)
 
 

@@ -188,6 +188,37 @@ def test_a_published_folder_is_one_entry(nodes, tmp_path, monkeypatch):
         folder_paths.filename_list_cache.pop("sae", None)
 
 
+def test_weights_of_any_name_are_listed_and_watched_with_their_configuration(nodes, tmp_path, monkeypatch):
+    import json
+
+    import folder_paths
+    from concept_erasure.nodes import files
+    from safetensors.torch import save_file
+
+    width, count = 8, 12
+    weights = {"encoder.weight": torch.randn(count, width), "encoder.bias": torch.zeros(count)}
+    weights |= {"W_dec": torch.randn(count, width), "b_dec": torch.zeros(width)}
+    for folder, name in ((tmp_path, "sae.safetensors"), (tmp_path / "mid_block.attentions.0", "objects.safetensors")):
+        folder.mkdir(exist_ok=True)
+        save_file(weights, folder / name)
+        (folder / "cfg.json").write_text(json.dumps({"k": 4}))
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(tmp_path)], set(files.EXTENSIONS)))
+    folder_paths.filename_list_cache.pop("sae", None)
+    try:
+        own = [name for name in files.names() if not name.startswith(files.SHIPPED_PREFIX)]
+        assert sorted(own) == ["mid_block.attentions.0/objects.safetensors", "sae.safetensors"]
+        assert nodes.SAELoader.execute(sorted(own)[0]).args[0].config.hookpoint == "middle_block.1"
+        for name in own:
+            before = nodes.SAELoader.fingerprint_inputs(name)
+            (tmp_path / name).with_name("cfg.json").write_text(json.dumps({"k": 11}))
+            after = nodes.SAELoader.fingerprint_inputs(name)
+            assert after != before
+            (tmp_path / name).with_name("notes.txt").write_text("of no consequence")
+            assert nodes.SAELoader.fingerprint_inputs(name) == after
+    finally:
+        folder_paths.filename_list_cache.pop("sae", None)
+
+
 def test_a_changed_file_is_read_again(nodes, tmp_path, monkeypatch):
     import os
 

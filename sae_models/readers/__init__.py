@@ -5,9 +5,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..native import FORMAT, SAEFile
-from .published import CONFIG_FILES, WEIGHT_FILES, PublishedSAE
+from .published import CONFIG_FILES, WEIGHT_FILES, PublishedSAE, parts_of
 
-__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "PublishedSAE", "open_sae"]
+__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "PublishedSAE", "open_sae", "parts_of"]
 
 
 def open_sae(path: str | Path, hookpoint: str = "", inside: Path | None = None) -> SAEFile | PublishedSAE:
