@@ -10,6 +10,7 @@ from .latent_steering import LatentSteering
 from .mask_refiner import MaskRefiner
 from .patch_replacer import PatchReplacer
 from .sae_loader import SAELoader
+from .sae_save import SAESave
 
 
 class ConceptErasureExtension(ComfyExtension):
@@ -20,6 +21,7 @@ class ConceptErasureExtension(ComfyExtension):
         files.register_folder()
         return [
             SAELoader,
+            SAESave,
             ConceptDetector,
             MaskRefiner,
             PatchReplacer,

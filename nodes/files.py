@@ -1,5 +1,7 @@
 """Where SAE files are found: the artist's ``models/sae`` folders and the files shipped with the pack."""
 
+import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,6 +15,10 @@ EXTENSIONS = {".safetensors", ".pt", ".pth"}
 SHIPPED = Path(__file__).resolve().parent.parent / "sae_models" / "weights"
 SHIPPED_PREFIX = "shipped/"
 BEST = "canvas_output_blocks.1.1.safetensors"  # of the shipped ones, by docs/results.md
+
+
+SAFE_NAME = re.compile(r"\w[\w .+()=-]{0,98}")
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file names on Windows
 
 
 def register_folder() -> None:
@@ -71,6 +77,31 @@ def resolve(name: str) -> str:
     listed = _own()[name]
     full = folder_paths.get_full_path_or_raise(FOLDER, listed)
     return full if listed == name else str(Path(full).parent)
+
+
+def new_file(name: str, overwrite: bool) -> Path:
+    """Return where to save an SAE: in the first ``models/sae`` folder.
+
+    Args:
+        name: of the file, with or without ``.safetensors``.
+        overwrite: whether a file may be there.
+
+    Raises:
+        ValueError: the name is no plain file name, or is taken.
+    """
+    stem = re.sub(r"\.safetensors$", "", name.strip(), flags=re.IGNORECASE)
+    if not SAFE_NAME.fullmatch(stem) or stem[-1] in " ." or DEVICES.fullmatch(stem):
+        raise ValueError(
+            f"SAE Save: {name!r} cannot be the name of a file (input 'name'). Use up to 99 letters, digits, spaces "
+            "and . _ + - = ( ), beginning with a letter or digit, and no folder."
+        )
+    path = Path(folder_paths.get_folder_paths(FOLDER)[0]) / f"{stem}.safetensors"
+    if os.path.lexists(path) and not (overwrite and path.is_file()):
+        raise ValueError(
+            f"SAE Save: {path.name} is there already, in {path.parent}. Choose another 'name', or switch 'overwrite' "
+            "on."
+        )
+    return path
 
 
 def fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:

@@ -141,13 +141,18 @@ class SAEFile:
         """
         return assemble(self.config, self.read(self._encoder_keys()), self.path.name, operations, dtype)
 
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the file holds a decoder."""
+        return "decoder_weight" in self._shapes
+
     def load_decoder(self, sae: SparseAutoencoder) -> None:
         """Read the decoder into an SAE that was loaded without it.
 
         Raises:
             SAEFileError: the file has no decoder.
         """
-        if "decoder_weight" not in self._shapes:
+        if not self.has_decoder:
             raise SAEFileError(f"{self.path.name}: has no decoder; only detection and replacement work with it")
         weight = self.read(["decoder_weight"])["decoder_weight"].to(sae.decoder_bias)
         sae.decoder_weight = torch.nn.Parameter(weight, requires_grad=False)
@@ -178,7 +183,7 @@ def assemble(
         dtype: of all weights; None keeps that of ``encoder.weight``.
 
     Raises:
-        SAEFileError: a value is too large for the dtype.
+        SAEFileError: a value is too large for the dtype, or the file is not the one that was opened.
     """
     dtype = dtype or tensors["encoder.weight"].dtype
     converted = {key: value.to(dtype).contiguous() for key, value in tensors.items()}
@@ -186,7 +191,10 @@ def assemble(
         if value is not tensors[key]:
             require_finite(value, f"{name}: {key}, as {dtype},")
     sae = SparseAutoencoder(config, operations=operations, device="meta", dtype=dtype)
-    sae.load_state_dict(converted, assign=True)
+    try:
+        sae.load_state_dict(converted, assign=True)
+    except RuntimeError as error:
+        raise SAEFileError(f"{name}: changed on disk after it was opened") from error
     return sae.requires_grad_(False)
 
 
@@ -195,22 +203,34 @@ def save(
     sae: SparseAutoencoder,
     dictionary: ConceptDictionary | None = None,
     facts: Mapping[str, Any] | None = None,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = torch.float16,
 ) -> None:
     """Write an SAE, and its dictionary if there is one, in the native format.
+
+    A file that is there already is replaced, but only when the new one is complete.
 
     Args:
         path: file to write; its folder is made.
         sae: with or without decoder.
         dictionary: concepts to store with it.
         facts: JSON-able licence and training facts.
-        dtype: floating-point dtype of the weights.
+        dtype: floating-point dtype of the weights; None keeps theirs.
+
+    Raises:
+        SAEFileError: a weight is too large for the dtype.
     """
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in sae.state_dict().items()}
+    for key, tensor in tensors.items():
+        require_finite(tensor, f"{Path(path).name}: {key}, as {tensor.dtype},")
     metadata = {"format": FORMAT, "config": json.dumps(asdict(sae.config)), "facts": json.dumps(facts or {})}
     if dictionary is not None:
         extra, dictionary_facts = dictionary.to_tensors()
         tensors.update(extra)
         metadata["dictionary"] = json.dumps(dictionary_facts)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, str(path), metadata=metadata)
+    unfinished = Path(f"{path}.part")
+    try:
+        save_file(tensors, str(unfinished), metadata=metadata)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

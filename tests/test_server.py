@@ -102,3 +102,21 @@ def interrupt_while_sampling(server: LiveServer, prompt_id: str) -> None:
             return
         time.sleep(0.2)
     raise AssertionError(f"The prompt never sampled.\n{server.log(40)}")
+
+
+def test_an_sae_is_saved_listed_and_loaded(server: LiveServer):
+    def options() -> list[str]:
+        return server.get("/object_info")["ConceptErasureSAELoader"]["input"]["required"]["sae_file"][1]["options"]
+
+    prompt = {
+        "1": {"class_type": "ConceptErasureSAELoader", "inputs": {"sae_file": options()[0]}},
+        "2": {
+            "class_type": "ConceptErasureSAESave",
+            "inputs": {"sae": ["1", 0], "name": "kept", "weights": "as in its file", "overwrite": False},
+        },
+    }
+    entry = server.wait(server.submit(prompt))
+    assert entry["status"]["status_str"] == "success" and "20 concepts" in entry["outputs"]["2"]["text"][0]
+    assert "kept.safetensors" in options()
+    prompt["1"]["inputs"]["sae_file"], prompt["2"]["inputs"]["name"] = "kept.safetensors", "kept"
+    assert "SAE Save: kept.safetensors is there already" in failure(server.wait(server.submit(prompt)))

@@ -5,9 +5,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from ..native import FORMAT, SAEFile
+from ..sae import SparseAutoencoder
 from .published import CONFIG_FILES, WEIGHT_FILES, PublishedSAE, parts_of
 
-__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "PublishedSAE", "open_sae", "parts_of"]
+__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "PublishedSAE", "load_whole", "open_sae", "parts_of"]
 
 
 def open_sae(path: str | Path, hookpoint: str = "", inside: Path | None = None) -> SAEFile | PublishedSAE:
@@ -25,6 +26,18 @@ def open_sae(path: str | Path, hookpoint: str = "", inside: Path | None = None) 
     if path.is_file() or path.is_dir():
         return PublishedSAE(path, hookpoint, inside)
     return SAEFile(path)
+
+
+def load_whole(file: SAEFile | PublishedSAE) -> SparseAutoencoder:
+    """Read encoder and, where there is one, decoder, with the dtype that the file has.
+
+    Raises:
+        SAEFileError: a tensor cannot be read or holds NaN.
+    """
+    sae = file.load()
+    if file.has_decoder:
+        file.load_decoder(sae)
+    return sae
 
 
 def _is_native(path: Path) -> bool:

@@ -149,13 +149,18 @@ class PublishedSAE:
         # Rows of a latent lie together then, whatever the file does: detection picks rows.
         return assemble(self.config, tensors, self.path.name, operations, dtype)
 
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the file holds a decoder that can be used."""
+        return bool(self.layout.decoder)
+
     def load_decoder(self, sae: SparseAutoencoder) -> None:
         """Read the decoder into an SAE that was loaded without it.
 
         Raises:
             SAEFileError: the file has none that can be used.
         """
-        if not self.layout.decoder:
+        if not self.has_decoder:
             reason = "; ".join(self.layout.notes) or "has no decoder; only detection and replacement work with it"
             raise SAEFileError(f"{self.path.name}: {reason}")
         weight = self._decoder()

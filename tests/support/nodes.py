@@ -2,6 +2,7 @@
 
 NODES = {
     "ConceptErasureSAELoader": "SAE Loader",
+    "ConceptErasureSAESave": "SAE Save",
     "ConceptErasureDetector": "Concept Detector",
     "ConceptErasureMaskRefiner": "Mask Refiner",
     "ConceptErasurePatchReplacer": "Patch Replacer",

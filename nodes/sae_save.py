@@ -1,0 +1,71 @@
+"""SAE Save: an SAE becomes a file of the pack's own format."""
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..sae_models import native
+from ..sae_models.loaded import LoadedSAE
+from ..sae_models.readers import load_whole
+from . import files
+from .sockets import CATEGORY, SAE
+
+AS_LOADED = "as in its file"
+WEIGHTS = {AS_LOADED: None, "float16": torch.float16, "float32": torch.float32}
+
+
+class SAESave(io.ComfyNode):
+    """Save a sparse autoencoder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureSAESave",
+            display_name="SAE Save",
+            category=CATEGORY,
+            description="Saves an SAE of any format as one safetensors file in models/sae: weights, the block that it "
+            "reads, and its concepts. It cannot run code, and says by itself where it belongs.",
+            inputs=[
+                SAE.Input("sae", tooltip="The SAE to save, from the SAE Loader, with the block that was chosen there."),
+                io.String.Input(
+                    "name",
+                    default="my_sae",
+                    tooltip="What to call the file, without a folder. It appears in the SAE Loader's list after "
+                    "pressing R.",
+                ),
+                io.Combo.Input(
+                    "weights",
+                    options=list(WEIGHTS),
+                    default=AS_LOADED,
+                    tooltip="How precisely numbers are stored. float16 halves a file of float32; what it finds may "
+                    "then differ in rare patches.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Whether a file of that name is replaced. Off: it is left alone and this node says so.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, sae: LoadedSAE, name: str, weights: str = AS_LOADED, overwrite: bool = False) -> io.NodeOutput:
+        path = files.new_file(name, overwrite)
+        known = sae.dictionary if sae.dictionary.concepts or sae.dictionary.latent_means is not None else None
+        try:
+            whole = load_whole(sae.file)
+            native.save(path, whole, known, {**sae.file.facts, "saved_from": sae.name}, WEIGHTS[weights])
+        except native.SAEFileError as error:
+            raise ValueError(
+                f"SAE Save: {error} (input 'sae'). Nothing was saved. Load the SAE again, or choose other 'weights'."
+            ) from error
+        except OSError as error:
+            raise ValueError(
+                f"SAE Save: {path.name} cannot be written to {path.parent} ({error.strerror or error}). Free some "
+                "space, or close what uses the file."
+            ) from error
+        parts = "encoder and decoder" if whole.decoder_weight is not None else "encoder"
+        concepts = len(sae.dictionary.concepts)
+        size = path.stat().st_size / 1e6
+        return io.NodeOutput(ui=ui.PreviewText(f"Saved {path}: {parts}, {concepts} concepts, {size:.1f} MB"))
