@@ -298,6 +298,31 @@ def test_any_format_becomes_native(readers, case, tmp_path):
     assert torch.equal(again.load().encode_dense(X), sae.encode_dense(X))
 
 
+def test_a_file_of_published_size(readers, tmp_path):
+    """SAeUron's: 1280 x 20480 in half precision. Only what detection needs is read."""
+    width, latents, k = 1280, 20480, 32
+    generator = torch.Generator().manual_seed(3)
+    encoder = torch.randn(latents, width, generator=generator).half() / 32
+    tensors = {
+        "encoder.weight": encoder,
+        "encoder.bias": random(latents).half(),
+        "W_dec": encoder,
+        "b_dec": torch.ones(width),
+    }
+    path = tmp_path / f"unet.{BLOCK}"
+    path.mkdir()
+    save_file({key: value.clone() for key, value in tensors.items()}, path / "sae.safetensors")
+    config = {"expansion_factor": 16, "num_latents": 0, "k": k, "batch_topk": True, "d_in": width}
+    (path / "cfg.json").write_text(json.dumps(config))
+    sae = readers.open_sae(path, inside=tmp_path).load(dtype=torch.float32)
+    assert sae.decoder_weight is None
+    x = torch.randn(3, width, generator=generator)
+    a = (n(x) - 1) @ n(encoder).T + n(tensors["encoder.bias"])
+    values, indices = sae.encode(x)
+    assert [set(row) for row in indices.tolist()] == [set(row) for row in np.argsort(-a)[:, :k].tolist()]
+    np.testing.assert_allclose(values.numpy(), -np.sort(-a)[:, :k], rtol=1e-4)
+
+
 def test_a_single_file_names_its_block_or_the_artist_does(readers, tmp_path):
     from concept_erasure.sae_models.native import SAEFileError
 
