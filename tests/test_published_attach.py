@@ -1,0 +1,115 @@
+"""Published files on a real model: what is detected while it samples is what a full encode of the block finds."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+L, K = 64, 6
+BLOCK = "middle_block.1"
+CHOICE = "middle_block.1 = mid_block.attentions.0"
+LATENTS = (3, 20, 41)
+
+
+class Watch:
+    """Records what a block took in and gave out."""
+
+    def __init__(self):
+        self.hookpoints, self.seen = [BLOCK], []
+
+    def sampling_ranges(self):
+        return []
+
+    def begin(self, info):
+        pass
+
+    def end(self):
+        pass
+
+    def on_block(self, hookpoint, x, output, forward):
+        self.seen.append((x.clone(), output.clone(), forward))
+        return output
+
+
+def sdxl_unbox(folder, width):
+    made = torch.Generator().manual_seed(5)
+    weights = {
+        "encoder.weight": torch.randn(L, width, generator=made),
+        "decoder.weight": torch.randn(width, L, generator=made),
+        "pre_bias": torch.randn(width, generator=made),
+        "latent_bias": torch.randn(L, generator=made),
+        "stats_last_nonzero": torch.zeros(L, dtype=torch.long),
+    }
+    torch.save({"state_dict": weights}, folder / "state_dict.pth")
+    (folder / "config.json").write_text(json.dumps({"n_dirs_local": L, "d_model": width, "k": K}))
+
+
+def normalised_batchtopk(folder, width):
+    """As SAELens stores it: JumpReLU with one threshold, on layer-normalised inputs."""
+    made = torch.Generator().manual_seed(6)
+    weights = {
+        "W_enc": torch.randn(width, L, generator=made),
+        "b_enc": torch.randn(L, generator=made),
+        "W_dec": torch.randn(L, width, generator=made),
+        "b_dec": torch.randn(width, generator=made),
+        "threshold": torch.full((L,), 2.0),
+    }
+    save_file(weights, folder / "sae_weights.safetensors")
+    config = {"architecture": "jumprelu", "d_in": width, "d_sae": L, "normalize_activations": "layer_norm"}
+    (folder / "cfg.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def load(pack, tmp_path, monkeypatch):
+    """Load a format's file through the SAE Loader, from the artist's own folder."""
+    import folder_paths
+    from concept_erasure import nodes
+    from concept_erasure.nodes import files
+
+    def loader(write, width, *choices):
+        (tmp_path / "mine").mkdir()
+        write(tmp_path / "mine", width)
+        folder_paths.filename_list_cache.pop("sae", None)
+        return nodes.SAELoader.execute("mine", CHOICE, *choices).args[0]
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(tmp_path)], set(files.EXTENSIONS)))
+    yield loader
+    folder_paths.filename_list_cache.pop("sae", None)
+
+
+@pytest.mark.parametrize(
+    ("write", "choices", "reads"),
+    [
+        (sdxl_unbox, (), "output_minus_input"),
+        (sdxl_unbox, ("output",), "output"),
+        (normalised_batchtopk, (), "output"),
+        (normalised_batchtopk, ("output_minus_input",), "output_minus_input"),
+    ],
+)
+def test_recorded_masks_are_those_of_a_full_encode(canvas, load, write, choices, reads):
+    from concept_erasure.canvas.sampling import sample
+    from concept_erasure.erasure.detection import Detect, concept_score
+    from concept_erasure.erasure.model_patcher import attach, attach_observer, hookpoints
+    from concept_erasure.erasure.replacement import Replacement
+    from concept_erasure.sae_models.concepts import Concept, ConceptBand
+
+    sae = load(write, hookpoints(canvas[0])[BLOCK], *choices)
+    assert sae.config.reads == reads
+    band = ConceptBand(LATENTS, (2.0, 3.0, 4.0))
+    concept = Concept("something", (0.0, 1000.0), (band,), "sum")
+    watch = Watch()
+    model, record = attach(attach_observer(canvas[0], watch), Detect(sae, concept), Replacement("none"))
+    sample(model, canvas[1], ["A cat image in photo style", "A tree image in neon style"], [1, 2], steps=3)
+    compared, found = 0, 0
+    for x, output, forward in watch.seen:
+        read = (output if reads == "output" else output - x).flatten(2).transpose(1, 2)
+        latents = sae.module.encode_dense(read)[..., list(LATENTS)]
+        expected = concept_score(latents, torch.tensor(band.thresholds), "sum") > 1
+        for chunk, stream in enumerate(forward.streams):
+            entry = record.latest.entries.get((BLOCK, stream, forward.sigma))
+            if entry is not None:
+                assert torch.equal(entry.mask.flatten(1), expected[chunk * 2 : chunk * 2 + 2])
+                compared += entry.mask.numel()
+                found += int(entry.mask.sum())
+    assert 0 < found < compared
