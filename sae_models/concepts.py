@@ -6,6 +6,7 @@ may mean nothing in the noise of the first steps.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,8 +35,11 @@ class ConceptBand:
     def __post_init__(self) -> None:
         if len(self.latents) != len(self.thresholds):
             raise ValueError(f"{len(self.latents)} latents but {len(self.thresholds)} thresholds")
-        if self.means and len(self.means) != len(self.latents):
-            raise ValueError(f"{len(self.latents)} latents but {len(self.means)} means")
+        for name, values in (("scores", self.scores), ("means", self.means)):
+            if values and len(values) != len(self.latents):
+                raise ValueError(f"{len(self.latents)} latents but {len(values)} {name}")
+        if any(not isinstance(i, int) or i < 0 for i in self.latents):
+            raise ValueError("a latent is no whole number from 0 on")
         if any(not t >= 0 for t in self.thresholds):
             raise ValueError("a threshold is negative or not a number")
 
@@ -61,8 +65,7 @@ class Concept:
     def __post_init__(self) -> None:
         if len(self.band_edges) != len(self.bands) + 1:
             raise ValueError(f"concept {self.name}: {len(self.bands)} bands, {len(self.band_edges)} edges")
-        if list(self.band_edges) != sorted(self.band_edges):
-            raise ValueError(f"concept {self.name}: band edges do not rise")
+        check_edges(self.band_edges)
         if self.combine not in COMBINATIONS:
             raise ValueError(f"concept {self.name}: combine = {self.combine!r} is not known")
 
@@ -74,6 +77,16 @@ class Concept:
     def max_latent(self) -> int:
         """Return the largest latent index in use, -1 if there is none."""
         return max((i for band in self.bands for i in band.latents), default=-1)
+
+
+def check_edges(edges: tuple[float, ...]) -> None:
+    """Check that timestep bands have edges that rise.
+
+    Raises:
+        ValueError: they do not, or there is no band.
+    """
+    if len(edges) < 2 or not all(low < high for low, high in pairwise(edges)):
+        raise ValueError("band edges do not rise")
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,12 @@ class ConceptDictionary:
     concepts: Mapping[str, Concept]
     band_edges: tuple[float, ...] = (0.0, 1000.0)
     latent_means: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        check_edges(self.band_edges)
+        means = self.latent_means
+        if means is not None and (means.ndim != 2 or len(means) != len(self.band_edges) - 1):
+            raise ValueError(f"latent_means has shape {tuple(means.shape)} for {len(self.band_edges) - 1} bands")
 
     def names(self) -> list[str]:
         """Return the names of all concepts, sorted."""
@@ -137,6 +156,8 @@ class ConceptDictionary:
         Raises:
             ValueError, KeyError, TypeError: the parts do not fit together.
         """
+        if not isinstance(facts["band_edges"], list):
+            raise TypeError("band_edges is no list")
         edges = tuple(float(e) for e in facts["band_edges"])
         concepts = {}
         for name, combine in facts["concepts"].items():

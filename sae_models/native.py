@@ -59,7 +59,7 @@ class SAEFile:
     def _json(self, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
         try:
             value = json.loads(metadata.get(key, "{}"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SAEFileError(f"{self.path.name}: metadata {key} is not JSON") from error
         if not isinstance(value, dict):
             raise SAEFileError(f"{self.path.name}: metadata {key} is not a JSON object")
@@ -108,8 +108,11 @@ class SAEFile:
         try:
             tensors = self.read(key for key in self._shapes if key.startswith("dictionary."))
             dictionary = ConceptDictionary.from_tensors(tensors, self._dictionary_facts)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise SAEFileError(f"{self.path.name}: its concept dictionary is damaged ({error})") from error
+        means = dictionary.latent_means
+        if means is not None and not (means.is_floating_point() and means.shape[1] == self.config.num_latents):
+            raise SAEFileError(f"{self.path.name}: dictionary.latent_means does not hold one number for each latent")
         for concept in dictionary.concepts.values():
             if concept.max_latent() >= self.config.num_latents:
                 raise SAEFileError(f"{self.path.name}: concept {concept.name} uses a latent the SAE lacks")

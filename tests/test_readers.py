@@ -448,6 +448,16 @@ def test_tensors_that_fit_two_formulas_are_refused_without_a_configuration(reade
             readers.open_sae(path, inside=tmp_path)
 
 
+def test_an_architecture_that_does_not_fit_its_tensors_is_refused(readers, tmp_path):
+    from concept_erasure.sae_models.native import SAEFileError
+
+    for case, architecture in (("saelens standard", "gated"), ("saelens gated", "standard")):
+        path = write(tmp_path / architecture, case)
+        (path / "cfg.json").write_text(json.dumps(lens(architecture)))
+        with pytest.raises(SAEFileError, match=f"architecture '{architecture}' does not fit"):
+            readers.open_sae(path, inside=tmp_path)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

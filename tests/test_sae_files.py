@@ -69,6 +69,14 @@ def with_config(**values):
     return change
 
 
+def with_edges(edges):
+    return lambda metadata: metadata.update(dictionary=f'{{"band_edges": {edges}, "concepts": {{}}}}')
+
+
+def as_float(key):
+    return lambda tensors: tensors.update({key: tensors[key].float()})
+
+
 def set_nan(tensors):
     tensors["encoder.weight"][3, 3] = torch.nan
 
@@ -94,6 +102,18 @@ def wrong_latent(tensors):
         (set_nan, None, "NaN"),
         (wrong_latent, None, "latent the SAE lacks"),
         (lambda t: t.pop("dictionary.cat.1.scores"), None, "dictionary is damaged"),
+        (lambda t: t["dictionary.cat.0.latents"].neg_(), None, "no whole number from 0 on"),
+        (as_float("dictionary.cat.0.latents"), None, "no whole number from 0 on"),
+        (lambda t: t.update({"dictionary.cat.0.scores": torch.rand(7)}), None, "2 latents but 7 scores"),
+        (lambda t: t.update({"dictionary.latent_means": torch.rand(2, 5)}), None, "one number for each latent"),
+        (lambda t: t.update({"dictionary.latent_means": torch.rand(3, 32)}), None, r"\(3, 32\) for 2 bands"),
+        (None, lambda m: m.update(config='{"a":' * 200_000), "not JSON"),
+        (None, lambda m: m.update(dictionary="[" * 200_000), "not JSON"),
+        (None, with_edges("[0, NaN, 1000]"), "do not rise"),
+        (None, with_edges("[0, 0, 1000]"), "do not rise"),
+        (None, with_edges("[]"), "do not rise"),
+        (None, with_edges('"012"'), "no list"),
+        (None, with_edges(f"[0, {10**400}]"), "dictionary is damaged"),
     ],
 )
 def test_damaged_files_name_file_and_reason(native, sae_file, tmp_path, tensors, metadata, reason):
@@ -134,6 +154,38 @@ def test_mutated_files_never_crash_or_load_nonsense(native, sae_file, tmp_path, 
     except native.SAEFileError:
         return
     assert all(torch.isfinite(p).all() for p in sae.parameters())
+
+
+ODD = st.recursive(
+    st.sampled_from([None, True, -1, 0, 3, 10**400, 1e300, float("nan"), "", "sum", "cat", "output"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["cat", "k", "1"]), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(part=st.sampled_from(["config", "dictionary", "facts"]), data=st.data())
+def test_odd_metadata_is_refused_or_usable(native, sae_file, tmp_path, part, data):
+    """Any value in place of any other in the metadata: refused, or everything in the file can be used."""
+
+    def change(metadata):
+        value = json.loads(metadata[part])
+        if data.draw(st.booleans()):
+            value = data.draw(ODD)
+        else:
+            value[data.draw(st.sampled_from(sorted(value)))] = data.draw(ODD)
+        metadata[part] = json.dumps(value)
+
+    path = rewrite(sae_file[0], tmp_path / "odd.safetensors", None, change)
+    try:
+        file = native.SAEFile(path)
+        sae, dictionary = file.load(), file.dictionary()
+    except native.SAEFileError:
+        return
+    assert sae.encode_dense(torch.ones(2, 8)).shape == (2, 32)
+    dictionary.from_latents([0, 31])
+    for concept in dictionary.concepts.values():
+        assert concept.bands[concept.band_index(400.0)]
 
 
 def test_training_learns_and_is_reproducible(pack):

@@ -147,6 +147,8 @@ def saelens(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
     gated = {"b_gate", "b_mag", "r_mag"} <= set(shapes)
     guess = "gated" if gated else "standard" if "d_sae" in config and "threshold" not in shapes else ""
     architecture = str(config.get("architecture", guess))
+    if (architecture == "gated") != gated:
+        raise Unsupported(f"its architecture {architecture!r} does not fit its tensors")
     if architecture not in ARCHITECTURES:
         raise Unsupported(f"its architecture is {architecture!r}; known are {', '.join(ARCHITECTURES)}")
     treatment = str(config.get("normalize_activations") or "none")
