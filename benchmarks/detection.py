@@ -34,7 +34,7 @@ def quality(sae: SparseAutoencoder, file: SAEFile, noised: Noised, band: int) ->
         inside, outside = masks_of(noised.masks[row])
         chosen = concept.bands[band]
         score = concept_score(dense[:, list(chosen.latents)], torch.tensor(chosen.thresholds), concept.combine)
-        found = detect_patches(sae, chosen, concept.combine, 1.0, x)
+        found = detect_patches(sae, chosen, concept.combine, 1.0, x).detected
         overlap = (found & inside).sum() / ((found & outside) | inside).sum()
         result[name] = (roc_auc(score[inside], score[outside]), float(overlap))
     return result

@@ -1,8 +1,10 @@
 """Does it really erase? UA, IRA, CRA and more on the small world, for any settings.
 
 ``python host benchmarks.erasure --split tuning "output_blocks.1.1 random conditional 1.0"`` prints one row a
-setting. A setting is: SAE hookpoints joined by ``+``, replacement, halves, sensitivity, and optionally
-``start-end`` percent and ``grow=``, ``close=``, ``min_cells=``, ``persistence=`` as in the Mask Refiner;
+setting. A setting is: SAE hookpoints joined by ``+``, each perhaps with a range of its own (``@0-0.3``), replacement,
+halves, sensitivity, and optionally ``start-end`` percent, ``donors=`` (their share) and ``at=`` (blocks with commas, or
+``middle`` for those from the middle to the SAE's) as in the Patch Replacer, and ``grow=``, ``close=``, ``min_cells=``,
+``persistence=`` as in the Mask Refiner;
 ``plain`` is the unedited model. Steering is spelled ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
 halves, strength, and optionally ``start-end``, ``latents=`` (the best so many) and ``error=``. What artists do
 without any of this: ``omit`` leaves the target out of the prompt, ``negative`` names it in the negative prompt.
@@ -34,7 +36,7 @@ from ..erasure.detection import Detect, Detection, Join, Refine
 from ..erasure.model_patcher import attach, load_sae, steer
 from ..erasure.record import ErasureRecord
 from ..erasure.refinement import Refinement
-from ..erasure.replacement import Replacement
+from ..erasure.replacement import FROM_MIDDLE, LISTED, SAE_BLOCK, Replacement
 from ..erasure.steerer import SteeredConcept
 from ..erasure.steering import METHODS, Steering
 from ..sae_models.concepts import Concept, ConceptBand
@@ -129,8 +131,7 @@ class World:
     def edited(self, setting: "Setting", target: str) -> tuple[Any, ErasureRecord]:
         """Return the model with one target erased, and the record."""
         if setting.steering is None:
-            replacement = Replacement(setting.mode, setting.halves)
-            return attach(self.model, self.detection(setting, target), replacement)
+            return attach(self.model, self.detection(setting, target), setting.replacement)
         sae = self.sae(setting.sites[0])
         concept = best_latents(sae.concept(target), setting.latents)
         return steer(self.model, SteeredConcept(sae, concept, setting.start, setting.end), setting.steering)
@@ -138,9 +139,11 @@ class World:
     def detection(self, setting: "Setting", target: str) -> Detection:
         """Join one leaf for each hookpoint of a setting."""
         joined: Detection | None = None
-        for site in setting.sites:
+        for spelled in setting.sites:
+            site, _, span = spelled.partition("@")
+            start, end = _span(span) if span else (setting.start, setting.end)
             sae = self.sae(site)
-            leaf = Detect(sae, sae.concept(target), setting.sensitivity, setting.start, setting.end)
+            leaf = Detect(sae, sae.concept(target), setting.sensitivity, start, end)
             joined = leaf if joined is None else Join("union", joined, leaf)
         assert joined is not None
         return joined if setting.refinement.is_neutral else Refine(joined, setting.refinement)
@@ -155,8 +158,7 @@ class Setting:
     """One way to erase."""
 
     sites: tuple[str, ...]
-    mode: str = "random"
-    halves: str = "conditional"
+    replacement: Replacement = field(default_factory=Replacement)
     sensitivity: float = 1.0
     start: float = 0.0
     end: float = 1.0
@@ -172,13 +174,23 @@ class Setting:
         mode = parts[1].replace("_", " ") if len(parts) > 1 else "random"
         halves = parts[2] if len(parts) > 2 else "conditional"
         sensitivity = float(parts[3]) if len(parts) > 3 else 1.0
-        start, end = (float(v) for v in parts[4].split("-")) if len(parts) > 4 else (0.0, 1.0)
+        start, end = _span(parts[4]) if len(parts) > 4 else (0.0, 1.0)
         if mode in METHODS:
             steering = Steering(mode, sensitivity, extras.get("error", "exact"), halves)
             latents = int(extras["latents"]) if "latents" in extras else None
             return cls((parts[0],), start=start, end=end, steering=steering, latents=latents)
+        spelled = extras.pop("at", "")
+        at_middle = spelled == "middle"
+        at = () if at_middle else tuple(name for name in spelled.split(",") if name)
+        where = LISTED if at else FROM_MIDDLE if at_middle else SAE_BLOCK
+        replacement = Replacement(mode, halves, donor_share=float(extras.pop("donors", 1)), where=where, at=at)
         refinement = Refinement(**{key: int(value) for key, value in extras.items()})
-        return cls(tuple(parts[0].split("+")), mode, halves, sensitivity, start, end, refinement)
+        return cls(tuple(parts[0].split("+")), replacement, sensitivity, start, end, refinement)
+
+
+def _span(text: str) -> tuple[float, float]:
+    start, end = text.split("-")
+    return float(start), float(end)
 
 
 def best_latents(concept: Concept, count: int | None) -> Concept:
@@ -261,7 +273,7 @@ def results_of(
 def _stamps(text: str) -> list[int]:
     """Digest the weights that a setting uses, so that results of other weights are never mixed in."""
     sites = () if text in PROMPTING else Setting.parse(text).sites
-    files = [checkpoint.DEFAULT_PATH, *(file_of(site) for site in sites)]
+    files = [checkpoint.DEFAULT_PATH, *(file_of(site.partition("@")[0]) for site in sites)]
     return [zlib.crc32(Path(file).read_bytes()) for file in files]
 
 

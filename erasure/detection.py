@@ -6,6 +6,7 @@ A Detection is a small immutable tree. Its leaves (``Detect``) ask one SAE for o
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +21,19 @@ JOINS = ("union", "intersection")
 
 class NonFiniteActivations(RuntimeError):
     """The feature map holds NaN or infinity, so nothing can be said about it."""
+
+
+class Look(NamedTuple):
+    """What one leaf says of patches.
+
+    Attributes:
+        detected: which patches hold the concept, bool.
+        likeness: how much each is like the concept, float from 0, same shape: the score it would have if no
+            other latent silenced those of the concept. A detected patch has more than one.
+    """
+
+    detected: Tensor
+    likeness: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +111,7 @@ def concept_score(latents: Tensor, thresholds: Tensor, combine: str) -> Tensor:
 
 
 @torch.no_grad()
-def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sensitivity: float, x: Tensor) -> Tensor:
+def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sensitivity: float, x: Tensor) -> Look:
     """Tell which patches hold a concept.
 
     The result is that of a full encode, but most of the work is left out: competition can only silence a latent, so
@@ -111,13 +125,13 @@ def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sens
         x: patch embeddings [N, D].
 
     Returns:
-        bool [N].
+        of each patch, [N].
 
     Raises:
         NonFiniteActivations: x holds NaN or infinity.
     """
     if not band.latents:
-        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        return Look(torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x), device=x.device))
     wanted = torch.tensor(band.latents, device=x.device)
     thresholds = torch.tensor(band.thresholds, device=x.device, dtype=torch.float32)
     centered = sae.center(x)
@@ -128,13 +142,14 @@ def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sens
         raise NonFiniteActivations("the feature map holds NaN or infinity")
     alone = sae.config.activation not in COMPETING
     latents = sae.activate_alone(loudest, wanted) if alone else sae.loudness(loudest)
-    detected = concept_score(latents.float(), thresholds, combine) * sensitivity > 1
+    likeness = concept_score(latents.float(), thresholds, combine) * sensitivity
+    detected = likeness > 1
     candidates = detected.nonzero().squeeze(1)
     if alone or len(candidates) == 0:
-        return detected
+        return Look(detected, likeness)
     latents = competing_latents(sae, centered[candidates], wanted).float()
     detected[candidates] = concept_score(latents, thresholds, combine) * sensitivity > 1
-    return detected
+    return Look(detected, likeness)
 
 
 def competing_latents(sae: SparseAutoencoder, centered: Tensor, wanted: Tensor) -> Tensor:

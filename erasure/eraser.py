@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .detection import Detect, Detection, NonFiniteActivations, Refine, detect_patches, leaves
+from .detection import Detect, Detection, Look, NonFiniteActivations, Refine, detect_patches, leaves
 from .masks import MaskState
 from .record import CONDITIONAL, UNCONDITIONAL, ErasureRecord, RunRecord, StepEntry
-from .replacement import Replacement, donor_seed, nearest_donors, random_donors, replace_patches
+from .replacement import Replacement, donor_pool, donor_seed, nearest_donors, random_donors, replace_patches
 
 ALL_DETECTED = "Every patch of an image was detected, so there was no donor and it was left as it was"
 NO_UNCONDITIONAL = "No unconditional half in the same pass, so donors were drawn at random"
@@ -71,7 +71,7 @@ class _Run:
 
 
 class Eraser:
-    """Carries out one detection and one replacement at the blocks that the detection reads.
+    """Carries out one detection, and one replacement at the blocks that it reads or at others.
 
     Args:
         detection: what to find.
@@ -88,7 +88,8 @@ class Eraser:
     @property
     def hookpoints(self) -> list[str]:
         """The UNet modules to hook, without repetition."""
-        return list(dict.fromkeys(leaf.hookpoint for leaf in leaves(self.detection)))
+        read = [leaf.hookpoint for leaf in leaves(self.detection)]
+        return list(dict.fromkeys([*read, *self.replacement.at]))
 
     def sampling_ranges(self) -> list[tuple[float, float]]:
         """The (start, end) shares of the sampling range of each leaf, in the order of ``leaves``."""
@@ -125,7 +126,8 @@ class Eraser:
         if run is None or output.shape[0] % len(forward.halves):
             return output
         looked = self._detect(run, hookpoint, x, output, forward)
-        if not looked:
+        edits = hookpoint in self.replacement.at if self.replacement.at else looked
+        if not (looked or edits):
             return output
         edited = None
         images = output.shape[0] // len(forward.halves)
@@ -134,11 +136,11 @@ class Eraser:
             if mask is None:
                 continue
             replaced = [0] * images
-            if self.replacement.mode != "none" and mask.any():
+            if edits and self.replacement.mode != "none" and mask.any():
                 edited = output.clone() if edited is None else edited
                 for image in range(images):
                     replaced[image] = self._replace(run, hookpoint, forward, chunk, image, mask[image], output, edited)
-            self._note(run, hookpoint, forward, chunk, mask, replaced)
+            self._note(run, hookpoint, forward, chunk, mask, replaced, looked)
         return output if edited is None else edited
 
     def _chunks(self, forward: Forward) -> Iterable[int]:
@@ -167,8 +169,9 @@ class Eraser:
                         f"{forward.timestep:.0f}. The model itself is producing invalid values: try another "
                         f"precision (for example --force-fp32), or check LoRAs and other patches before this node."
                     ) from error
-                mask = found.reshape(images, *read.shape[-2:]).cpu()
-                run.masks.update(leaf, forward.streams[chunk], mask)
+                grid = (images, *read.shape[-2:])
+                look = Look(found.detected.reshape(grid).cpu(), found.likeness.reshape(grid).cpu())
+                run.masks.update(leaf, forward.streams[chunk], look)
                 looked = True
         return looked
 
@@ -210,21 +213,38 @@ class Eraser:
                 replace_patches(edited, row, targets, targets[:, None], output, source_row)
                 return len(targets)
             run.record.notes[NO_UNCONDITIONAL] += 1
-            mode = "random"
         if bool(flat.all()):
             run.record.notes[ALL_DETECTED] += 1
             return 0
-        if mode == "random":
-            key = run.info.image_keys[image] if len(run.info.image_keys) == images else image
-            seed = donor_seed(self.replacement.seed, key, hookpoint, forward.sigma)
-            donors = random_donors(flat, torch.Generator().manual_seed(seed))
-        else:
-            k = self.replacement.k if mode == "mean of k nearest" else 1
-            donors = nearest_donors(flat, (mask.shape[0], mask.shape[1]), k)
+        donors = self._donors(run, hookpoint, forward, chunk, image, mask, targets)
         replace_patches(edited, row, targets, donors, output, source_row)
         return len(targets)
 
-    def _note(self, run: _Run, hookpoint: str, forward: Forward, chunk: int, mask: Tensor, replaced: list[int]) -> None:
+    def _donors(
+        self, run: _Run, hookpoint: str, forward: Forward, chunk: int, image: int, mask: Tensor, targets: Tensor
+    ) -> Tensor:
+        """Choose donors for the detected patches of one image, [n, m]; see ``replacement``."""
+        grid = (mask.shape[0], mask.shape[1])
+        likeness = run.masks.likeness(forward.streams[chunk], forward.sigma, grid)
+        free = donor_pool(mask.flatten(), likeness[image].flatten(), self.replacement.donor_share)
+        if self.replacement.mode in ("nearest", "mean of k nearest"):
+            k = self.replacement.k if self.replacement.mode == "mean of k nearest" else 1
+            return nearest_donors(targets, free, grid[1], k)
+        keys = run.info.image_keys
+        key = keys[image] if len(keys) == len(likeness) else image
+        seed = donor_seed(self.replacement.seed, key, hookpoint, forward.sigma)
+        return random_donors(free, len(targets), torch.Generator().manual_seed(seed))
+
+    def _note(
+        self,
+        run: _Run,
+        hookpoint: str,
+        forward: Forward,
+        chunk: int,
+        mask: Tensor,
+        replaced: list[int],
+        looked: bool,
+    ) -> None:
         whole = forward.latent_size == run.info.latent_size and len(mask) == run.record.images
         run.record.entries[hookpoint, forward.streams[chunk], forward.sigma] = StepEntry(
             hookpoint,
@@ -234,4 +254,5 @@ class Eraser:
             mask.clone(),
             tuple(replaced),
             whole,
+            looked,
         )

@@ -1,7 +1,7 @@
 """The masks of one sampling run: what each leaf saw last, and what the whole detection makes of it.
 
 Masks are kept for each *stream*: one conditioning (positive, negative, a regional prompt) of one run, named by
-the uuid that ComfyUI gives it. Within a stream a mask is bool [B, H, W] on the CPU.
+the uuid that ComfyUI gives it. Within a stream a mask is bool [B, H, W] and a likeness float [B, H, W], on the CPU.
 """
 
 from collections.abc import Callable, Hashable
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .detection import Detect, Detection, Join, Refine
+from .detection import Detect, Detection, Join, Look, Refine, leaves
 from .refinement import refine, resize_mask
 
 
@@ -34,12 +35,12 @@ class MaskState:
     def __init__(self, detection: Detection, is_active: Callable[[Detect, float], bool]) -> None:
         self.detection = detection
         self.is_active = is_active
-        self._seen: dict[tuple[int, Hashable], Tensor] = {}
+        self._seen: dict[tuple[int, Hashable], Look] = {}
         self._persistence: dict[tuple[int, Hashable, tuple[int, ...]], _Persistence] = {}
 
-    def update(self, leaf: Detect, stream: Hashable, mask: Tensor) -> None:
-        """Note what a leaf has just detected in a stream, bool [B, H, W]."""
-        self._seen[id(leaf), stream] = mask
+    def update(self, leaf: Detect, stream: Hashable, look: Look) -> None:
+        """Note what a leaf has just seen in a stream, [B, H, W] each."""
+        self._seen[id(leaf), stream] = look
 
     def mask(self, stream: Hashable, sigma: float, grid: tuple[int, int]) -> Tensor | None:
         """Evaluate the detection with the newest mask of every leaf.
@@ -56,10 +57,26 @@ class MaskState:
         """
         return self._evaluate(self.detection, stream, sigma, grid)
 
+    def likeness(self, stream: Hashable, sigma: float, grid: tuple[int, int]) -> Tensor:
+        """Return how much each cell is like any of the concepts, by the newest look of every leaf.
+
+        How leaves are joined and refined plays no part: this is to rank what was not detected.
+
+        Args:
+            stream, sigma, grid: see ``mask``, which gave a mask for them.
+
+        Returns:
+            float [B, H, W].
+        """
+        active = [leaf for leaf in leaves(self.detection) if self.is_active(leaf, sigma)]
+        seen = [self._seen[id(leaf), stream].likeness for leaf in active if (id(leaf), stream) in self._seen]
+        resized = [F.adaptive_max_pool2d(each[:, None], grid)[:, 0] for each in seen]
+        return torch.stack(resized).amax(0)
+
     def _evaluate(self, node: Detection, stream: Hashable, sigma: float, grid: tuple[int, int]) -> Tensor | None:
         if isinstance(node, Detect):
             seen = self._seen.get((id(node), stream)) if self.is_active(node, sigma) else None
-            return None if seen is None else resize_mask(seen, grid)
+            return None if seen is None else resize_mask(seen.detected, grid)
         if isinstance(node, Join):
             first = self._evaluate(node.first, stream, sigma, grid)
             second = self._evaluate(node.second, stream, sigma, grid)

@@ -24,7 +24,7 @@ from ..sae_models.readers import open_sae
 from .detection import Detection, leaves
 from .eraser import Eraser, Forward, RunInfo
 from .record import CONDITIONAL, ErasureRecord
-from .replacement import Replacement
+from .replacement import FROM_MIDDLE, LISTED, Replacement
 from .steerer import SteeredConcept, Steerer
 from .steering import Steering
 
@@ -101,11 +101,12 @@ def attach(model: ModelPatcher, detection: Detection, replacement: Replacement) 
     """Return a clone of the model that detects and replaces while it samples, and the record of what it does.
 
     Raises:
-        ValueError: an SAE does not fit the model.
+        ValueError: an SAE does not fit the model, or it lacks a block where patches are to be replaced.
     """
     used = list(leaves(detection))
     for leaf in used:
         check_fit(model, leaf.sae, "Patch Replacer")
+    replacement = _placed(model, detection, replacement)
     record = ErasureRecord()
     patchers = {id(leaf.sae.patcher): leaf.sae.patcher for leaf in used}
     patched = attach_observer(model, Eraser(detection, replacement, record), list(patchers.values()))
@@ -129,6 +130,36 @@ def steer(model: ModelPatcher, target: SteeredConcept, steering: Steering) -> tu
         ) from error
     record = ErasureRecord()
     return attach_observer(model, Steerer(target, steering, record), [target.sae.patcher]), record
+
+
+def _placed(model: ModelPatcher, detection: Detection, replacement: Replacement) -> Replacement:
+    """Return a replacement with its blocks listed, if they are not just those that the SAEs read."""
+    available = hookpoints(model)
+    if replacement.where == FROM_MIDDLE:
+        blocks = [path for leaf in leaves(detection) for path in _from_middle(list(available), leaf.hookpoint)]
+        return replace(replacement, where=LISTED, at=tuple(dict.fromkeys(blocks)))
+    missing = [path for path in replacement.at if path not in available]
+    if missing:
+        raise ValueError(
+            f"Patch Replacer: input 'blocks' names {', '.join(missing)}, which the model at input 'model' does not "
+            f"have. Its blocks: {_listed(available)}. Choose among them, or another 'replace_at'."
+        )
+    return replacement
+
+
+def _from_middle(blocks: list[str], hookpoint: str) -> list[str]:
+    """Return the blocks from the UNet's middle to one of them, both included.
+
+    Args:
+        blocks: all with a transformer, in the order in which they run.
+        hookpoint: one of them.
+    """
+    # A UNet may have no transformer in its middle; it still has a place between the two halves.
+    upward = [path for path in blocks if not path.startswith("input_blocks")]
+    if hookpoint in upward:
+        return upward[: upward.index(hookpoint) + 1]
+    middle = [path for path in blocks if path.startswith("middle_block")]
+    return [*blocks[blocks.index(hookpoint) : len(blocks) - len(upward)], *middle]
 
 
 class Observer(Protocol):

@@ -26,6 +26,7 @@ class StepEntry:
         mask: detected cells, bool [B, H, W].
         replaced: number of replaced cells of each image.
         whole_image: False if the conditioning covered only an area of the image.
+        looked: False if the block was only edited, by a mask that another block gave, perhaps a step before.
     """
 
     hookpoint: str
@@ -35,6 +36,7 @@ class StepEntry:
     mask: Tensor
     replaced: tuple[int, ...]
     whole_image: bool = True
+    looked: bool = True
 
 
 @dataclass
@@ -84,7 +86,7 @@ class RunRecord:
             found = [
                 entry
                 for entry in self.entries.values()
-                if entry.sigma == sigma and entry.half == half and entry.whole_image
+                if entry.sigma == sigma and entry.half == half and entry.whole_image and entry.looked
             ]
             for entry in found:
                 union = union | resize_mask(entry.mask, grid)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 MODES = ("random", "nearest", "mean of k nearest", "unconditional", "none")
 HALVES = ("conditional", "both")
+SAE_BLOCK, FROM_MIDDLE, LISTED = WHERE = ("SAE block", "middle to SAE block", "listed blocks")
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,34 @@ class Replacement:
         halves: which halves of classifier-free guidance are edited: ``conditional`` or ``both``.
         k: for ``mean of k nearest``.
         seed: of the random donors.
+        donor_share: share (above 0, at most 1) of the undetected patches that may be donors: those least like
+            the concept. Ours; 1 is the paper's.
+        where: which blocks are edited: ``SAE block``, the one that the SAE reads; ``middle to SAE block``, all with
+            a transformer from the UNet's middle to it, which is ours; or ``listed blocks``.
+        at: the UNet modules for ``listed blocks``.
     """
 
     mode: str = "random"
     halves: str = "conditional"
     k: int = 4
     seed: int = 0
+    donor_share: float = 1.0
+    where: str = SAE_BLOCK
+    at: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"replacement {self.mode!r}; known are {', '.join(MODES)}")
         if self.halves not in HALVES:
             raise ValueError(f"halves {self.halves!r}; known are {', '.join(HALVES)}")
+        if self.where not in WHERE:
+            raise ValueError(f"where {self.where!r}; known are {', '.join(WHERE)}")
+        if (self.where == LISTED) != bool(self.at):
+            raise ValueError("blocks are listed where 'listed blocks' is chosen, and only there")
         if self.k < 1:
             raise ValueError("k must be at least 1")
+        if not 0 < self.donor_share <= 1:
+            raise ValueError("donor_share must be above 0 and at most 1")
 
 
 def donor_seed(seed: int, image_key: int, hookpoint: str, sigma: float) -> int:
@@ -51,38 +66,52 @@ def donor_seed(seed: int, image_key: int, hookpoint: str, sigma: float) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
 
 
-def random_donors(mask: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a donor for every detected patch.
+def donor_pool(mask: Tensor, likeness: Tensor, share: float) -> Tensor:
+    """Return the patches that may be donors: the undetected ones that are least like the concept.
 
     Args:
-        mask: bool [N], neither empty nor full.
+        mask: bool [N], not full.
+        likeness: float [N], see ``detection.Look``.
+        share: of the undetected patches, above 0 and at most 1.
+
+    Returns:
+        int64 [m], rising. Patches as much like the concept as the last one taken are in it too, or their order
+        in the picture would decide.
+    """
+    free = (~mask).nonzero()[:, 0]
+    last = likeness[free].kthvalue(max(1, round(share * len(free)))).values
+    return free[likeness[free] <= last]
+
+
+def random_donors(free: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw a donor for each of ``count`` detected patches.
+
+    Args:
+        free: int64 [m], places of the patches to draw from, at least one.
+        count: how many to draw.
         generator: a CPU generator.
 
     Returns:
-        int64 [n detected, 1]: indices of undetected patches, uniform, with repetition.
+        int64 [count, 1], uniform, with repetition.
     """
-    free = (~mask).nonzero()[:, 0]
-    picks = torch.randint(len(free), (int(mask.sum()), 1), generator=generator)
-    return free[picks]
+    return free[torch.randint(len(free), (count, 1), generator=generator)]
 
 
-def nearest_donors(mask: Tensor, grid: tuple[int, int], k: int) -> Tensor:
-    """Return the k spatially nearest undetected patches of every detected one.
+def nearest_donors(targets: Tensor, free: Tensor, width: int, k: int) -> Tensor:
+    """Return the k spatially nearest donors of every detected patch.
 
     Args:
-        mask: bool [N] with N = H * W, neither empty nor full.
-        grid: (H, W).
+        targets: int64 [n], places of the detected patches on a grid.
+        free: int64 [m], places of possible donors, rising.
+        width: of the grid.
         k: how many; fewer are returned if fewer are free.
 
     Returns:
-        int64 [n detected, min(k, n free)], nearest first; ties go to the lower index.
+        int64 [n, min(k, m)], nearest first; ties go to the lower place.
     """
-    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    place = torch.stack([rows.flatten(), columns.flatten()], 1)
-    free = (~mask).nonzero()[:, 0]
-    distance = (place[mask.nonzero()[:, 0]][:, None] - place[free][None]).pow(2).sum(-1)
-    order = distance.argsort(dim=1, stable=True)[:, :k]
-    return free[order]
+    place = torch.stack([targets // width, targets % width], 1), torch.stack([free // width, free % width], 1)
+    distance = (place[0][:, None] - place[1][None]).pow(2).sum(-1)
+    return free[distance.argsort(dim=1, stable=True)[:, :k]]
 
 
 def replace_patches(x: Tensor, row: int, targets: Tensor, donors: Tensor, source: Tensor, source_row: int) -> None:

@@ -5,7 +5,8 @@ from comfy_api.latest import io
 
 from ..erasure.detection import Detection
 from ..erasure.model_patcher import attach
-from ..erasure.replacement import HALVES, MODES, Replacement
+from ..erasure.replacement import HALVES, LISTED, MODES, WHERE, Replacement
+from ..sae_models import hookpoints
 from .sockets import CATEGORY, DETECTION, ERASURE_RECORD
 
 
@@ -54,6 +55,32 @@ class PatchReplacer(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     tooltip="Seed of the random choice of donors. The same seed gives the same picture.",
                 ),
+                io.Float.Input(
+                    "donor_share",
+                    default=1.0,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Which undetected patches may be taken: 1 is all of them, 0.5 the half that is least like "
+                    "the concept, so that a part of it that was missed is not copied.",
+                ),
+                io.Combo.Input(
+                    "replace_at",
+                    options=list(WHERE),
+                    default=WHERE[0],
+                    optional=True,
+                    tooltip="Where in the model patches are replaced. SAE block: where the SAE reads, as published. "
+                    "middle to SAE block: also in the blocks between the model's middle and that one, which erases "
+                    "more thoroughly. listed blocks: those named at 'blocks'.",
+                ),
+                io.String.Input(
+                    "blocks",
+                    default="",
+                    optional=True,
+                    tooltip="For experts: the blocks for 'listed blocks', such as 'output_blocks.4.1, "
+                    "mid_block.attentions.0'. One that runs before the SAE's takes the mask of the step before.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with erasure attached, for a sampler."),
@@ -66,6 +93,30 @@ class PatchReplacer(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: ModelPatcher, detection: Detection, replacement: str, halves: str, k: int, donor_seed: int
+        cls,
+        model: ModelPatcher,
+        detection: Detection,
+        replacement: str,
+        halves: str,
+        k: int,
+        donor_seed: int,
+        donor_share: float = 1.0,
+        replace_at: str = WHERE[0],
+        blocks: str = "",
     ) -> io.NodeOutput:
-        return io.NodeOutput(*attach(model, detection, Replacement(replacement, halves, k, donor_seed)))
+        at = _listed(blocks) if replace_at == LISTED else ()
+        chosen = Replacement(replacement, halves, k, donor_seed, donor_share, replace_at, at)
+        return io.NodeOutput(*attach(model, detection, chosen))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Read names of blocks, in either spelling, separated by commas or spaces."""
+    names = text.replace(",", " ").split()
+    unknown = [name for name in names if not hookpoints.find(name)]
+    if unknown or not names:
+        said = f"{', '.join(unknown)} is no block's name" if unknown else "it is empty"
+        raise ValueError(
+            f"Patch Replacer: input 'blocks': {said}, but 'replace_at' is '{LISTED}'. Write names such as "
+            "'output_blocks.4.1' or 'up_blocks.1.attentions.1', separated by commas."
+        )
+    return tuple(dict.fromkeys(hookpoints.find(name) for name in names))

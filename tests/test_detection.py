@@ -32,7 +32,7 @@ def test_shortcut_equals_a_full_encode(made, combine, threshold, sensitivity):
 
     sae, x = made
     band = ConceptBand((3, 17, 40), (threshold,) * 3)
-    found = detect_patches(sae, band, combine, sensitivity, x)
+    found = detect_patches(sae, band, combine, sensitivity, x).detected
     assert torch.equal(found, full_encode_reference(sae, band, combine, sensitivity, x))
     assert found.any() == (threshold < 50)
 
@@ -42,7 +42,7 @@ def test_sensitivity_zero_finds_nothing(made):
     from concept_erasure.sae_models.concepts import ConceptBand
 
     sae, x = made
-    assert not detect_patches(sae, ConceptBand((3,), (0.0,)), "any", 0.0, x).any()
+    assert not detect_patches(sae, ConceptBand((3,), (0.0,)), "any", 0.0, x).detected.any()
 
 
 def test_nan_is_an_error(made):
@@ -86,6 +86,14 @@ def leaf(hookpoint="a"):
     return Detect(SimpleNamespace(config=SimpleNamespace(hookpoint=hookpoint)), None)
 
 
+def look(mask):
+    """What a leaf says whose likeness is its mask."""
+    from concept_erasure.erasure.detection import Look
+
+    mask = torch.as_tensor(mask, dtype=torch.bool)
+    return Look(mask, mask.float())
+
+
 @pytest.mark.parametrize(("mode", "expected"), [("union", [1, 1, 1, 0]), ("intersection", [0, 1, 0, 0])])
 def test_joins(pack, mode, expected):
     from concept_erasure.erasure.detection import Join
@@ -93,10 +101,11 @@ def test_joins(pack, mode, expected):
 
     first, second = leaf(), leaf("b")
     state = MaskState(Join(mode, first, second), lambda _leaf, _sigma: True)
-    state.update(first, "s", torch.tensor([[[1, 1], [0, 0]]], dtype=torch.bool))
-    state.update(second, "s", torch.tensor([[[0, 1], [1, 0]]], dtype=torch.bool))
+    state.update(first, "s", look([[[1, 1], [0, 0]]]))
+    state.update(second, "s", look([[[0, 1], [1, 0]]]))
     assert state.mask("s", 1.0, (2, 2)).flatten().int().tolist() == expected
     assert state.mask("another stream", 1.0, (2, 2)) is None
+    assert state.likeness("s", 1.0, (2, 2)).flatten().tolist() == [1, 1, 1, 0], "the higher of the two"
 
 
 def test_persistence_counts_noise_levels_not_calls(pack):
@@ -109,7 +118,7 @@ def test_persistence_counts_noise_levels_not_calls(pack):
     seen = torch.ones(1, 1, 1, dtype=torch.bool)
 
     def step(sigma, mask):
-        state.update(source, "s", mask)
+        state.update(source, "s", look(mask))
         return bool(state.mask("s", sigma, (1, 1)))
 
     assert step(9.0, seen) and step(9.0, seen)

@@ -39,8 +39,8 @@ def detect(nodes, sae, **inputs):
     return nodes.ConceptDetector.execute(sae, **{**defaults, **inputs}).args
 
 
-def replace(nodes, model, detection, mode="random"):
-    return nodes.PatchReplacer.execute(model, detection, mode, "conditional", 4, 0).args
+def replace(nodes, model, detection, mode="random", **inputs):
+    return nodes.PatchReplacer.execute(model, detection, mode, "conditional", 4, 0, **inputs).args
 
 
 def refine(nodes, detection, grow=0, close_holes=0, min_cells=0, persistence=0, region=None):
@@ -253,6 +253,30 @@ def test_an_sae_that_does_not_fit(nodes, sae, canvas):
     elsewhere = Detect(with_config(sae, hookpoint="output_blocks.99.1"), concept)
     with pytest.raises(ValueError, match=r"output_blocks\.99\.1.*does not have.*Its blocks: input_blocks"):
         replace(nodes, canvas[0], elsewhere)
+
+
+def test_where_to_replace(nodes, detection, canvas):
+    where = {"replace_at": "listed blocks"}
+    names = "middle_block.1, mid_block.attentions.0 output_blocks.2.1"
+    assert replace(nodes, canvas[0], detection, blocks=names, **where)[0] is not canvas[0]
+    with pytest.raises(ValueError, match=r"input 'blocks': the_middle is no block's name"):
+        replace(nodes, canvas[0], detection, blocks="the_middle", **where)
+    with pytest.raises(ValueError, match=r"input 'blocks': it is empty"):
+        replace(nodes, canvas[0], detection, **where)
+    with pytest.raises(ValueError, match=r"input 'blocks' names output_blocks\.11\.1.*output_blocks\.2\.1 \(64\)"):
+        replace(nodes, canvas[0], detection, blocks="output_blocks.11.1", **where)
+
+
+def test_the_blocks_between_the_middle_and_the_sae(pack):
+    from concept_erasure.erasure.model_patcher import _from_middle
+
+    blocks = ["input_blocks.4.1", "input_blocks.8.1", "middle_block.1", "output_blocks.3.1", "output_blocks.4.1"]
+    assert _from_middle(blocks, "output_blocks.3.1") == ["middle_block.1", "output_blocks.3.1"]
+    assert _from_middle(blocks, "middle_block.1") == ["middle_block.1"]
+    assert _from_middle(blocks, "input_blocks.8.1") == ["input_blocks.8.1", "middle_block.1"]
+    del blocks[2]
+    assert _from_middle(blocks, "output_blocks.4.1") == ["output_blocks.3.1", "output_blocks.4.1"]
+    assert _from_middle(blocks, "input_blocks.4.1") == ["input_blocks.4.1", "input_blocks.8.1"]
 
 
 def test_a_model_that_is_no_unet(nodes, detection, canvas):

@@ -68,11 +68,11 @@ class Blocks:
         return output
 
 
-def watched(model, sae, detection, mode="random", **options):
-    """Attach an observer before and one after the eraser."""
+def watched(model, sae, detection, mode="random", hookpoint=None, **options):
+    """Attach an observer before and one after the eraser, at the SAE's block or at another."""
     from concept_erasure.erasure.model_patcher import attach_observer
 
-    before, after = Blocks(sae.config.hookpoint), Blocks(sae.config.hookpoint)
+    before, after = (Blocks(hookpoint or sae.config.hookpoint) for _ in range(2))
     patched, record = erase(attach_observer(model, before), detection, mode, **options)
     return attach_observer(patched, after), record, before, after
 
@@ -126,6 +126,42 @@ def check_donors(was, became, mask):
         free = old[~mask[image].flatten()]
         for patch in new[mask[image].flatten()]:
             assert (free == patch).all(1).any()
+
+
+@pytest.mark.parametrize(("block", "delay"), [("output_blocks.2.1", 0), ("input_blocks.1.1", 1)])
+def test_patches_are_replaced_at_another_block(canvas, sae, detect, block, delay):
+    """On a grid twice as fine; a block that runs before the SAE's takes the mask of the step before."""
+    model, record, before, after = watched(
+        canvas[0], sae, detect(), hookpoint=block, where="listed blocks", at=(block,)
+    )
+    run(canvas, model, PROMPTS, (1, 2, 3))
+    found = [e.mask for e in record.latest.entries.values() if e.hookpoint == sae.config.hookpoint]
+    assert len(found) == STEPS and sum(mask.sum() for mask in found) > 0
+    assert all(not e.looked for e in record.latest.entries.values() if e.hookpoint == block)
+    for step, ((was, forward), (became, _)) in enumerate(zip(before.outputs, after.outputs, strict=True)):
+        rows = slice(forward.halves.index(0) * 3, forward.halves.index(0) * 3 + 3)
+        mask = torch.zeros_like(found[0]) if step < delay else found[step - delay]
+        finer = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        assert torch.equal((was[rows] != became[rows]).any(1) & ~finer, torch.zeros_like(finer))
+        check_donors(was[rows], became[rows], finer)
+    assert record.latest.replaced() == 4 * sum(int(mask.sum()) for mask in found[: STEPS - delay])
+
+
+def test_a_small_donor_share_leaves_out_what_is_like_the_concept(canvas, sae, detect):
+    from concept_erasure.erasure.detection import detect_patches
+
+    model, record, before, after = watched(canvas[0], sae, detect(), donor_share=0.25)
+    run(canvas, model)
+    leaf = detect()
+    for (was, forward), (became, _) in zip(before.outputs, after.outputs, strict=True):
+        row = forward.halves.index(0)
+        old, new = was[row].flatten(1).T, became[row].flatten(1).T
+        band = leaf.concept.bands[leaf.concept.band_index(forward.timestep)]
+        look = detect_patches(sae.module, band, leaf.concept.combine, leaf.sensitivity, old)
+        limit = look.likeness[~look.detected].quantile(0.3)
+        for patch in new[look.detected]:
+            assert look.likeness[(old == patch).all(1)].min() <= limit
+    assert record.latest.replaced() > 0
 
 
 def test_unconditional_donors_come_from_the_same_place(canvas, sae, detect):

@@ -263,7 +263,7 @@ def test_detection_is_that_of_a_full_encode(readers, case, tmp_path):
     sae = readers.open_sae(write(tmp_path, case), inside=tmp_path).load(dtype=torch.float32)
     band = ConceptBand((3, 30, 41), (0.4, 0.8, 0.6))
     full = concept_score(sae.encode_dense(X)[:, [3, 30, 41]], torch.tensor(band.thresholds), "sum") > 1
-    assert torch.equal(detect_patches(sae, band, "sum", 1.0, X), full)
+    assert torch.equal(detect_patches(sae, band, "sum", 1.0, X).detected, full)
     assert 0 < full.sum() < N
 
 

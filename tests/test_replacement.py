@@ -12,11 +12,10 @@ def features():
     return torch.randn(SHAPE)
 
 
-def test_random_donors_are_undetected_and_uniform(pack):
+def test_random_donors_are_uniform(pack):
     from concept_erasure.erasure.replacement import random_donors
 
-    mask = torch.tensor([True] * 2000 + [False] * 4)
-    donors = random_donors(mask, torch.Generator().manual_seed(0))
+    donors = random_donors(torch.arange(2000, 2004), 2000, torch.Generator().manual_seed(0))
     assert donors.shape == (2000, 1)
     counts = donors.flatten().bincount(minlength=2004)
     assert counts[:2000].sum() == 0
@@ -26,10 +25,20 @@ def test_random_donors_are_undetected_and_uniform(pack):
 def test_nearest_donors(pack):
     from concept_erasure.erasure.replacement import nearest_donors
 
-    mask = torch.tensor([[0, 1, 1, 0], [1, 1, 1, 1]], dtype=torch.bool).flatten()
-    donors = nearest_donors(mask, (2, 4), 1)[:, 0].tolist()
+    targets, free = torch.tensor([1, 2, 4, 5, 6, 7]), torch.tensor([0, 3])
+    donors = nearest_donors(targets, free, 4, 1)[:, 0].tolist()
     assert donors == [0, 3, 0, 0, 3, 3]
-    assert nearest_donors(mask, (2, 4), 9).shape == (6, 2), "only two are free"
+    assert nearest_donors(targets, free, 4, 9).shape == (6, 2), "only two are free"
+
+
+def test_the_donor_pool_leaves_out_what_is_like_the_concept(pack):
+    from concept_erasure.erasure.replacement import donor_pool
+
+    mask = torch.tensor([0, 1, 0, 0, 0, 1, 0], dtype=torch.bool)
+    likeness = torch.tensor([0.9, 2.0, 0.1, 0.4, 0.1, 1.5, 0.6])
+    assert donor_pool(mask, likeness, 1.0).tolist() == [0, 2, 3, 4, 6], "the whole share is every undetected patch"
+    assert donor_pool(mask, likeness, 0.6).tolist() == [2, 3, 4]
+    assert donor_pool(mask, likeness, 0.01).tolist() == [2, 4], "at least one, and all that are as good"
 
 
 def test_replaced_cells_are_exactly_their_donors(pack, features):
