@@ -3,7 +3,7 @@
 ``python host benchmarks.erasure --split tuning "output_blocks.1.1 random conditional 1.0"`` prints one row a
 setting. A setting is: SAE hookpoints joined by ``+``, each perhaps with a range of its own (``@0-0.3``), replacement,
 halves, sensitivity, and optionally ``start-end`` percent, ``donors=`` (their share) and ``at=`` (blocks with commas, or
-``middle`` for those from the middle to the SAE's) as in the Patch Replacer, and ``grow=``, ``close=``, ``min_cells=``,
+``middle`` for the middle and the SAE's) as in the Patch Replacer, and ``grow=``, ``close=``, ``min_cells=``,
 ``persistence=`` as in the Mask Refiner;
 ``plain`` is the unedited model. Steering is spelled ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
 halves, strength, and optionally ``start-end``, ``latents=`` (the best so many) and ``error=``. What artists do
@@ -36,7 +36,7 @@ from ..erasure.detection import Detect, Detection, Join, Refine
 from ..erasure.model_patcher import attach, load_sae, steer
 from ..erasure.record import ErasureRecord
 from ..erasure.refinement import Refinement
-from ..erasure.replacement import FROM_MIDDLE, LISTED, SAE_BLOCK, Replacement
+from ..erasure.replacement import LISTED, MIDDLE_TOO, SAE_BLOCK, Replacement
 from ..erasure.steerer import SteeredConcept
 from ..erasure.steering import METHODS, Steering
 from ..sae_models.concepts import Concept, ConceptBand
@@ -182,7 +182,7 @@ class Setting:
         spelled = extras.pop("at", "")
         at_middle = spelled == "middle"
         at = () if at_middle else tuple(name for name in spelled.split(",") if name)
-        where = LISTED if at else FROM_MIDDLE if at_middle else SAE_BLOCK
+        where = LISTED if at else MIDDLE_TOO if at_middle else SAE_BLOCK
         replacement = Replacement(mode, halves, donor_share=float(extras.pop("donors", 1)), where=where, at=at)
         refinement = Refinement(**{key: int(value) for key, value in extras.items()})
         return cls(tuple(parts[0].split("+")), replacement, sensitivity, start, end, refinement)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .detection import Detect, Detection, Look, NonFiniteActivations, Refine, detect_patches, leaves
 from .masks import MaskState
-from .record import CONDITIONAL, UNCONDITIONAL, ErasureRecord, RunRecord, StepEntry
+from .record import CONDITIONAL, UNCONDITIONAL, ErasureRecord, RunRecord, StepEntry, step_statistics
 from .replacement import Replacement, donor_pool, donor_seed, nearest_donors, random_donors, replace_patches
 
 ALL_DETECTED = "Every patch of an image was detected, so there was no donor and it was left as it was"
@@ -70,6 +70,55 @@ class _Run:
         self.masks = MaskState(detection, is_active)
 
 
+@dataclass
+class _Call:
+    """One call of one hooked block.
+
+    Attributes:
+        output: what the block gave, [chunks * images, C, H, W].
+        edited: a copy of it with patches replaced, None as long as there are none.
+        looked: whether a leaf read this block in this call.
+    """
+
+    run: _Run
+    hookpoint: str
+    forward: Forward
+    output: Tensor
+    edited: Tensor | None = None
+    looked: bool = False
+
+    @property
+    def images(self) -> int:
+        """Images in each chunk of the batch."""
+        return self.output.shape[0] // len(self.forward.halves)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W) of the feature map."""
+        return self.output.shape[-2], self.output.shape[-1]
+
+    def rows(self, chunk: int) -> slice:
+        """Where a chunk lies in the batch."""
+        return slice(chunk * self.images, (chunk + 1) * self.images)
+
+    def note(self, chunk: int, mask: Tensor, replaced: list[int]) -> None:
+        """Write down what happened to a chunk."""
+        forward, record = self.forward, self.run.record
+        before = self.output[self.rows(chunk)]
+        after = self.edited[self.rows(chunk)] if self.edited is not None and any(replaced) else before
+        record.entries[self.hookpoint, forward.streams[chunk], forward.sigma] = StepEntry(
+            self.hookpoint,
+            forward.halves[chunk],
+            forward.sigma,
+            forward.timestep,
+            mask.clone(),
+            tuple(replaced),
+            forward.latent_size == self.run.info.latent_size and len(mask) == record.images,
+            self.looked,
+            *step_statistics(before, after),
+        )
+
+
 class Eraser:
     """Carries out one detection, and one replacement at the blocks that it reads or at others.
 
@@ -122,26 +171,22 @@ class Eraser:
             NonFiniteActivations: the feature map holds NaN or infinity.
             ValueError: a region mask does not fit.
         """
-        run = self._run
-        if run is None or output.shape[0] % len(forward.halves):
+        if self._run is None or output.shape[0] % len(forward.halves):
             return output
-        looked = self._detect(run, hookpoint, x, output, forward)
-        edits = hookpoint in self.replacement.at if self.replacement.at else looked
-        if not (looked or edits):
+        call = _Call(self._run, hookpoint, forward, output)
+        call.looked = self._detect(call, x)
+        edits = hookpoint in self.replacement.at if self.replacement.at else call.looked
+        if not (call.looked or edits):
             return output
-        edited = None
-        images = output.shape[0] // len(forward.halves)
         for chunk in self._chunks(forward):
-            mask = self._mask(run, chunk, forward, tuple(output.shape[-2:]))
+            mask = self._mask(call, chunk)
             if mask is None:
                 continue
-            replaced = [0] * images
-            if edits and self.replacement.mode != "none" and mask.any():
-                edited = output.clone() if edited is None else edited
-                for image in range(images):
-                    replaced[image] = self._replace(run, hookpoint, forward, chunk, image, mask[image], output, edited)
-            self._note(run, hookpoint, forward, chunk, mask, replaced, looked)
-        return output if edited is None else edited
+            replaced = [0] * call.images
+            if edits and self.replacement.mode != "none":
+                replaced = [self._replace(call, chunk, image, mask[image]) for image in range(call.images)]
+            call.note(chunk, mask, replaced)
+        return output if call.edited is None else call.edited
 
     def _chunks(self, forward: Forward) -> Iterable[int]:
         """Which chunks of the batch are looked at."""
@@ -149,110 +194,82 @@ class Eraser:
         both = self.replacement.halves == "both" and self.replacement.mode != "unconditional"
         return [i for i, half in enumerate(forward.halves) if both or half == CONDITIONAL]
 
-    def _detect(self, run: _Run, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> bool:
-        """Let every leaf of this block look at this pass; tell whether any did."""
-        looked = False
-        images = output.shape[0] // len(forward.halves)
+    def _detect(self, call: _Call, x: Tensor) -> bool:
+        """Let every leaf of this block look at this call; tell whether any did."""
+        looked, forward, masks = False, call.forward, call.run.masks
         for leaf in leaves(self.detection):
-            if leaf.hookpoint != hookpoint or not run.masks.is_active(leaf, forward.sigma):
+            if leaf.hookpoint != call.hookpoint or not masks.is_active(leaf, forward.sigma):
                 continue
-            band = leaf.concept.bands[leaf.concept.band_index(forward.timestep)]
             for chunk in self._chunks(forward):
-                rows = slice(chunk * images, (chunk + 1) * images)
-                read = output[rows] if leaf.sae.config.reads == "output" else output[rows] - x[rows]
-                patches = read.flatten(2).transpose(1, 2).reshape(-1, read.shape[1])
-                try:
-                    found = detect_patches(leaf.sae.module, band, leaf.concept.combine, leaf.sensitivity, patches)
-                except NonFiniteActivations as error:
-                    raise NonFiniteActivations(
-                        f"Patch Replacer: the activations of {hookpoint} hold NaN or infinity at timestep "
-                        f"{forward.timestep:.0f}. The model itself is producing invalid values: try another "
-                        f"precision (for example --force-fp32), or check LoRAs and other patches before this node."
-                    ) from error
-                grid = (images, *read.shape[-2:])
-                look = Look(found.detected.reshape(grid).cpu(), found.likeness.reshape(grid).cpu())
-                run.masks.update(leaf, forward.streams[chunk], look)
+                output = call.output[call.rows(chunk)]
+                read = output if leaf.sae.config.reads == "output" else output - x[call.rows(chunk)]
+                masks.update(leaf, forward.streams[chunk], self._look(leaf, read, call))
                 looked = True
         return looked
 
-    def _mask(self, run: _Run, chunk: int, forward: Forward, grid: tuple[int, ...]) -> Tensor | None:
-        if forward.latent_size != run.info.latent_size and self._has_region(self.detection):
+    def _look(self, leaf: Detect, read: Tensor, call: _Call) -> Look:
+        """Let one leaf look at a feature map [B, D, H, W]."""
+        band = leaf.concept.bands[leaf.concept.band_index(call.forward.timestep)]
+        patches = read.flatten(2).transpose(1, 2).reshape(-1, read.shape[1])
+        try:
+            look = detect_patches(leaf.sae.module, band, leaf.concept.combine, leaf.sensitivity, patches)
+        except NonFiniteActivations as error:
+            raise NonFiniteActivations(
+                f"Patch Replacer: the activations of {call.hookpoint} hold NaN or infinity at timestep "
+                f"{call.forward.timestep:.0f}. The model itself is producing invalid values: try another "
+                f"precision (for example --force-fp32), or check LoRAs and other patches before this node."
+            ) from error
+        shape = (call.images, *call.grid)
+        return Look(look.detected.reshape(shape).cpu(), look.likeness.reshape(shape).cpu())
+
+    def _mask(self, call: _Call, chunk: int) -> Tensor | None:
+        forward = call.forward
+        if forward.latent_size != call.run.info.latent_size and self._has_region(self.detection):
             raise ValueError(
                 "Mask Refiner: its region input cannot be placed, because a conditioning covers only an area of "
                 "the image. Remove the region, or the conditioning's area."
             )
-        return run.masks.mask(forward.streams[chunk], forward.sigma, (grid[0], grid[1]))
+        return call.run.masks.mask(forward.streams[chunk], forward.sigma, call.grid)
 
     def _has_region(self, node: Detection) -> bool:
         if isinstance(node, Refine):
             return node.refinement.region is not None or self._has_region(node.source)
         return not isinstance(node, Detect) and (self._has_region(node.first) or self._has_region(node.second))
 
-    def _replace(
-        self,
-        run: _Run,
-        hookpoint: str,
-        forward: Forward,
-        chunk: int,
-        image: int,
-        mask: Tensor,
-        output: Tensor,
-        edited: Tensor,
-    ) -> int:
-        """Replace the detected patches of one image; return how many that were."""
-        images = output.shape[0] // len(forward.halves)
-        row = source_row = chunk * images + image
-        flat = mask.flatten()
-        targets = flat.nonzero()[:, 0]
+    def _replace(self, call: _Call, chunk: int, image: int, mask: Tensor) -> int:
+        """Replace the detected patches of one image, mask bool [H, W]; return how many that were."""
+        targets = mask.flatten().nonzero()[:, 0]
         if len(targets) == 0:
             return 0
-        mode = self.replacement.mode
-        if mode == "unconditional":
-            if UNCONDITIONAL in forward.halves:
-                source_row = forward.halves.index(UNCONDITIONAL) * images + image
-                replace_patches(edited, row, targets, targets[:, None], output, source_row)
-                return len(targets)
-            run.record.notes[NO_UNCONDITIONAL] += 1
-        if bool(flat.all()):
-            run.record.notes[ALL_DETECTED] += 1
+        row = source_row = chunk * call.images + image
+        donors = self._donors(call, chunk, image, mask, targets)
+        if donors is None:
             return 0
-        donors = self._donors(run, hookpoint, forward, chunk, image, mask, targets)
-        replace_patches(edited, row, targets, donors, output, source_row)
+        if self._is_unconditional(call):
+            source_row = call.forward.halves.index(UNCONDITIONAL) * call.images + image
+        call.edited = call.output.clone() if call.edited is None else call.edited
+        replace_patches(call.edited, row, targets, donors, call.output, source_row)
         return len(targets)
 
-    def _donors(
-        self, run: _Run, hookpoint: str, forward: Forward, chunk: int, image: int, mask: Tensor, targets: Tensor
-    ) -> Tensor:
-        """Choose donors for the detected patches of one image, [n, m]; see ``replacement``."""
-        grid = (mask.shape[0], mask.shape[1])
-        likeness = run.masks.likeness(forward.streams[chunk], forward.sigma, grid)
-        free = donor_pool(mask.flatten(), likeness[image].flatten(), self.replacement.donor_share)
+    def _is_unconditional(self, call: _Call) -> bool:
+        """Whether donors come from the unconditional half of this call."""
+        return self.replacement.mode == "unconditional" and UNCONDITIONAL in call.forward.halves
+
+    def _donors(self, call: _Call, chunk: int, image: int, mask: Tensor, targets: Tensor) -> Tensor | None:
+        """Choose donors for the detected patches of one image, [n, m]; None if there are none."""
+        if self._is_unconditional(call):
+            return targets[:, None]
+        if self.replacement.mode == "unconditional":
+            call.run.record.notes[NO_UNCONDITIONAL] += 1
+        if bool(mask.all()):
+            call.run.record.notes[ALL_DETECTED] += 1
+            return None
+        likeness = call.run.masks.likeness(call.forward.streams[chunk], call.forward.sigma, call.grid)[image]
+        free = donor_pool(mask.flatten(), likeness.flatten(), self.replacement.donor_share)
         if self.replacement.mode in ("nearest", "mean of k nearest"):
             k = self.replacement.k if self.replacement.mode == "mean of k nearest" else 1
-            return nearest_donors(targets, free, grid[1], k)
-        keys = run.info.image_keys
-        key = keys[image] if len(keys) == len(likeness) else image
-        seed = donor_seed(self.replacement.seed, key, hookpoint, forward.sigma)
+            return nearest_donors(targets, free, call.grid[1], k)
+        keys = call.run.info.image_keys
+        key = keys[image] if len(keys) == call.images else image
+        seed = donor_seed(self.replacement.seed, key, call.hookpoint, call.forward.sigma)
         return random_donors(free, len(targets), torch.Generator().manual_seed(seed))
-
-    def _note(
-        self,
-        run: _Run,
-        hookpoint: str,
-        forward: Forward,
-        chunk: int,
-        mask: Tensor,
-        replaced: list[int],
-        looked: bool,
-    ) -> None:
-        whole = forward.latent_size == run.info.latent_size and len(mask) == run.record.images
-        run.record.entries[hookpoint, forward.streams[chunk], forward.sigma] = StepEntry(
-            hookpoint,
-            forward.halves[chunk],
-            forward.sigma,
-            forward.timestep,
-            mask.clone(),
-            tuple(replaced),
-            whole,
-            looked,
-        )

@@ -24,7 +24,7 @@ from ..sae_models.readers import open_sae
 from .detection import Detection, leaves
 from .eraser import Eraser, Forward, RunInfo
 from .record import CONDITIONAL, ErasureRecord
-from .replacement import FROM_MIDDLE, LISTED, Replacement
+from .replacement import LISTED, MIDDLE_TOO, Replacement
 from .steerer import SteeredConcept, Steerer
 from .steering import Steering
 
@@ -135,8 +135,10 @@ def steer(model: ModelPatcher, target: SteeredConcept, steering: Steering) -> tu
 def _placed(model: ModelPatcher, detection: Detection, replacement: Replacement) -> Replacement:
     """Return a replacement with its blocks listed, if they are not just those that the SAEs read."""
     available = hookpoints(model)
-    if replacement.where == FROM_MIDDLE:
-        blocks = [path for leaf in leaves(detection) for path in _from_middle(list(available), leaf.hookpoint)]
+    if replacement.where == MIDDLE_TOO:
+        # Some pruned UNets have no transformer in their middle.
+        middle = [path for path in available if path.startswith("middle_block")]
+        blocks = [*middle, *(leaf.hookpoint for leaf in leaves(detection))]
         return replace(replacement, where=LISTED, at=tuple(dict.fromkeys(blocks)))
     missing = [path for path in replacement.at if path not in available]
     if missing:
@@ -145,21 +147,6 @@ def _placed(model: ModelPatcher, detection: Detection, replacement: Replacement)
             f"have. Its blocks: {_listed(available)}. Choose among them, or another 'replace_at'."
         )
     return replacement
-
-
-def _from_middle(blocks: list[str], hookpoint: str) -> list[str]:
-    """Return the blocks from the UNet's middle to one of them, both included.
-
-    Args:
-        blocks: all with a transformer, in the order in which they run.
-        hookpoint: one of them.
-    """
-    # A UNet may have no transformer in its middle; it still has a place between the two halves.
-    upward = [path for path in blocks if not path.startswith("input_blocks")]
-    if hookpoint in upward:
-        return upward[: upward.index(hookpoint) + 1]
-    middle = [path for path in blocks if path.startswith("middle_block")]
-    return [*blocks[blocks.index(hookpoint) : len(blocks) - len(upward)], *middle]
 
 
 class Observer(Protocol):

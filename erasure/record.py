@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .refinement import resize_mask
+from .statistics import Statistics, statistics_of
 
 CONDITIONAL, UNCONDITIONAL = 0, 1
 
@@ -27,6 +28,7 @@ class StepEntry:
         replaced: number of replaced cells of each image.
         whole_image: False if the conditioning covered only an area of the image.
         looked: False if the block was only edited, by a mask that another block gave, perhaps a step before.
+        before, after: its patch embeddings in numbers, as the block gave them and as they were passed on.
     """
 
     hookpoint: str
@@ -37,6 +39,14 @@ class StepEntry:
     replaced: tuple[int, ...]
     whole_image: bool = True
     looked: bool = True
+    before: Statistics | None = None
+    after: Statistics | None = None
+
+
+def step_statistics(before: Tensor, after: Tensor) -> tuple[Statistics, Statistics]:
+    """Describe a block's output before and after an edit, [B, C, H, W] each; once where they are the same tensor."""
+    described = statistics_of(before)
+    return described, described if after is before else statistics_of(after)
 
 
 @dataclass
@@ -102,6 +112,44 @@ class RunRecord:
         for sigma in sigmas:
             total += self.step_mask(sigma)
         return total / max(len(sigmas), 1)
+
+    def shared_statistics(self, reference: "RunRecord | None") -> list[tuple[Statistics, Statistics]]:
+        """Pair the numbers of this run's patch embeddings with those of an unedited run, for each block and step.
+
+        Args:
+            reference: the record of an unedited run; None compares with what the blocks gave in this run before
+                they were edited.
+
+        Returns:
+            (this run's, unedited) of the conditional half; empty if the runs have no block and step in common.
+        """
+        pairs = []
+        for (hookpoint, _, sigma), entry in self.entries.items():
+            if entry.half != CONDITIONAL or not entry.whole_image or entry.after is None or entry.before is None:
+                continue
+            unedited = entry.before if reference is None else reference.statistics_at(hookpoint, sigma)
+            if unedited is not None and unedited.norms.shape == entry.after.norms.shape:
+                pairs.append((entry.after, unedited))
+        return pairs
+
+    def statistics_at(self, hookpoint: str, sigma: float) -> Statistics | None:
+        """Return what a block passed on at one noise level in the conditional half, None if it is not known."""
+        for entry in self.entries.values():
+            if (entry.hookpoint, entry.sigma, entry.half) == (hookpoint, sigma, CONDITIONAL) and entry.whole_image:
+                return entry.after
+        return None
+
+    def replaced_shares(self, image: int) -> list[float]:
+        """Return which share (0..1) of an image's cells was replaced at each noise level, noisiest first.
+
+        Where several blocks were edited, the largest share counts.
+        """
+        shares = dict.fromkeys(self.sigmas(), 0.0)
+        for entry in self.entries.values():
+            if entry.whole_image and entry.half == CONDITIONAL:
+                share = entry.replaced[image] / entry.mask[image].numel()
+                shares[entry.sigma] = max(shares[entry.sigma], share)
+        return list(shares.values())
 
     def replaced(self) -> int:
         """Return how many patch embeddings were replaced in the whole run."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 MODES = ("random", "nearest", "mean of k nearest", "unconditional", "none")
 HALVES = ("conditional", "both")
-SAE_BLOCK, FROM_MIDDLE, LISTED = WHERE = ("SAE block", "middle to SAE block", "listed blocks")
+SAE_BLOCK, MIDDLE_TOO, LISTED = WHERE = ("SAE block", "middle and SAE block", "listed blocks")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Replacement:
         seed: of the random donors.
         donor_share: share (above 0, at most 1) of the undetected patches that may be donors: those least like
             the concept. Ours; 1 is the paper's.
-        where: which blocks are edited: ``SAE block``, the one that the SAE reads; ``middle to SAE block``, all with
-            a transformer from the UNet's middle to it, which is ours; or ``listed blocks``.
+        where: which blocks are edited: ``SAE block``, the one that the SAE reads, as in the paper; ``middle and SAE
+            block``, the one in the UNet's middle too, which is ours; or ``listed blocks``.
         at: the UNet modules for ``listed blocks``.
     """
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from .eraser import Forward, RunInfo
-from .record import CONDITIONAL, ErasureRecord, RunRecord, StepEntry
+from .record import CONDITIONAL, ErasureRecord, RunRecord, StepEntry, step_statistics
 from .steering import LatentStatistics, Steering, steer_patches
 
 
@@ -99,6 +99,8 @@ class Steerer:
                 mask,
                 tuple(mask.flatten(1).sum(1).tolist()),
                 forward.latent_size == info.latent_size and len(mask) == run.images,
+                True,
+                *step_statistics(output[rows], edited[rows]),
             )
         return edited
 

@@ -6,6 +6,7 @@ from . import files
 from .canvas_checkpoint import CanvasCheckpoint
 from .concept_detector import ConceptDetector
 from .detection_preview import DetectionPreview
+from .erasure_report import ErasureReport
 from .latent_steering import LatentSteering
 from .mask_refiner import MaskRefiner
 from .patch_replacer import PatchReplacer
@@ -27,5 +28,6 @@ class ConceptErasureExtension(ComfyExtension):
             PatchReplacer,
             LatentSteering,
             DetectionPreview,
+            ErasureReport,
             CanvasCheckpoint,
         ]

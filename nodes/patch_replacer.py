@@ -71,8 +71,8 @@ class PatchReplacer(io.ComfyNode):
                     default=WHERE[0],
                     optional=True,
                     tooltip="Where in the model patches are replaced. SAE block: where the SAE reads, as published. "
-                    "middle to SAE block: also in the blocks between the model's middle and that one, which erases "
-                    "more thoroughly. listed blocks: those named at 'blocks'.",
+                    "middle and SAE block: also in the model's middle, which erases more thoroughly. listed blocks: "
+                    "those named at 'blocks'.",
                 ),
                 io.String.Input(
                     "blocks",

@@ -267,18 +267,6 @@ def test_where_to_replace(nodes, detection, canvas):
         replace(nodes, canvas[0], detection, blocks="output_blocks.11.1", **where)
 
 
-def test_the_blocks_between_the_middle_and_the_sae(pack):
-    from concept_erasure.erasure.model_patcher import _from_middle
-
-    blocks = ["input_blocks.4.1", "input_blocks.8.1", "middle_block.1", "output_blocks.3.1", "output_blocks.4.1"]
-    assert _from_middle(blocks, "output_blocks.3.1") == ["middle_block.1", "output_blocks.3.1"]
-    assert _from_middle(blocks, "middle_block.1") == ["middle_block.1"]
-    assert _from_middle(blocks, "input_blocks.8.1") == ["input_blocks.8.1", "middle_block.1"]
-    del blocks[2]
-    assert _from_middle(blocks, "output_blocks.4.1") == ["output_blocks.3.1", "output_blocks.4.1"]
-    assert _from_middle(blocks, "input_blocks.4.1") == ["input_blocks.4.1", "input_blocks.8.1"]
-
-
 def test_a_model_that_is_no_unet(nodes, detection, canvas):
     class Transformer(torch.nn.Module):
         pass

@@ -8,5 +8,6 @@ NODES = {
     "ConceptErasurePatchReplacer": "Patch Replacer",
     "ConceptErasureLatentSteering": "Latent Steering",
     "ConceptErasureDetectionPreview": "Detection Preview",
+    "ConceptErasureReport": "Erasure Report",
     "ConceptErasureCanvasCheckpoint": "Canvas Checkpoint",
 }

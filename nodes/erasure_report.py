@@ -1,0 +1,106 @@
+"""Erasure Report: one picture that says what was erased and whether the model kept to its distribution."""
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..erasure.record import ErasureRecord, RunRecord
+from ..erasure.report import draw_report
+from .sockets import CATEGORY, ERASURE_RECORD
+
+NAME = "Erasure Report"
+
+
+class ErasureReport(io.ComfyNode):
+    """Draw a report of an edited run, against an unedited one if there is one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureReport",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Sums a run of a Patch Replacer or of Latent Steering up in one picture: before and after, "
+            "where the concept was found, how much was edited a step, the model's inner values, and whether these "
+            "stayed what the model makes by itself.",
+            is_output_node=True,
+            inputs=[
+                ERASURE_RECORD.Input(
+                    "record", tooltip="From the Patch Replacer or Latent Steering whose model was sampled."
+                ),
+                io.Image.Input("image", tooltip="The decoded picture of that run."),
+                ERASURE_RECORD.Input(
+                    "reference",
+                    optional=True,
+                    tooltip="The record of the same sampling without any edit: from a Patch Replacer with "
+                    "'replacement' at none. Without it, the edited blocks are compared with what they gave before the "
+                    "edit.",
+                ),
+                io.Image.Input(
+                    "image_before", optional=True, tooltip="The picture of the unedited run, to show beside the other."
+                ),
+                io.Int.Input(
+                    "tiles",
+                    default=6,
+                    min=1,
+                    max=16,
+                    tooltip="How many steps to show with their mask, spread evenly over the run.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="report", tooltip="The report, one picture for each picture of the run."),
+                io.String.Output(
+                    display_name="verdict", tooltip="In distribution or not, with the figure; a line for each picture."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        record: ErasureRecord,
+        image: torch.Tensor,
+        tiles: int,
+        reference: ErasureRecord | None = None,
+        image_before: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        run = _latest(record, "record")
+        unedited = None if reference is None else _latest(reference, "reference")
+        _check_count(run, image, "image")
+        if image_before is not None:
+            _check_count(run, image_before, "image_before")
+        if unedited is not None and unedited.images != run.images:
+            raise ValueError(
+                f"{NAME}: input 'reference' is of a run of {unedited.images} picture(s), input 'record' of one of "
+                f"{run.images}. Sample both with the same latent."
+            )
+        try:
+            report, verdicts = draw_report(run, image, unedited, image_before, tiles)
+        except ValueError as error:
+            raise ValueError(
+                f"{NAME}: {error}. Sample 'reference' with the same sampler, scheduler and steps as 'record', and let "
+                "its detector read the same block over the whole range."
+            ) from error
+        text = "\n".join(verdict.sentence() for verdict in verdicts)
+        return io.NodeOutput(report, text, ui=_shown(report, text, cls))
+
+
+def _latest(record: ErasureRecord, name: str) -> RunRecord:
+    if record.latest is None:
+        raise ValueError(
+            f"{NAME}: the model that belongs to input '{name}' has not been sampled. Connect the model output of that "
+            "same node to the sampler whose picture you show."
+        )
+    return record.latest
+
+
+def _check_count(run: RunRecord, image: torch.Tensor, name: str) -> None:
+    if run.images != len(image):
+        raise ValueError(
+            f"{NAME}: input '{name}' holds {len(image)} picture(s), but the latest sampling run made {run.images}. "
+            "Connect the picture that was decoded from that run."
+        )
+
+
+def _shown(report: torch.Tensor, text: str, cls: type[io.ComfyNode]) -> dict:
+    """The picture and the words below it in the node."""
+    return {**ui.PreviewImage(report, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
