@@ -5,6 +5,8 @@ from comfy_api.latest import ComfyExtension, io
 from . import files
 from .canvas_checkpoint import CanvasCheckpoint
 from .concept_detector import ConceptDetector
+from .concept_load import LoadConcept
+from .concept_save import SaveConcept
 from .detection_preview import DetectionPreview
 from .latent_steering import LatentSteering
 from .mask_refiner import MaskRefiner
@@ -23,6 +25,8 @@ class ConceptErasureExtension(ComfyExtension):
             SAELoader,
             SAESave,
             ConceptDetector,
+            SaveConcept,
+            LoadConcept,
             MaskRefiner,
             PatchReplacer,
             LatentSteering,

@@ -5,12 +5,14 @@ may mean nothing in the noise of the first steps.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .identity import SAEIdentity
 
 COMBINATIONS = ("sum", "any")
 
@@ -55,12 +57,17 @@ class Concept:
         bands: one ConceptBand each.
         combine: ``any``: a patch is detected where any latent exceeds its threshold (the rule of SAeUron,
             arXiv 2501.18052); ``sum``: where the sum of latent / threshold exceeds one.
+        sae: the SAE whose latents these are, None if nobody said.
+        latent_names: what people call some of its latents, (index, name) pairs.
     """
 
     name: str
     band_edges: tuple[float, ...]
     bands: tuple[ConceptBand, ...]
     combine: str = "sum"
+    # Whose it is and what its parts are called does not change what it finds.
+    sae: SAEIdentity | None = field(default=None, compare=False)
+    latent_names: tuple[tuple[int, str], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(self.band_edges) != len(self.bands) + 1:
@@ -74,9 +81,13 @@ class Concept:
         inner = self.band_edges[1:-1]
         return sum(timestep >= edge for edge in inner)
 
+    def latents(self) -> list[int]:
+        """Return every latent that it uses in some band, rising."""
+        return sorted({i for band in self.bands for i in band.latents})
+
     def max_latent(self) -> int:
         """Return the largest latent index in use, -1 if there is none."""
-        return max((i for band in self.bands for i in band.latents), default=-1)
+        return max(self.latents(), default=-1)
 
 
 def check_edges(edges: tuple[float, ...]) -> None:

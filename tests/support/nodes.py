@@ -4,6 +4,8 @@ NODES = {
     "ConceptErasureSAELoader": "SAE Loader",
     "ConceptErasureSAESave": "SAE Save",
     "ConceptErasureDetector": "Concept Detector",
+    "ConceptErasureSaveConcept": "Save Concept",
+    "ConceptErasureLoadConcept": "Load Concept",
     "ConceptErasureMaskRefiner": "Mask Refiner",
     "ConceptErasurePatchReplacer": "Patch Replacer",
     "ConceptErasureLatentSteering": "Latent Steering",
