@@ -5,7 +5,7 @@ A Detection is a small immutable tree. Its leaves (``Detect``) ask one SAE for o
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -96,12 +96,32 @@ def concept_score(latents: Tensor, thresholds: Tensor, combine: str) -> Tensor:
     return relative.sum(-1) if combine == "sum" else relative.amax(-1)
 
 
+def band_score(latents: Tensor, band: ConceptBand, combine: str) -> Tensor:
+    """Score patches for a concept within a band; a patch is detected where the score exceeds one.
+
+    Args:
+        latents: activations of the band's latents, then of those against it, [..., n + m].
+        band, combine: see Concept.
+
+    Returns:
+        [...]; NaN where evidence without a threshold meets evidence against it without one.
+    """
+    n = len(band.latents)
+    thresholds = torch.tensor(band.thresholds, device=latents.device, dtype=torch.float32)
+    score = concept_score(latents[..., :n], thresholds, combine)
+    if not band.against:
+        return score
+    bounds = torch.tensor(band.against_thresholds, device=latents.device, dtype=torch.float32)
+    return score - concept_score(latents[..., n:], bounds, "sum")
+
+
 @torch.no_grad()
 def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sensitivity: float, x: Tensor) -> Tensor:
     """Tell which patches hold a concept.
 
-    The result is that of a full encode, but most of the work is left out: competition can only silence a latent, so
-    a patch whose concept latents would not suffice without it needs no look at the other latents.
+    The result is that of a full encode, but most of the work is left out: competition can only silence a latent, and
+    latents against the concept only take away, so a patch whose concept latents would not suffice without both needs no
+    look at the other latents.
 
     Args:
         sae: the SAE.
@@ -118,22 +138,22 @@ def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sens
     """
     if not band.latents:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    wanted = torch.tensor(band.latents, device=x.device)
-    thresholds = torch.tensor(band.thresholds, device=x.device, dtype=torch.float32)
+    wanted = torch.tensor(band.latents + band.against, device=x.device)
     centered = sae.center(x)
     weight, bias = sae.encoder.weight, sae.encoder.bias
     rows = weight[wanted.to(weight.device)].to(centered)
     loudest = torch.addmm(bias[wanted.to(bias.device)].to(centered), centered, rows.T)
     if not torch.isfinite(loudest).all():
         raise NonFiniteActivations("the feature map holds NaN or infinity")
-    alone = sae.config.activation not in COMPETING
-    latents = sae.activate_alone(loudest, wanted) if alone else sae.loudness(loudest)
-    detected = concept_score(latents.float(), thresholds, combine) * sensitivity > 1
+    if sae.config.activation not in COMPETING:
+        return band_score(sae.activate_alone(loudest, wanted).float(), band, combine) * sensitivity > 1
+    favourable = replace(band, against=(), against_thresholds=())
+    detected = band_score(sae.loudness(loudest).float(), favourable, combine) * sensitivity > 1
     candidates = detected.nonzero().squeeze(1)
-    if alone or len(candidates) == 0:
+    if len(candidates) == 0:
         return detected
     latents = competing_latents(sae, centered[candidates], wanted).float()
-    detected[candidates] = concept_score(latents, thresholds, combine) * sensitivity > 1
+    detected[candidates] = band_score(latents, band, combine) * sensitivity > 1
     return detected
 
 

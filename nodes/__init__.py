@@ -6,6 +6,7 @@ from . import files
 from .canvas_checkpoint import CanvasCheckpoint
 from .concept_detector import ConceptDetector
 from .concept_load import LoadConcept
+from .concept_math import ConceptMath
 from .concept_save import SaveConcept
 from .detection_preview import DetectionPreview
 from .latent_steering import LatentSteering
@@ -27,6 +28,7 @@ class ConceptErasureExtension(ComfyExtension):
             ConceptDetector,
             SaveConcept,
             LoadConcept,
+            ConceptMath,
             MaskRefiner,
             PatchReplacer,
             LatentSteering,

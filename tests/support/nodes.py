@@ -6,6 +6,7 @@ NODES = {
     "ConceptErasureDetector": "Concept Detector",
     "ConceptErasureSaveConcept": "Save Concept",
     "ConceptErasureLoadConcept": "Load Concept",
+    "ConceptErasureConceptMath": "Concept Math",
     "ConceptErasureMaskRefiner": "Mask Refiner",
     "ConceptErasurePatchReplacer": "Patch Replacer",
     "ConceptErasureLatentSteering": "Latent Steering",
