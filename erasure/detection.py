@@ -5,7 +5,7 @@ A Detection is a small immutable tree. Its leaves (``Detect``) ask one SAE for o
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -29,7 +29,7 @@ class Look(NamedTuple):
     Attributes:
         detected: which patches hold the concept, bool.
         likeness: how much each is like the concept, float from 0, same shape: the score it would have if no
-            other latent silenced those of the concept. A detected patch has more than one.
+            other latent silenced those of the concept or counted against it. A detected patch has more than one.
     """
 
     detected: Tensor
@@ -110,12 +110,32 @@ def concept_score(latents: Tensor, thresholds: Tensor, combine: str) -> Tensor:
     return relative.sum(-1) if combine == "sum" else relative.amax(-1)
 
 
+def band_score(latents: Tensor, band: ConceptBand, combine: str) -> Tensor:
+    """Score patches for a concept within a band; a patch is detected where the score exceeds one.
+
+    Args:
+        latents: activations of the band's latents, then of those against it, [..., n + m].
+        band, combine: see Concept.
+
+    Returns:
+        [...]; NaN where evidence without a threshold meets evidence against it without one.
+    """
+    n = len(band.latents)
+    thresholds = torch.tensor(band.thresholds, device=latents.device, dtype=torch.float32)
+    score = concept_score(latents[..., :n], thresholds, combine)
+    if not band.against:
+        return score
+    bounds = torch.tensor(band.against_thresholds, device=latents.device, dtype=torch.float32)
+    return score - concept_score(latents[..., n:], bounds, "sum")
+
+
 @torch.no_grad()
 def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sensitivity: float, x: Tensor) -> Look:
     """Tell which patches hold a concept.
 
-    The result is that of a full encode, but most of the work is left out: competition can only silence a latent, so
-    a patch whose concept latents would not suffice without it needs no look at the other latents.
+    The result is that of a full encode, but most of the work is left out: competition can only silence a latent, and
+    latents against the concept only take away, so a patch whose concept latents would not suffice without both needs no
+    look at the other latents.
 
     Args:
         sae: the SAE.
@@ -132,8 +152,7 @@ def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sens
     """
     if not band.latents:
         return Look(torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x), device=x.device))
-    wanted = torch.tensor(band.latents, device=x.device)
-    thresholds = torch.tensor(band.thresholds, device=x.device, dtype=torch.float32)
+    wanted = torch.tensor(band.latents + band.against, device=x.device)
     centered = sae.center(x)
     weight, bias = sae.encoder.weight, sae.encoder.bias
     rows = weight[wanted.to(weight.device)].to(centered)
@@ -141,14 +160,16 @@ def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sens
     if not torch.isfinite(loudest).all():
         raise NonFiniteActivations("the feature map holds NaN or infinity")
     alone = sae.config.activation not in COMPETING
-    latents = sae.activate_alone(loudest, wanted) if alone else sae.loudness(loudest)
-    likeness = concept_score(latents.float(), thresholds, combine) * sensitivity
+    latents = (sae.activate_alone(loudest, wanted) if alone else sae.loudness(loudest)).float()
+    favourable = replace(band, against=(), against_thresholds=())
+    likeness = band_score(latents, favourable, combine) * sensitivity
+    if alone:
+        return Look(band_score(latents, band, combine) * sensitivity > 1, likeness)
     detected = likeness > 1
     candidates = detected.nonzero().squeeze(1)
-    if alone or len(candidates) == 0:
-        return Look(detected, likeness)
-    latents = competing_latents(sae, centered[candidates], wanted).float()
-    detected[candidates] = concept_score(latents, thresholds, combine) * sensitivity > 1
+    if len(candidates):
+        latents = competing_latents(sae, centered[candidates], wanted).float()
+        detected[candidates] = band_score(latents, band, combine) * sensitivity > 1
     return Look(detected, likeness)
 
 

@@ -5,6 +5,9 @@ from comfy_api.latest import ComfyExtension, io
 from . import files
 from .canvas_checkpoint import CanvasCheckpoint
 from .concept_detector import ConceptDetector
+from .concept_load import LoadConcept
+from .concept_math import ConceptMath
+from .concept_save import SaveConcept
 from .detection_preview import DetectionPreview
 from .erasure_report import ErasureReport
 from .latent_steering import LatentSteering
@@ -24,6 +27,9 @@ class ConceptErasureExtension(ComfyExtension):
             SAELoader,
             SAESave,
             ConceptDetector,
+            SaveConcept,
+            LoadConcept,
+            ConceptMath,
             MaskRefiner,
             PatchReplacer,
             LatentSteering,

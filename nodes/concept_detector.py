@@ -26,9 +26,10 @@ class ConceptDetector(io.ComfyNode):
                 SAE.Input("sae", tooltip="The SAE that does the looking, from the SAE Loader."),
                 io.Combo.Input(
                     "concept",
-                    options=files.concept_names() or ["none"],
-                    tooltip="The concept to find. The list holds the concepts of all SAE files; one that the "
-                    "connected SAE does not know gives an error that lists those it does.",
+                    options=[*files.concept_names(), *files.concept_file_names()] or ["none"],
+                    tooltip="The concept to find. The list holds the concepts of all SAE files, then your concept "
+                    "files ('concepts/'); one that the connected SAE does not know gives an error that lists those "
+                    "it does.",
                 ),
                 io.Float.Input(
                     "sensitivity",
@@ -90,6 +91,11 @@ class ConceptDetector(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, concept: str | None = None, **_others: object) -> object:
+        """Run again when the chosen concept file has changed on disk."""
+        return files.concept_fingerprint(concept) if concept in files.concept_file_names() else None
+
+    @classmethod
     def execute(
         cls,
         sae: LoadedSAE,
@@ -117,18 +123,16 @@ class ConceptDetector(io.ComfyNode):
 def _choose(sae: LoadedSAE, name: str, latents: str, custom: Concept | None) -> Concept:
     """Pick the concept: latent indices before a connected concept before the list."""
     if latents.strip():
-        return sae.dictionary.from_latents(_parse_latents(latents, sae))
-    if custom is not None:
-        if custom.max_latent() >= sae.config.num_latents:
-            raise ValueError(
-                f"{NAME}: the concept '{custom.name}' at input 'custom_concept' uses latent {custom.max_latent()}, "
-                f"but the SAE {sae.name} has only {sae.config.num_latents}. It was made for another SAE."
-            )
-        return custom
+        return sae.from_latents(_parse_latents(latents, sae))
+    origin = "concept" if custom is None else "custom_concept"
     try:
+        if custom is not None:
+            return sae.require_own(custom)
+        if name in files.concept_file_names():
+            return sae.require_own(files.load_concept(name))
         return sae.concept(name)
-    except KeyError as error:
-        raise ValueError(f"{NAME}: input 'concept': {error.args[0]}") from error
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{NAME}: input '{origin}': {error.args[0]}.") from error
 
 
 def _parse_latents(text: str, sae: LoadedSAE) -> list[int]:

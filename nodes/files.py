@@ -1,4 +1,4 @@
-"""Where SAE files are found: the artist's ``models/sae`` folders and the files shipped with the pack."""
+"""Where SAE and concept files are found: the artist's ``models/sae`` folders and the files shipped with the pack."""
 
 import os
 import re
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import folder_paths
 
+from ..sae_models import concept_files
+from ..sae_models.concepts import Concept
 from ..sae_models.native import SAEFileError
 from ..sae_models.readers import CONFIG_FILES, WEIGHT_FILES, open_sae, parts_of
 
 FOLDER = "sae"
+CONCEPTS = "concepts"  # the folder below models/sae that holds concept files, and their prefix in lists
 EXTENSIONS = {".safetensors", ".pt", ".pth"}
 SHIPPED = Path(__file__).resolve().parent.parent / "sae_models" / "weights"
 SHIPPED_PREFIX = "shipped/"
@@ -40,7 +43,7 @@ def _own() -> dict[str, str]:
 
     A folder with a configuration beside weights of a usual name is one entry, called as the folder.
     """
-    listed = folder_paths.get_filename_list(FOLDER)
+    listed = [name for name in folder_paths.get_filename_list(FOLDER) if Path(name).parts[0] != CONCEPTS]
     main = {Path(name).parent for name in listed if Path(name).name in WEIGHT_FILES and _has_configuration(name)}
     entries = {}
     for name in listed:
@@ -79,12 +82,14 @@ def resolve(name: str) -> str:
     return full if listed == name else str(Path(full).parent)
 
 
-def new_file(name: str, overwrite: bool) -> Path:
-    """Return where to save an SAE: in the first ``models/sae`` folder.
+def new_file(name: str, overwrite: bool, node: str = "SAE Save", below: str = "") -> Path:
+    """Return where to save a file: in the first ``models/sae`` folder, or in a folder below it.
 
     Args:
         name: of the file, with or without ``.safetensors``.
         overwrite: whether a file may be there.
+        node: display name of the node, for messages.
+        below: the folder.
 
     Raises:
         ValueError: the name is no plain file name, or is taken.
@@ -92,14 +97,13 @@ def new_file(name: str, overwrite: bool) -> Path:
     stem = re.sub(r"\.safetensors$", "", name.strip(), flags=re.IGNORECASE)
     if not SAFE_NAME.fullmatch(stem) or stem[-1] in " ." or DEVICES.fullmatch(stem):
         raise ValueError(
-            f"SAE Save: {name!r} cannot be the name of a file (input 'name'). Use up to 99 letters, digits, spaces "
+            f"{node}: {name!r} cannot be the name of a file (input 'name'). Use up to 99 letters, digits, spaces "
             "and . _ + - = ( ), beginning with a letter or digit, and no folder."
         )
-    path = Path(folder_paths.get_folder_paths(FOLDER)[0]) / f"{stem}.safetensors"
+    path = Path(folder_paths.get_folder_paths(FOLDER)[0]) / below / f"{stem}.safetensors"
     if os.path.lexists(path) and not (overwrite and path.is_file()):
         raise ValueError(
-            f"SAE Save: {path.name} is there already, in {path.parent}. Choose another 'name', or switch 'overwrite' "
-            "on."
+            f"{node}: {path.name} is there already, in {path.parent}. Choose another 'name', or switch 'overwrite' on."
         )
     return path
 
@@ -114,6 +118,49 @@ def listed_in(path: str) -> Path | None:
     """Return the model folder that a file of ``resolve`` lies in; None for a shipped one."""
     roots = map(Path, folder_paths.get_folder_paths(FOLDER))
     return next((root for root in roots if Path(path).is_relative_to(root)), None)
+
+
+def concept_file_names() -> list[str]:
+    """Return the artist's concept files, as they are listed: ``concepts/whiskers.safetensors``."""
+    listed = map(Path, folder_paths.get_filename_list(FOLDER))
+    return sorted(path.as_posix() for path in listed if path.parts[0] == CONCEPTS and path.suffix == ".safetensors")
+
+
+def _concept_path(name: str) -> Path:
+    """Return the full path of a concept file.
+
+    Args:
+        name: as ``concept_file_names`` lists it; anything else is refused, whatever path it spells.
+
+    Raises:
+        ValueError: no such file.
+    """
+    for listed in folder_paths.get_filename_list(FOLDER):
+        if Path(listed).as_posix() == name and name in concept_file_names():
+            return Path(folder_paths.get_full_path_or_raise(FOLDER, listed))
+    raise ValueError(
+        f"there is no concept file '{name}'. Put it into ComfyUI's models/sae/{CONCEPTS} folder, press R to refresh "
+        "the lists, and choose it again"
+    )
+
+
+def load_concept(name: str) -> Concept:
+    """Read one of ``concept_file_names``.
+
+    Raises:
+        ValueError: there is no such file, or it is damaged.
+    """
+    return concept_files.load(_concept_path(name)).concept
+
+
+def concept_fingerprint(name: str) -> tuple[int, int]:
+    """Return what changes when a concept file changes on disk.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    status = _concept_path(name).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def concept_names() -> list[str]:

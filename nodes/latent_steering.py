@@ -104,10 +104,9 @@ class LatentSteering(io.ComfyNode):
                 f"{NAME}: input 'start_percent' ({start_percent}) is after 'end_percent' ({end_percent}). Make the "
                 "start smaller than the end."
             )
-        if concept.max_latent() >= sae.config.num_latents:
-            raise ValueError(
-                f"{NAME}: the concept '{concept.name}' at input 'concept' uses latent {concept.max_latent()}, but the "
-                f"SAE {sae.name} at input 'sae' has only {sae.config.num_latents}. Connect the SAE it was made with."
-            )
+        try:
+            sae.require_own(concept)
+        except ValueError as error:
+            raise ValueError(f"{NAME}: input 'concept': {error}, or connect another concept.") from error
         target = SteeredConcept(sae, concept, start_percent, end_percent)
         return io.NodeOutput(*steer(model, target, Steering(method, strength, error, halves)))

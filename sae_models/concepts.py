@@ -5,12 +5,14 @@ may mean nothing in the noise of the first steps.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from .identity import SAEIdentity
 
 COMBINATIONS = ("sum", "any")
 
@@ -25,22 +27,27 @@ class ConceptBand:
         scores: how well each latent separates the concept, empty if unknown.
         means: mean activation of each latent over all patches of the concept's prompts, empty if unknown; only
             steering needs it.
+        against: latents that speak against the concept: their sum of latent / threshold is taken from the rest.
+        against_thresholds: one number a latent of these.
     """
 
     latents: tuple[int, ...]
     thresholds: tuple[float, ...]
     scores: tuple[float, ...] = ()
     means: tuple[float, ...] = ()
+    against: tuple[int, ...] = ()
+    against_thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.latents) != len(self.thresholds):
-            raise ValueError(f"{len(self.latents)} latents but {len(self.thresholds)} thresholds")
+        for found, bounds in ((self.latents, self.thresholds), (self.against, self.against_thresholds)):
+            if len(found) != len(bounds):
+                raise ValueError(f"{len(found)} latents but {len(bounds)} thresholds")
         for name, values in (("scores", self.scores), ("means", self.means)):
             if values and len(values) != len(self.latents):
                 raise ValueError(f"{len(self.latents)} latents but {len(values)} {name}")
-        if any(not isinstance(i, int) or i < 0 for i in self.latents):
+        if any(not isinstance(i, int) or i < 0 for i in self.latents + self.against):
             raise ValueError("a latent is no whole number from 0 on")
-        if any(not t >= 0 for t in self.thresholds):
+        if any(not t >= 0 for t in self.thresholds + self.against_thresholds):
             raise ValueError("a threshold is negative or not a number")
 
 
@@ -55,12 +62,17 @@ class Concept:
         bands: one ConceptBand each.
         combine: ``any``: a patch is detected where any latent exceeds its threshold (the rule of SAeUron,
             arXiv 2501.18052); ``sum``: where the sum of latent / threshold exceeds one.
+        sae: the SAE whose latents these are, None if nobody said.
+        latent_names: what people call some of its latents, (index, name) pairs.
     """
 
     name: str
     band_edges: tuple[float, ...]
     bands: tuple[ConceptBand, ...]
     combine: str = "sum"
+    # Whose it is and what its parts are called does not change what it finds.
+    sae: SAEIdentity | None = field(default=None, compare=False)
+    latent_names: tuple[tuple[int, str], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(self.band_edges) != len(self.bands) + 1:
@@ -74,9 +86,13 @@ class Concept:
         inner = self.band_edges[1:-1]
         return sum(timestep >= edge for edge in inner)
 
+    def latents(self) -> list[int]:
+        """Return every latent that it uses in some band, rising."""
+        return sorted({i for band in self.bands for i in band.latents + band.against})
+
     def max_latent(self) -> int:
         """Return the largest latent index in use, -1 if there is none."""
-        return max((i for band in self.bands for i in band.latents), default=-1)
+        return max(self.latents(), default=-1)
 
 
 def check_edges(edges: tuple[float, ...]) -> None:
@@ -143,6 +159,9 @@ class ConceptDictionary:
                 tensors[f"{key}.scores"] = torch.tensor(band.scores, dtype=torch.float32)
                 if band.means:
                     tensors[f"{key}.means"] = torch.tensor(band.means, dtype=torch.float32)
+                if band.against:
+                    tensors[f"{key}.against"] = torch.tensor(band.against, dtype=torch.int32)
+                    tensors[f"{key}.against_thresholds"] = torch.tensor(band.against_thresholds, dtype=torch.float32)
         facts = {
             "band_edges": list(self.band_edges),
             "concepts": {name: concept.combine for name, concept in self.concepts.items()},
@@ -167,7 +186,10 @@ class ConceptDictionary:
                 latents, thresholds, scores = (
                     tuple(tensors[f"{key}.{part}"].tolist()) for part in ("latents", "thresholds", "scores")
                 )
-                means = tuple(tensors[f"{key}.means"].tolist()) if f"{key}.means" in tensors else ()
-                bands.append(ConceptBand(latents, thresholds, scores, means))
+                means, against, against_thresholds = (
+                    tuple(tensors[f"{key}.{part}"].tolist()) if f"{key}.{part}" in tensors else ()
+                    for part in ("means", "against", "against_thresholds")
+                )
+                bands.append(ConceptBand(latents, thresholds, scores, means, against, against_thresholds))
             concepts[name] = Concept(name, edges, tuple(bands), combine)
         return cls(concepts, edges, tensors.get("dictionary.latent_means"))

@@ -1,9 +1,12 @@
 """An SAE that is ready for use: what travels through the SAE socket."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from .concepts import Concept, ConceptDictionary
+from .identity import SAEIdentity, digest
 from .native import SAEFile
 from .readers import PublishedSAE
 from .sae import SAEConfig, SparseAutoencoder
@@ -42,6 +45,35 @@ class LoadedSAE:
             self.file.load_decoder(self.module)
         return self.module
 
+    @cached_property
+    def identity(self) -> SAEIdentity:
+        """Which SAE this is; worked out when first asked for."""
+        return SAEIdentity(self.name, digest(self.module))
+
+    def require_own(self, concept: Concept) -> Concept:
+        """Return a concept if it belongs to this SAE.
+
+        One that does not say whose it is passes if this SAE has all its latents.
+
+        Raises:
+            ValueError: it was made for another SAE; the message names both.
+        """
+        if concept.sae is not None and concept.sae.digest != self.identity.digest:
+            raise ValueError(
+                f"the concept '{concept.name}' was made for another SAE: for {concept.sae}, not for {self.identity}. "
+                "Its latents mean something else there. Load the SAE it was made with"
+            )
+        if concept.max_latent() >= self.config.num_latents:
+            raise ValueError(
+                f"the concept '{concept.name}' uses latent {concept.max_latent()}, but the SAE {self.name} has only "
+                f"{self.config.num_latents}. It was made for another SAE; load that one"
+            )
+        return concept
+
+    def from_latents(self, latents: Iterable[int]) -> Concept:
+        """Make a concept out of latent indices alone, see ConceptDictionary."""
+        return replace(self.dictionary.from_latents(latents), sae=self.identity)
+
     def concept(self, name: str) -> Concept:
         """Return a concept of the dictionary.
 
@@ -49,6 +81,6 @@ class LoadedSAE:
             KeyError: the dictionary lacks it; the message lists what it has.
         """
         if name in self.dictionary.concepts:
-            return self.dictionary.concepts[name]
+            return replace(self.dictionary.concepts[name], sae=self.identity)
         known = ", ".join(self.dictionary.names()) or "none; give latent indices instead"
         raise KeyError(f"the SAE {self.name} does not know the concept '{name}'. It knows: {known}")

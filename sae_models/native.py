@@ -230,6 +230,11 @@ def save(
         extra, dictionary_facts = dictionary.to_tensors()
         tensors.update(extra)
         metadata["dictionary"] = json.dumps(dictionary_facts)
+    write(path, tensors, metadata)
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file; one that is there already is replaced only when the new one is complete."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(f"{path}.part")
     try:

@@ -1,0 +1,48 @@
+"""Load Concept: a concept file becomes a concept."""
+
+from comfy_api.latest import io, ui
+
+from ..sae_models.concept_files import describe
+from . import files
+from .sockets import CATEGORY, CONCEPT
+
+NAME = "Load Concept"
+
+
+class LoadConcept(io.ComfyNode):
+    """Load a concept that was saved."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureLoadConcept",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Loads a concept that Save Concept wrote, to look at, to combine with others, or for a "
+            "Concept Detector. The Concept Detector can also choose the file by itself.",
+            inputs=[
+                io.Combo.Input(
+                    "concept_file",
+                    options=files.concept_file_names() or ["none"],
+                    tooltip="A file from models/sae/concepts. It must be used with the SAE it was made with.",
+                ),
+            ],
+            outputs=[
+                CONCEPT.Output(
+                    display_name="concept", tooltip="The concept, for a Concept Detector or for Concept Math."
+                ),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, concept_file: str) -> object:
+        """Load again when the file has changed on disk."""
+        return files.concept_fingerprint(concept_file)
+
+    @classmethod
+    def execute(cls, concept_file: str) -> io.NodeOutput:
+        try:
+            concept = files.load_concept(concept_file)
+        except ValueError as error:
+            raise ValueError(f"{NAME}: {error} (input 'concept_file').") from error
+        return io.NodeOutput(concept, ui=ui.PreviewText(describe(concept)))

@@ -1,0 +1,81 @@
+"""Save Concept: a concept becomes a small file."""
+
+from dataclasses import replace
+
+from comfy_api.latest import io, ui
+
+from ..sae_models import concept_files
+from ..sae_models.concepts import Concept
+from . import files
+from .sockets import CATEGORY, CONCEPT
+
+NAME = "Save Concept"
+
+
+class SaveConcept(io.ComfyNode):
+    """Save a concept, and what its latents are called."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureSaveConcept",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Saves a concept as a small file in models/sae/concepts. The file knows which SAE it belongs "
+            "to and is refused with any other. After pressing R the Concept Detector lists it.",
+            inputs=[
+                CONCEPT.Input("concept", tooltip="The concept to save, from any node that gives one."),
+                io.String.Input(
+                    "name",
+                    default="my_concept",
+                    tooltip="What to call the file, without a folder. It appears as 'concepts/...' in lists.",
+                ),
+                io.String.Input(
+                    "latent_names",
+                    default="",
+                    multiline=True,
+                    tooltip="What you call its latents, one a line, such as '17: whiskers'. Names that the concept "
+                    "came with stay unless a line here says otherwise. May stay empty.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Whether a file of that name is replaced. Off: it is left alone and this node says so.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, concept: Concept, name: str, latent_names: str = "", overwrite: bool = False) -> io.NodeOutput:
+        path = files.new_file(name, overwrite, NAME, files.CONCEPTS)
+        named = replace(concept, latent_names=_merged_names(concept, latent_names))
+        try:
+            concept_files.save(path, named)
+        except OSError as error:
+            raise ValueError(
+                f"{NAME}: {path.name} cannot be written to {path.parent} ({error.strerror or error}). Free some space, "
+                "or close what uses the file."
+            ) from error
+        except ValueError as error:
+            raise ValueError(
+                f"{NAME}: {error} (input 'concept'). Connect one from another node of this pack."
+            ) from error
+        return io.NodeOutput(ui=ui.PreviewText(f"Saved {path}. {concept_files.describe(named)}"))
+
+
+def _merged_names(concept: Concept, text: str) -> tuple[tuple[int, str], ...]:
+    """Return the names of a concept's latents, those that were typed in before those it came with."""
+    try:
+        typed = concept_files.parse_latent_names(text)
+    except ValueError as error:
+        raise ValueError(f"{NAME}: input 'latent_names': {error}. Write one name a line.") from error
+    used = concept.latents()
+    foreign = [index for index, _ in typed if index not in used]
+    if foreign:
+        raise ValueError(
+            f"{NAME}: input 'latent_names': the concept '{concept.name}' does not use latent {foreign[0]}. It uses "
+            f"{', '.join(map(str, used))}."
+        )
+    return tuple(sorted({**dict(concept.latent_names), **dict(typed)}.items()))

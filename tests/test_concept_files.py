@@ -1,0 +1,207 @@
+"""Concepts as files: what is saved comes back, with the SAE it was made for and with no other."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from test_nodes import detect
+
+
+@pytest.fixture
+def nodes(pack, tmp_path, monkeypatch):
+    """The pack's nodes, with an empty folder as the artist's models/sae."""
+    import folder_paths
+    from concept_erasure import nodes
+    from concept_erasure.nodes import files
+
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(tmp_path)], set(files.EXTENSIONS)))
+    folder_paths.filename_list_cache.pop("sae", None)
+    yield nodes
+    folder_paths.filename_list_cache.pop("sae", None)
+
+
+@pytest.fixture
+def sae(nodes):
+    from concept_erasure.nodes import files
+
+    return nodes.SAELoader.execute(files.names()[0]).args[0]
+
+
+@pytest.fixture
+def other(nodes):
+    from concept_erasure.nodes import files
+
+    return nodes.SAELoader.execute(files.names()[1]).args[0]
+
+
+def refreshed():
+    """What pressing R does: the lists are read again."""
+    import folder_paths
+
+    folder_paths.filename_list_cache.pop("sae", None)
+
+
+def test_a_saved_concept_comes_back_whole(nodes, sae, tmp_path):
+    concept = sae.concept("cat")
+    first = concept.latents()[0]
+    said = nodes.SaveConcept.execute(concept, "my cat", f"\n{first}:  fur: grey \n").ui.as_dict()["text"][0]
+    assert str(tmp_path / "concepts" / "my cat.safetensors") in said and f"{first} (fur: grey)" in said
+    refreshed()
+    loaded = nodes.LoadConcept.execute("concepts/my cat.safetensors").args[0]
+    assert loaded == concept and loaded.sae == sae.identity
+    assert loaded.latent_names == ((first, "fur: grey"),)
+    assert loaded.bands[0].scores and loaded.bands[0].means
+    nodes.SaveConcept.execute(loaded, "copy")
+    refreshed()
+    assert nodes.LoadConcept.execute("concepts/copy.safetensors").args[0].latent_names == loaded.latent_names
+    assert (tmp_path / "concepts" / "copy.safetensors").stat().st_size < 20_000
+
+
+def test_the_detector_lists_and_takes_the_file(nodes, sae):
+    from concept_erasure.nodes import files
+
+    nodes.SaveConcept.execute(sae.concept("dog"), "hound")
+    refreshed()
+    (combo,) = [each for each in nodes.ConceptDetector.define_schema().inputs if each.id == "concept"]
+    assert "concepts/hound.safetensors" in combo.options and "dog" in combo.options
+    _, concept = detect(nodes, sae, concept="concepts/hound.safetensors")
+    assert concept == sae.concept("dog")
+    assert not [name for name in files.names() if "hound" in name], "a concept is no SAE"
+
+
+def test_the_detector_looks_again_when_the_file_changes(nodes, sae):
+    name = "concepts/hound.safetensors"
+    nodes.SaveConcept.execute(sae.concept("dog"), "hound")
+    refreshed()
+    before = nodes.ConceptDetector.fingerprint_inputs(concept=name, sae=None, latents="")
+    nodes.SaveConcept.execute(sae.concept("cat"), "hound", overwrite=True)
+    assert before is not None
+    assert nodes.ConceptDetector.fingerprint_inputs(concept=name, sae=None, latents="") != before
+    assert nodes.ConceptDetector.fingerprint_inputs(concept="cat", sae=None, latents="") is None
+
+
+def test_another_sae_is_refused_by_name(nodes, canvas, sae, other):
+    nodes.SaveConcept.execute(sae.concept("dog"), "hound")
+    refreshed()
+    both = f"{sae.name}.*{other.name}"
+    with pytest.raises(ValueError, match=rf"Concept Detector: input 'concept'.*made for another SAE.*{both}"):
+        detect(nodes, other, concept="concepts/hound.safetensors")
+    loaded = nodes.LoadConcept.execute("concepts/hound.safetensors").args[0]
+    with pytest.raises(ValueError, match=rf"Concept Detector: input 'custom_concept'.*{both}"):
+        detect(nodes, other, custom_concept=loaded)
+    with pytest.raises(ValueError, match=rf"Latent Steering: input 'concept'.*{both}"):
+        nodes.LatentSteering.execute(canvas[0], other, loaded, "SAeUron", -5.0, "exact", "both", 0.0, 1.0)
+
+
+def test_a_copy_in_other_numbers_is_the_same_sae(nodes, sae, tmp_path):
+    from concept_erasure.sae_models.identity import digest
+
+    nodes.SAESave.execute(sae, "wide", "float32")
+    nodes.SAESave.execute(sae, "narrow", "float16")
+    refreshed()
+    for name in ("wide.safetensors", "narrow.safetensors"):
+        copy = nodes.SAELoader.execute(name).args[0]
+        assert copy.identity.digest == sae.identity.digest
+        detect(nodes, copy, custom_concept=sae.concept("cat"))
+    changed = nodes.SAELoader.execute("wide.safetensors").args[0].module
+    with torch.no_grad():
+        changed.encoder.bias[3] += 0.5
+    assert digest(changed) != sae.identity.digest
+
+
+@pytest.mark.parametrize("name", ["concepts/../x.safetensors", "../x", "x.safetensors", "concepts/none.safetensors"])
+def test_files_by_name_only(nodes, tmp_path, name):
+    (tmp_path / "x.safetensors").write_text("not a concept")
+    refreshed()
+    with pytest.raises(ValueError, match=r"Load Concept: there is no concept file .*models/sae/concepts"):
+        nodes.LoadConcept.execute(name)
+
+
+def test_nothing_is_overwritten_unasked(nodes, sae, tmp_path):
+    nodes.SaveConcept.execute(sae.concept("dog"), "hound")
+    before = (tmp_path / "concepts" / "hound.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=r"Save Concept: hound\.safetensors is there already.*'overwrite'"):
+        nodes.SaveConcept.execute(sae.concept("cat"), "hound")
+    assert (tmp_path / "concepts" / "hound.safetensors").read_bytes() == before
+    with pytest.raises(ValueError, match=r"Save Concept: .*\(input 'name'\)"):
+        nodes.SaveConcept.execute(sae.concept("cat"), "../hound")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("whiskers", "does not look like"),
+        ("x: whiskers", "does not look like"),
+        ("999999: whiskers", "does not use latent 999999. It uses"),
+        ("{0}: a\n{0}: b", "has two names"),
+    ],
+)
+def test_names_that_make_no_sense(nodes, sae, text, message):
+    concept = sae.concept("cat")
+    with pytest.raises(ValueError, match=f"Save Concept: input 'latent_names'.*{message}"):
+        nodes.SaveConcept.execute(concept, "named", text.format(concept.latents()[0]))
+
+
+def test_a_concept_without_an_sae_cannot_be_saved(nodes, sae):
+    with pytest.raises(ValueError, match=r"Save Concept: .*does not say which SAE.*input 'concept'"):
+        nodes.SaveConcept.execute(replace(sae.concept("cat"), sae=None), "stray")
+
+
+def damaged(name: str, tensors: dict, metadata: dict) -> None:
+    """Break one thing in what a concept file holds."""
+    about = json.loads(metadata["concept"])
+    latents = next(key for key in tensors if key.endswith("0.latents"))
+    if name == "missing tensor":
+        del tensors[latents]
+    elif name == "negative latent":
+        tensors[latents] = tensors[latents] * 0 - 1
+    elif name == "nan":
+        key = latents.replace("latents", "thresholds")
+        tensors[key] = tensors[key] * torch.nan
+    elif name == "no json":
+        metadata["concept"] = "{"
+    elif name == "short digest":
+        about["sae"]["digest"] = "12"
+        metadata["concept"] = json.dumps(about)
+    elif name == "names are numbers":
+        about["latent_names"] = {"3": 7}
+        metadata["concept"] = json.dumps(about)
+    elif name == "two concepts":
+        metadata["dictionary"] = json.dumps({"band_edges": [0, 1000], "concepts": {}})
+    elif name == "other format":
+        metadata["format"] = "sae-concept-erasure/1"
+
+
+CASES = ["missing tensor", "negative latent", "nan", "no json", "short digest", "names are numbers"]
+
+
+@pytest.mark.parametrize("case", [*CASES, "two concepts", "other format"])
+def test_damaged_files_are_refused(nodes, sae, tmp_path, case):
+    from concept_erasure.sae_models.native import SAEFileError
+    from safetensors import safe_open
+
+    nodes.SaveConcept.execute(sae.concept("dog"), "hound")
+    path = tmp_path / "concepts" / "hound.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    tensors = load_file(path)
+    damaged(case, tensors, metadata)
+    save_file(tensors, path, metadata)
+    refreshed()
+    with pytest.raises(ValueError, match=r"Load Concept: hound\.safetensors: .*\(input 'concept_file'\)") as refused:
+        nodes.LoadConcept.execute("concepts/hound.safetensors")
+    assert isinstance(refused.value.__cause__, SAEFileError)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot be read as a safetensors file"):
+        nodes.LoadConcept.execute("concepts/hound.safetensors")
+
+
+def test_a_file_for_the_right_sae_with_latents_it_lacks_is_refused(nodes, sae):
+    concept = sae.concept("dog")
+    band = replace(concept.bands[0], latents=(10**6, *concept.bands[0].latents[1:]))
+    nodes.SaveConcept.execute(replace(concept, bands=(band, *concept.bands[1:])), "huge")
+    refreshed()
+    with pytest.raises(ValueError, match=r"Concept Detector: input 'concept'.*uses latent 1000000"):
+        detect(nodes, sae, concept="concepts/huge.safetensors")
