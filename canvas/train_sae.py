@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..erasure.model_patcher import hookpoints
+from ..erasure.blocks import hookpoints
 from ..sae_models import native
 from ..sae_models.concepts import Concept, ConceptDictionary
 from ..sae_models.sae import SAEConfig, SparseAutoencoder
