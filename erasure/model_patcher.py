@@ -1,4 +1,4 @@
-"""The glue to ComfyUI: the only module here that imports it.
+"""The glue to ComfyUI: what is attached to a model. Beside it only ``blocks.py`` imports ComfyUI here.
 
 ComfyUI has no patch point at the output of a SpatialTransformer, so a wrapper around the diffusion model
 registers plain forward hooks for the duration of one call and removes them however that call ends.
@@ -14,13 +14,13 @@ from typing import Any, Protocol
 import comfy.model_management
 import comfy.ops
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.readers import open_sae
+from .blocks import check_fit, hookpoints, require_blocks
 from .detection import Detection, leaves
 from .eraser import Eraser, Forward, RunInfo
 from .record import CONDITIONAL, ErasureRecord
@@ -50,51 +50,6 @@ def load_sae(path: str, name: str, hookpoint: str = "", reads: str = "", inside:
     module = file.load(operations=comfy.ops.manual_cast, dtype=dtype).to(offload_device)
     patcher = ModelPatcher(module, load_device=load_device, offload_device=offload_device)
     return LoadedSAE(name, module, file.dictionary(), file, patcher)
-
-
-def hookpoints(model: ModelPatcher) -> dict[str, int]:
-    """Return the blocks of a model that an SAE can read, path -> width; empty if it is no UNet of this kind."""
-    network = model.get_model_object("diffusion_model")
-    return {
-        path: module.in_channels for path, module in network.named_modules() if isinstance(module, SpatialTransformer)
-    }
-
-
-def check_fit(model: ModelPatcher, sae: LoadedSAE, node: str) -> None:
-    """Check that the block an SAE reads exists in a model and has its width.
-
-    Args:
-        model: at the node's input 'model'.
-        sae: the SAE.
-        node: display name of the node, for messages.
-
-    Raises:
-        ValueError: it does not; the message says what would fit.
-    """
-    available = hookpoints(model)
-    wanted, width = sae.config.hookpoint, sae.config.d_in
-    if not available:
-        kind = type(model.get_model_object("diffusion_model")).__name__
-        raise ValueError(
-            f"{node}: the model at input 'model' is a {kind}, which has no transformer blocks of a Stable "
-            "Diffusion UNet. Connect an SD1.5, SD2.x, SDXL or Canvas checkpoint."
-        )
-    if wanted not in available:
-        raise ValueError(
-            f"{node}: the SAE {sae.name} reads the block {wanted}, which the model at input 'model' "
-            f"does not have. Its blocks: {_listed(available)}. Choose the SAE that was trained for this model."
-        )
-    if available[wanted] != width:
-        fitting = {path: size for path, size in available.items() if size == width}
-        raise ValueError(
-            f"{node}: the SAE {sae.name} reads {width} channels, but the block {wanted} of the model "
-            f"at input 'model' has {available[wanted]}. Blocks of that width: {_listed(fitting) or 'none'}. "
-            "Choose the SAE that was trained for this model."
-        )
-
-
-def _listed(blocks: dict[str, int]) -> str:
-    return ", ".join(f"{path} ({width})" for path, width in blocks.items())
 
 
 def attach(model: ModelPatcher, detection: Detection, replacement: Replacement) -> tuple[ModelPatcher, ErasureRecord]:
@@ -134,18 +89,12 @@ def steer(model: ModelPatcher, target: SteeredConcept, steering: Steering) -> tu
 
 def _placed(model: ModelPatcher, detection: Detection, replacement: Replacement) -> Replacement:
     """Return a replacement with its blocks listed, if they are not just those that the SAEs read."""
-    available = hookpoints(model)
     if replacement.where == MIDDLE_TOO:
         # Some pruned UNets have no transformer in their middle.
-        middle = [path for path in available if path.startswith("middle_block")]
+        middle = [path for path in hookpoints(model) if path.startswith("middle_block")]
         blocks = [*middle, *(leaf.hookpoint for leaf in leaves(detection))]
         return replace(replacement, where=LISTED, at=tuple(dict.fromkeys(blocks)))
-    missing = [path for path in replacement.at if path not in available]
-    if missing:
-        raise ValueError(
-            f"Patch Replacer: input 'blocks' names {', '.join(missing)}, which the model at input 'model' does not "
-            f"have. Its blocks: {_listed(available)}. Choose among them, or another 'replace_at'."
-        )
+    require_blocks(model, replacement.at)
     return replacement
 
 

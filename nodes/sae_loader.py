@@ -14,7 +14,8 @@ AUTOMATIC = "automatic"
 
 def block_names() -> list[str]:
     """Return the blocks to choose from, each spelled both ways: ``output_blocks.4.1 = up_blocks.1.attentions.1``."""
-    return [f"{block} = {hookpoints.diffusers_name(block)}" for block in hookpoints.known()]
+    names = {block: hookpoints.diffusers_name(block) for block in hookpoints.known()}
+    return [f"{block} = {name}" if name else block for block, name in names.items()]
 
 
 class SAELoader(io.ComfyNode):
@@ -41,8 +42,9 @@ class SAELoader(io.ComfyNode):
                     options=[AUTOMATIC, *block_names()],
                     default=AUTOMATIC,
                     optional=True,
-                    tooltip="The block of the model that the SAE reads, in ComfyUI's and in diffusers' spelling. "
-                    "automatic: as its file, configuration or folder says. Choose one where it says nothing.",
+                    tooltip="The block of the model that the SAE reads, in ComfyUI's spelling, which counts, and in "
+                    "diffusers' spelling for SD1.5, SD2 and SDXL. automatic: as its file, configuration or folder "
+                    "says. Choose one where it says nothing.",
                 ),
                 io.Combo.Input(
                     "reads",

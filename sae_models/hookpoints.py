@@ -1,6 +1,7 @@
 """Names of the blocks that SAEs read, as diffusers and as ComfyUI spell them.
 
-Stable Diffusion 1, 2 and XL have two residual blocks a level, so the two names belong together whatever the model.
+Stable Diffusion 1, 2 and XL have two residual blocks a level, and so have their fine-tunes and most pruned variants:
+there the two names belong together whatever the model. Where a model is at hand, ``erasure.blocks`` asks it instead.
 """
 
 import re
@@ -29,6 +30,17 @@ def find(text: str) -> str:
     return f"output_blocks.{(BLOCKS_A_LEVEL + 1) * level + place}.1"
 
 
+def said(text: str) -> str:
+    """Return the block that ``find`` finds, if the text has it in diffusers' spelling; else "".
+
+    ``unet.up_blocks.1.attentions.1`` gives ``up_blocks.1.attentions.1``.
+    """
+    found = None if NATIVE.search(text) else DIFFUSERS.search(text)
+    if not found:
+        return ""
+    return f"{found[1]}_blocks.{found[2]}.attentions.{found[3]}" if found[1] else found[0]
+
+
 def diffusers_name(native: str) -> str:
     """Return how diffusers calls a block; for a name that is none, an empty text.
 
@@ -47,6 +59,9 @@ def diffusers_name(native: str) -> str:
 
 
 def known() -> list[str]:
-    """Return the blocks of Stable Diffusion 1, 2 and XL that hold a transformer, in the model's order."""
-    inputs = [f"input_blocks.{i}.1" for i in (1, 2, 4, 5, 7, 8)]
+    """Return every block of Stable Diffusion 1, 2, XL and pruned UNets that can hold a transformer, in a model's order.
+
+    ``input_blocks.3.1`` is one only where a level has one residual block, as in KOALA.
+    """
+    inputs = [f"input_blocks.{i}.1" for i in (1, 2, 3, 4, 5, 7, 8)]
     return [*inputs, "middle_block.1", *(f"output_blocks.{i}.1" for i in range(12))]

@@ -36,9 +36,14 @@ class SAEFile:
     Args:
         path: the file.
 
+    Attributes:
+        said_block: empty: this format has blocks in ComfyUI's spelling only. See PublishedSAE.
+
     Raises:
         SAEFileError: it is missing, cut short, no safetensors file, not in this format, or inconsistent.
     """
+
+    said_block = ""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

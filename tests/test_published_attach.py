@@ -89,8 +89,9 @@ def load(pack, tmp_path, monkeypatch):
 )
 def test_recorded_masks_are_those_of_a_full_encode(canvas, load, write, choices, reads):
     from concept_erasure.canvas.sampling import sample
+    from concept_erasure.erasure.blocks import hookpoints
     from concept_erasure.erasure.detection import Detect, concept_score
-    from concept_erasure.erasure.model_patcher import attach, attach_observer, hookpoints
+    from concept_erasure.erasure.model_patcher import attach, attach_observer
     from concept_erasure.erasure.replacement import Replacement
     from concept_erasure.sae_models.concepts import Concept, ConceptBand
 

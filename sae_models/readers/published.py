@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..concepts import ConceptDictionary
-from ..hookpoints import find
+from ..hookpoints import find, said
 from ..native import SAEFileError, assemble, require_finite
 from ..sae import SAEConfig, SparseAutoencoder
 from .layouts import RECOGNISERS, Layout, Unsupported, check_sizes
@@ -30,6 +30,9 @@ class PublishedSAE:
             metadata or the path.
         inside: the folder that the path is listed in; only what lies below it may name the block.
 
+    Attributes:
+        said_block: the block as the file calls it, where that is in diffusers' spelling; else "".
+
     Raises:
         SAEFileError: it is damaged, of no known format, or does not say which block it reads.
     """
@@ -42,7 +45,9 @@ class PublishedSAE:
         self.layout = self._recognise(settings)
         self.facts: dict[str, Any] = {"format": self.layout.format, "notes": list(self.layout.notes)}
         below = path.relative_to(inside) if inside and path.is_relative_to(inside) else Path(path.name)
-        self.config = self._config(settings, hookpoint or named_block(settings) or find(below.as_posix()))
+        naming = hookpoint or block_text(settings) or below.as_posix()
+        self.said_block = said(naming)
+        self.config = self._config(settings, hookpoint or find(naming))
 
     def _settings(self, configuration: Path | None) -> dict[str, Any]:
         """Return the configuration: of its own file, else of the weights' metadata."""
@@ -175,11 +180,11 @@ class PublishedSAE:
         return weight.T if self.layout.decoder_transposed else weight
 
 
-def named_block(settings: Mapping[str, Any]) -> str:
-    """Return the block that a configuration names, in ComfyUI's spelling; "" if it names none."""
+def block_text(settings: Mapping[str, Any]) -> str:
+    """Return the setting in which a configuration names a block; "" if it names none."""
     places = [settings, settings.get("metadata"), settings.get("trainer")]
     texts = [place.get(key) for place in places if isinstance(place, Mapping) for key in BLOCK_KEYS]
-    return next(filter(None, (find(text) for text in texts if isinstance(text, str))), "")
+    return next((text for text in texts if isinstance(text, str) and find(text)), "")
 
 
 def parts_of(path: Path) -> tuple[Path, Path | None]:
