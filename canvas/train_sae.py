@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..erasure.model_patcher import hookpoints
+from ..erasure.blocks import hookpoints
 from ..sae_models import native
 from ..sae_models.concepts import Concept, ConceptDictionary
 from ..sae_models.sae import SAEConfig, SparseAutoencoder
@@ -28,7 +28,7 @@ WIDTH_FACTOR, K = 12, 16
 FAMILY = "canvas"
 CANDIDATES = 64
 # Divides the thresholds: at 1 the quantile alone decides. Chosen on the tuning split, see docs/results.md.
-EAGERNESS = 1.5
+EAGERNESS = 1.35
 
 
 def collect(sites: Sequence[str], generations: int, scene_count: int) -> tuple[dict[str, Generated], dict[str, Noised]]:

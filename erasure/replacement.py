@@ -28,7 +28,7 @@ class Replacement:
         k: for ``mean of k nearest``.
         seed: of the random donors.
         donor_share: share (above 0, at most 1) of the undetected patches that may be donors: those least like
-            the concept. Ours; 1 is the paper's.
+            the concept. Ours; 1 is the paper's. The defaults are measured: docs/decisions/0008.
         where: which blocks are edited: ``SAE block``, the one that the SAE reads, as in the paper; ``middle and SAE
             block``, the one in the UNet's middle too, which is ours; or ``listed blocks``.
         at: the UNet modules for ``listed blocks``.
@@ -38,8 +38,8 @@ class Replacement:
     halves: str = "conditional"
     k: int = 4
     seed: int = 0
-    donor_share: float = 1.0
-    where: str = SAE_BLOCK
+    donor_share: float = 0.25
+    where: str = MIDDLE_TOO
     at: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -9,6 +9,8 @@ from ..erasure.replacement import HALVES, LISTED, MODES, WHERE, Replacement
 from ..sae_models import hookpoints
 from .sockets import CATEGORY, DETECTION, ERASURE_RECORD
 
+DEFAULTS = Replacement()
+
 
 class PatchReplacer(io.ComfyNode):
     """Replace detected patches while the model samples."""
@@ -29,7 +31,7 @@ class PatchReplacer(io.ComfyNode):
                     "replacement",
                     options=list(MODES),
                     default="random",
-                    tooltip="What comes in place of a detected patch. random: any undetected patch of the same "
+                    tooltip="What comes in place of a detected patch. random: an undetected patch of the same "
                     "picture. nearest: the closest undetected one. mean of k nearest: the average of the k "
                     "closest. unconditional: the same place as the model draws it without your prompt. none: "
                     "replace nothing, only record what is detected.",
@@ -57,7 +59,7 @@ class PatchReplacer(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "donor_share",
-                    default=1.0,
+                    default=DEFAULTS.donor_share,
                     min=0.05,
                     max=1.0,
                     step=0.05,
@@ -68,7 +70,7 @@ class PatchReplacer(io.ComfyNode):
                 io.Combo.Input(
                     "replace_at",
                     options=list(WHERE),
-                    default=WHERE[0],
+                    default=DEFAULTS.where,
                     optional=True,
                     tooltip="Where in the model patches are replaced. SAE block: where the SAE reads, as published. "
                     "middle and SAE block: also in the model's middle, which erases more thoroughly. listed blocks: "
@@ -100,8 +102,8 @@ class PatchReplacer(io.ComfyNode):
         halves: str,
         k: int,
         donor_seed: int,
-        donor_share: float = 1.0,
-        replace_at: str = WHERE[0],
+        donor_share: float = DEFAULTS.donor_share,
+        replace_at: str = DEFAULTS.where,
         blocks: str = "",
     ) -> io.NodeOutput:
         at = _listed(blocks) if replace_at == LISTED else ()

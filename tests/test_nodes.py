@@ -367,7 +367,7 @@ def test_img2img_and_inpainting(nodes, sae, canvas):
             0
         ]
         assert torch.isfinite(stock.VAEDecode().decode(vae, result)[0]).all()
-        assert record.latest.seed == 3 and len(record.latest.entries) == 4
+        assert record.latest.seed == 3 and len(record.latest.sigmas()) == 4
 
 
 def test_shipped_files_carry_their_facts(nodes):
