@@ -1,4 +1,4 @@
-"""The glue to ComfyUI: the only module here that imports it.
+"""The glue to ComfyUI: loading SAEs, and watching blocks while a model samples.
 
 ComfyUI has no patch point at the output of a SpatialTransformer, so a wrapper around the diffusion model
 registers plain forward hooks for the duration of one call and removes them however that call ends.
