@@ -1,4 +1,4 @@
-"""Collect patch embeddings while a model samples: the material for training and calibrating SAEs."""
+"""Collect patch embeddings, or an SAE's latents of them, while a model samples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..sae_models.finding import encode_sparsely
+from ..sae_models.loaded import LoadedSAE
+from .detection import NonFiniteActivations
 from .eraser import Forward, RunInfo
 from .record import CONDITIONAL
 
@@ -65,4 +68,59 @@ class Capture:
                 embeddings = read.flatten(2).transpose(1, 2).to("cpu", torch.float16)
                 grid = (output.shape[-2], output.shape[-1])
                 self.collected.append(Captured(hookpoint, forward.timestep, embeddings, grid))
+        return output
+
+
+@dataclass(frozen=True, eq=False)
+class FiredLatents:
+    """Which latents fired in the conditional half of one call.
+
+    Attributes:
+        timestep: 0..999.
+        values: [B, H * W, k] float16, zero or more, strongest first.
+        indices: of the latents, [B, H * W, k] int32.
+        grid: (H, W).
+    """
+
+    timestep: float
+    values: Tensor
+    indices: Tensor
+    grid: tuple[int, int]
+
+
+class LatentCapture(Capture):
+    """Watches what one SAE sees, and keeps its few firing latents instead of the embeddings.
+
+    Args:
+        sae: must be loaded beside the model, see ``model_patcher.attach_observer``.
+    """
+
+    def __init__(self, sae: LoadedSAE) -> None:
+        super().__init__([sae.config.hookpoint], sae.config.reads)
+        self.sae = sae
+        self.fired: list[FiredLatents] = []
+
+    def take_fired(self) -> list[FiredLatents]:
+        """Return what was collected since the last call, and forget it."""
+        taken, self.fired = self.fired, []
+        return taken
+
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
+        """Encode the conditional chunks of the block's output; return it unchanged.
+
+        Raises:
+            NonFiniteActivations: it holds NaN or infinity.
+        """
+        images = output.shape[0] // len(forward.halves)
+        for chunk, half in enumerate(forward.halves):
+            if half == CONDITIONAL:
+                rows = slice(chunk * images, (chunk + 1) * images)
+                read = output[rows] if self.reads == "output" else output[rows] - x[rows]
+                values, indices = encode_sparsely(self.sae.module, read.flatten(2).transpose(1, 2))
+                if not torch.isfinite(values).all():
+                    raise NonFiniteActivations(
+                        f"the activations of {hookpoint} hold NaN or infinity at timestep {forward.timestep:.0f}. The "
+                        "model itself is producing invalid values: try another precision (for example --force-fp32)"
+                    )
+                self.fired.append(FiredLatents(forward.timestep, values, indices, (read.shape[-2], read.shape[-1])))
         return output

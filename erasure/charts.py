@@ -1,62 +1,98 @@
-"""Small charts drawn with Pillow, which ComfyUI brings along."""
+"""Pictures that explain latents: text, heat maps over pictures, and curves over the steps.
 
+Pictures are float [H, W, 3] in 0..1; heat maps are float grids of any size in 0..1.
+"""
+
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional as F
 
-BACKGROUND, INK, FAINT = (24, 24, 27), (228, 228, 231), (82, 82, 91)
-EDITED, UNEDITED = (248, 113, 113), (96, 165, 250)
-TITLE, TICK = 15, 12
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 12, 12, 30, 24
+from .preview import COLOUR
 
-
-@dataclass(frozen=True)
-class Series:
-    """One line of a chart.
-
-    Attributes:
-        values: heights, 0 or more, evenly spaced from left to right.
-        colour: RGB.
-        label: what it is called, "" for no legend.
-    """
-
-    values: Sequence[float]
-    colour: tuple[int, int, int]
-    label: str = ""
+TILE, LABEL, GAP = 128, 170, 4  # pixels
+INK, PAPER, ALARM, FAINT = (25, 25, 25), (255, 255, 255), (190, 20, 20), (200, 200, 200)
+LETTERS_A_LINE = 24
 
 
-def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Return Pillow's own font; old versions have it in one size only."""
-    try:
-        return ImageFont.load_default(size)
-    except TypeError:
-        return ImageFont.load_default()
+def tile(picture: Tensor, heat: Tensor | None = None) -> Image.Image:
+    """Return a picture as a tile, tinted where a heat map is hot and paler elsewhere."""
+    square = F.interpolate(picture[..., :3].permute(2, 0, 1)[None].float().cpu(), (TILE, TILE), mode="area")[0]
+    square = square.permute(1, 2, 0)
+    if heat is not None:
+        cells = F.interpolate(heat[None, None].float(), (TILE, TILE), mode="nearest-exact")[0, 0, :, :, None]
+        square = (0.6 * square + 0.3) * (1 - cells) + COLOUR * cells
+    return Image.fromarray((square.numpy() * 255).round().clip(0, 255).astype(np.uint8))
 
 
-def line_chart(size: tuple[int, int], title: str, series: Sequence[Series], ends: tuple[str, str]) -> Image.Image:
-    """Draw lines over a common axis.
+def label(text: str, height: int = TILE) -> Image.Image:
+    """Return text in a field to the left of a row of tiles."""
+    field = Image.new("RGB", (LABEL, height), PAPER)
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, LETTERS_A_LINE) or [""]]
+    ImageDraw.Draw(field).multiline_text((6, 6), "\n".join(lines), INK, font(), spacing=3)
+    return field
 
-    Args:
-        size: (width, height) in pixels.
-        title: above the chart.
-        series: at least one, with at least one value each.
-        ends: what stands below the left and the right end of the axis.
-    """
-    chart = Image.new("RGB", size, BACKGROUND)
-    draw = ImageDraw.Draw(chart)
-    left, right = MARGIN_LEFT, size[0] - MARGIN_RIGHT
-    top, bottom = MARGIN_TOP, size[1] - MARGIN_BOTTOM
-    draw.text((left, 7), title, fill=INK, font=font(TITLE))
-    draw.line([(left, bottom), (right, bottom)], fill=FAINT)
-    draw.text((left, bottom + 5), ends[0], fill=INK, font=font(TICK))
-    draw.text((right - draw.textlength(ends[1], font(TICK)), bottom + 5), ends[1], fill=INK, font=font(TICK))
-    highest = max(max(line.values) for line in series) or 1.0
-    for number, line in enumerate(series):
-        step = (right - left) / max(1, len(line.values) - 1)
-        points = [(left + i * step, bottom - value / highest * (bottom - top)) for i, value in enumerate(line.values)]
-        draw.line(points if len(points) > 1 else [(left, points[0][1]), (right, points[0][1])], line.colour, 2)
-        if line.label:
-            width = draw.textlength(line.label, font(TICK))
-            draw.text((right - width, top + 16 * number), line.label, fill=line.colour, font=font(TICK))
-    return chart
+
+def caption(text: str) -> Image.Image:
+    """Return up to three short lines, as wide as a tile."""
+    return label(textwrap.fill(text, 19, max_lines=3), 56).crop((0, 0, TILE, 56))
+
+
+def heading(text: str, width: int, alarm: bool = False) -> Image.Image:
+    """Return text as wide as a sheet; a warning in red."""
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, max(20, width // 7)) or [""]]
+    field = Image.new("RGB", (width, 18 * len(lines) + 10), PAPER)
+    ImageDraw.Draw(field).multiline_text((6, 4), "\n".join(lines), ALARM if alarm else INK, font(), spacing=4)
+    return field
+
+
+def curve(timesteps: Sequence[float], values: Sequence[float]) -> Image.Image:
+    """Return a curve over the steps of a run, the noisiest at the left, as wide as two tiles."""
+    field = Image.new("RGB", (2 * TILE + GAP, TILE), PAPER)
+    pen = ImageDraw.Draw(field)
+    left, right, top, bottom = 8, field.width - 8, 20, TILE - 22
+    pen.rectangle((left, top, right, bottom), outline=FAINT)
+    highest = max([*values, 1e-9])
+    points = [
+        (left + (right - left) * (1 - t / 1000), bottom - (bottom - top) * value / highest)
+        for t, value in sorted(zip(timesteps, values, strict=True), reverse=True)
+    ]
+    if len(points) > 1:
+        pen.line(points, fill=tuple(int(255 * c) for c in COLOUR.tolist()), width=2)
+    for x, y in points:
+        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=INK)
+    pen.text((left, bottom + 3), "t = 1000 (noise)", INK, font())
+    pen.text((right - 12, bottom + 3), "0", INK, font())
+    pen.text((left, 3), f"mean activation, highest {highest:.3g}", INK, font())
+    return field
+
+
+def row(parts: Sequence[Image.Image]) -> Image.Image:
+    """Put pictures side by side."""
+    width = sum(part.width for part in parts) + GAP * (len(parts) - 1)
+    sheet = Image.new("RGB", (width, max(part.height for part in parts)), PAPER)
+    left = 0
+    for part in parts:
+        sheet.paste(part, (left, 0))
+        left += part.width + GAP
+    return sheet
+
+
+def column(parts: Sequence[Image.Image]) -> Tensor:
+    """Put pictures below each other; return float [1, H, W, 3]."""
+    height = sum(part.height for part in parts) + GAP * (len(parts) - 1)
+    sheet = Image.new("RGB", (max(part.width for part in parts), height), PAPER)
+    top = 0
+    for part in parts:
+        sheet.paste(part, (0, top))
+        top += part.height + GAP
+    return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
+
+
+def font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """Return the font that comes with Pillow."""
+    return ImageFont.load_default(13)

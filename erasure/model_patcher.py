@@ -1,4 +1,4 @@
-"""The glue to ComfyUI: what is attached to a model. Beside it only ``blocks.py`` imports ComfyUI here.
+"""The glue to ComfyUI: loading SAEs, and what is attached to a model that samples.
 
 ComfyUI has no patch point at the output of a SpatialTransformer, so a wrapper around the diffusion model
 registers plain forward hooks for the duration of one call and removes them however that call ends.

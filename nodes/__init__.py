@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import files
 from .canvas_checkpoint import CanvasCheckpoint
 from .concept_detector import ConceptDetector
+from .concept_finder import ConceptFinder
 from .concept_load import LoadConcept
 from .concept_math import ConceptMath
 from .concept_save import SaveConcept
@@ -27,6 +28,7 @@ class ConceptErasureExtension(ComfyExtension):
             SAELoader,
             SAESave,
             ConceptDetector,
+            ConceptFinder,
             SaveConcept,
             LoadConcept,
             ConceptMath,

@@ -123,7 +123,7 @@ class ConceptDetector(io.ComfyNode):
 def _choose(sae: LoadedSAE, name: str, latents: str, custom: Concept | None) -> Concept:
     """Pick the concept: latent indices before a connected concept before the list."""
     if latents.strip():
-        return sae.from_latents(_parse_latents(latents, sae))
+        return sae.from_latents(parse_latents(latents, sae, NAME))
     origin = "concept" if custom is None else "custom_concept"
     try:
         if custom is not None:
@@ -135,20 +135,24 @@ def _choose(sae: LoadedSAE, name: str, latents: str, custom: Concept | None) -> 
         raise ValueError(f"{NAME}: input '{origin}': {error.args[0]}.") from error
 
 
-def _parse_latents(text: str, sae: LoadedSAE) -> list[int]:
-    """Read latent indices separated by commas or spaces."""
+def parse_latents(text: str, sae: LoadedSAE, node: str) -> list[int]:
+    """Read latent indices, separated by commas or spaces, from the input 'latents' of a node.
+
+    Raises:
+        ValueError: they are no numbers, or the SAE has fewer latents.
+    """
     try:
         indices = [int(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
         raise ValueError(
-            f"{NAME}: input 'latents' must hold whole numbers separated by commas, such as '17, 204'; it holds "
+            f"{node}: input 'latents' must hold whole numbers separated by commas, such as '17, 204'; it holds "
             f"'{text}'."
         ) from error
     limit = sae.config.num_latents
     outside = [i for i in indices if not 0 <= i < limit]
     if outside:
         raise ValueError(
-            f"{NAME}: input 'latents': {', '.join(map(str, outside))} is out of range; the SAE {sae.name} has "
+            f"{node}: input 'latents': {', '.join(map(str, outside))} is out of range; the SAE {sae.name} has "
             f"latents 0 to {limit - 1}."
         )
     return indices

@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..erasure.record import ErasureRecord, RunRecord
-from ..erasure.report import draw_report
+from ..erasure.run_report import draw_report
 from .sockets import CATEGORY, ERASURE_RECORD
 
 NAME = "Erasure Report"

@@ -106,7 +106,7 @@ class LatentSteering(io.ComfyNode):
             )
         try:
             sae.require_own(concept)
-        except ValueError as error:
-            raise ValueError(f"{NAME}: input 'concept': {error}, or connect another concept.") from error
+        except ValueError as reason:
+            raise ValueError(f"{NAME}: input 'concept': {reason}, or connect another concept.") from reason
         target = SteeredConcept(sae, concept, start_percent, end_percent)
         return io.NodeOutput(*steer(model, target, Steering(method, strength, error, halves)))

@@ -4,6 +4,7 @@ NODES = {
     "ConceptErasureSAELoader": "SAE Loader",
     "ConceptErasureSAESave": "SAE Save",
     "ConceptErasureDetector": "Concept Detector",
+    "ConceptErasureConceptFinder": "Concept Finder",
     "ConceptErasureSaveConcept": "Save Concept",
     "ConceptErasureLoadConcept": "Load Concept",
     "ConceptErasureConceptMath": "Concept Math",

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from .charts import BACKGROUND, EDITED, INK, TITLE, UNEDITED, Series, font, line_chart
+from .plots import BACKGROUND, EDITED, INK, TITLE, UNEDITED, Series, font, line_chart
 from .preview import heat_overlay, step_tiles
 from .record import RunRecord
 from .statistics import BINS, REACH, Distance, distance, pooled_counts

@@ -1,0 +1,160 @@
+"""Concept Finder: a word, or some prompts, become a concept."""
+
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io, ui
+
+from ..erasure import prompts
+from ..erasure.collecting import Sampling
+from ..erasure.detection import NonFiniteActivations
+from ..erasure.finder import Search, find_by_drawing
+from ..erasure.model_patcher import check_fit
+from ..sae_models.loaded import LoadedSAE
+from ..sae_models.observing import WAYS
+from .sockets import CATEGORY, CONCEPT, SAE
+
+NAME = "Concept Finder"
+
+
+class ConceptFinder(io.ComfyNode):
+    """Find the latents of a concept by drawing it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureConceptFinder",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Finds which latents of an SAE stand for a concept: it lets the model draw pictures with and "
+            "without it and keeps the latents that tell them apart. Type what the concept is called and press Run; the "
+            "picture shows how well it worked.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the SAE was made for."),
+                io.Clip.Input("clip", tooltip="Its text encoder, for the prompts."),
+                io.Vae.Input("vae", tooltip="Its VAE, for the pictures in the report."),
+                SAE.Input("sae", tooltip="The SAE whose latents are searched."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="An Empty Latent Image: its size is the size of the pictures, its batch size how many are "
+                    "drawn at once.",
+                ),
+                io.String.Input("word", default="cat", tooltip="What the concept is called, such as 'cat'."),
+                io.Combo.Input(
+                    "kind",
+                    options=list(prompts.KINDS),
+                    tooltip="What the word is. object: it is drawn in several styles, against other objects. style: "
+                    "several objects are drawn in it, against other styles. Used for prompts that are left empty.",
+                ),
+                io.String.Input(
+                    "target_prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="Prompts with the concept, one a line. Empty: made from the word.",
+                ),
+                io.String.Input(
+                    "contrast_prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="Prompts without it, one a line, as much like the others as possible: the same styles, "
+                    "other objects. Empty: made from a list of common objects and styles.",
+                ),
+                io.Int.Input(
+                    "pictures",
+                    default=32,
+                    min=4,
+                    max=1024,
+                    tooltip="How many pictures with the concept are drawn; twice as many without. More find better.",
+                ),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="As in your KSampler."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As in your KSampler."),
+                io.Combo.Input(
+                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As in your KSampler."
+                ),
+                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="As in your KSampler."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Seed of the pictures. The same seed finds the same latents.",
+                ),
+                io.Int.Input(
+                    "bands",
+                    default=5,
+                    min=1,
+                    max=50,
+                    tooltip="Into how many parts the steps are divided; each gets latents of its own, since a latent "
+                    "that means 'cat' late may mean nothing in the noise of the first steps.",
+                ),
+                io.Combo.Input(
+                    "select",
+                    options=list(WAYS),
+                    tooltip="How many latents are taken. held-out detection: as many as find the concept best in "
+                    "pictures of prompts that were kept back. percentile (paper): those scoring above a percentile.",
+                ),
+                io.Float.Input(
+                    "percentile",
+                    default=99.99,
+                    min=0.0,
+                    max=100.0,
+                    step=0.001,
+                    tooltip="For percentile (paper): 99.99 keeps 2 latents of 20480, and at least one.",
+                ),
+            ],
+            outputs=[
+                CONCEPT.Output(
+                    display_name="concept", tooltip="For the custom_concept of a Concept Detector, or Save Concept."
+                ),
+                io.Image.Output(
+                    display_name="report", tooltip="How well it was found, its latents, and where they fire."
+                ),
+                io.String.Output(display_name="summary", tooltip="The same in words, with a warning if it failed."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        clip: Any,
+        vae: Any,
+        sae: LoadedSAE,
+        latent_image: dict[str, torch.Tensor],
+        word: str,
+        kind: str,
+        target_prompts: str,
+        contrast_prompts: str,
+        pictures: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        seed: int,
+        bands: int,
+        select: str,
+        percentile: float,
+    ) -> io.NodeOutput:
+        check_fit(model, sae, NAME)
+        targets, contrasts = prompts.lines(target_prompts), prompts.lines(contrast_prompts)
+        name = word.strip() or (targets[0] if targets else "")
+        if not name:
+            raise ValueError(f"{NAME}: type a word at input 'word', or prompts at input 'target_prompts'.")
+        made = prompts.default_prompts(name, kind)
+        search = Search(name, targets or made[0], contrasts or made[1], pictures, bands, select, percentile)
+        both = set(search.targets) & set(search.contrasts)
+        if both:
+            raise ValueError(
+                f"{NAME}: '{min(both)}' is in both 'target_prompts' and 'contrast_prompts'. The concept must be "
+                "missing from the latter."
+            )
+        sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
+        try:
+            finding, report = find_by_drawing(model, clip, vae, sae, search, latent_image["samples"], sampling)
+        except NonFiniteActivations as error:
+            raise ValueError(f"{NAME}: {error} (input 'model').") from error
+        shown = {**ui.PreviewImage(report, cls=cls).as_dict(), **ui.PreviewText(finding.summary()).as_dict()}
+        return io.NodeOutput(finding.concept, report, finding.summary(), ui=shown)

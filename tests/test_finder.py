@@ -1,0 +1,205 @@
+"""Finding a concept: from made-up activations with a known answer, and from one word on the shipped model."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+L, PATCHES, K = 200, 16, 6
+
+
+@dataclass
+class Call:
+    """One picture in one call, as ``erasure.capture`` gives it."""
+
+    timestep: float
+    values: torch.Tensor
+    indices: torch.Tensor
+
+
+def made_up(pictures=60, inside=20, strength=3.0, seed=0, parts=((7, 8, 9),)):
+    """Pictures whose patches fire K latents: noise, and in a quarter of a concept's patches one of its parts."""
+    draw = torch.Generator().manual_seed(seed)
+    shown = []
+    for number in range(pictures):
+        calls = []
+        for call, timestep in enumerate((900.0, 500.0, 100.0)):
+            indices = torch.stack([10 + torch.randperm(L - 10, generator=draw)[:K] for _ in range(PATCHES)])
+            values = torch.rand(PATCHES, K, generator=draw)
+            if number < inside:
+                own = parts[call % len(parts)]
+                for patch in range(PATCHES // 4):
+                    indices[patch, 0], values[patch, 0] = own[patch % len(own)], strength
+            calls.append(Call(timestep, values[None].half(), indices[None].int()))
+        shown.append(calls)
+    return shown, (torch.arange(pictures) < inside)[:, None].float(), torch.arange(pictures) % 2 == 1
+
+
+def find(shown, cover, held, **options):
+    from concept_erasure.sae_models.identity import SAEIdentity
+    from concept_erasure.sae_models.observing import Labels, find_concept
+
+    return find_concept("thing", SAEIdentity("x", "0" * 64), L, shown, Labels(cover, held), **{"bands": 3, **options})
+
+
+def test_the_parts_of_a_concept_are_found_and_nothing_else(pack):
+    from concept_erasure.erasure.detection import band_score
+    from concept_erasure.sae_models.finding import dense
+
+    shown, cover, held = made_up()
+    finding = find(shown, cover, held)
+    assert not finding.warning and all(found.auc > 0.95 for found in finding.found)
+    for band in finding.concept.bands:
+        assert {7, 8, 9} <= set(band.latents) and set(band.latents[:3]) == {7, 8, 9}
+        detected = []
+        for calls in shown:
+            latents = dense(calls[0].values[0], calls[0].indices[0], torch.tensor(band.latents), L)
+            detected.append(band_score(latents, band, "sum") > 1)
+        found = torch.stack(detected)
+        assert found[:20, : PATCHES // 4].float().mean() > 0.95
+        assert found[20:].float().mean() < 0.08 and found[:20, PATCHES // 4 :].float().mean() < 0.08
+
+
+def test_each_band_gets_latents_of_its_own(pack):
+    finding = find(*made_up(parts=((1, 2), (3, 4), (5, 6))))
+    assert finding.concept.band_edges[1:-1] == (300.0, 700.0)
+    assert [set(band.latents[:2]) for band in finding.concept.bands] == [{5, 6}, {3, 4}, {1, 2}]
+
+
+def test_a_concept_that_no_latent_shows_is_said_to_be_missing(pack):
+    finding = find(*made_up(inside=20, strength=0.0))
+    assert "WARNING: no latent of this SAE tells 'thing' apart" in finding.summary()
+    assert finding.concept.latents() == [] and finding.concept.band_edges[-1] == 1000.0
+
+
+def test_a_concept_that_is_missing_in_some_steps_is_named(pack):
+    shown, cover, held = made_up()
+    noise = made_up(strength=0.0, seed=1)[0]
+    mixed = [[other[0], *calls[1:]] for calls, other in zip(shown, noise, strict=True)]
+    finding = find(mixed, cover, held)
+    assert "not told apart at timesteps 700-1000" in finding.warning
+    assert [bool(band.latents) for band in finding.concept.bands] == [True, True, False]
+
+
+def test_what_few_pictures_show_must_be_clearer(pack):
+    few, many = find(*made_up(12, 4)), find(*made_up(60, 20))
+    assert few.found[0].needed > many.found[0].needed >= 0.75
+
+
+def test_the_papers_rule(pack):
+    shown, cover, held = made_up()
+    finding = find(shown, cover, held, way="percentile (paper)", percentile=99.0, others=4)
+    band = finding.concept.bands[0]
+    assert finding.concept.combine == "any" and len(band.latents) == 2 and set(band.latents) <= {7, 8, 9}
+    means = torch.zeros(2, L)
+    for number in (i for i in range(60) if not held[i]):
+        call = shown[number][2]
+        means[int(number >= 20)].index_add_(0, call.indices.flatten().long(), call.values.flatten().float())
+    means /= torch.tensor([[10 * PATCHES], [20 * PATCHES]])
+    expected = [(means[0, i] + 4 * means[1, i]) / 5 for i in band.latents]
+    assert band.thresholds == pytest.approx([float(value) for value in expected], rel=1e-3)
+
+
+def test_bands_follow_the_steps_that_are_taken(pack):
+    from concept_erasure.sae_models.observing import band_edges
+
+    assert band_edges([999.0], 5) == (0.0, 1000.0)
+    assert band_edges([999.0, 500.0], 5) == (0.0, 749.5, 1000.0)
+    assert band_edges([900, 100, 80, 60, 40, 20], 3) == (0.0, 50.0, 90.0, 1000.0)
+
+
+def test_prompts_share_styles_and_leave_the_concept_out(pack):
+    from concept_erasure.canvas import vocabulary
+    from concept_erasure.erasure.prompts import OBJECTS, STYLES, default_prompts
+
+    assert set(vocabulary.OBJECTS) <= set(OBJECTS) and set(vocabulary.STYLES) <= set(STYLES)
+    targets, contrasts = default_prompts("cats", "object")
+    assert len(targets) == 8 and len(set(contrasts)) == len(contrasts) == 19 * 8
+    assert all("cats" in prompt for prompt in targets) and not any("cat " in prompt for prompt in contrasts)
+    for one, other in zip(targets, contrasts, strict=False):
+        assert one.split(" in ")[1] == other.split(" in ")[1]
+    targets, contrasts = default_prompts("sketch", "style")
+    assert all("in sketch style" in prompt for prompt in targets) and not any("sketch" in p for p in contrasts)
+    assert not any("butterfly" in prompt for prompt in default_prompts("butterflies", "object")[1])
+
+
+class TestOnTheShippedModel:
+    """One small search; what it finds is compared with the shipped dictionary."""
+
+    @pytest.fixture(scope="class")
+    def sae(self, pack):
+        from concept_erasure import nodes
+        from concept_erasure.nodes import files
+
+        files.register_folder()
+        return nodes.SAELoader.execute(files.names()[0]).args[0]
+
+    @staticmethod
+    def run(canvas, sae, **changes):
+        from concept_erasure.nodes import ConceptFinder
+
+        model, clip, vae = canvas
+        inputs = {
+            "word": "sandwich",
+            "kind": "object",
+            "target_prompts": "",
+            "contrast_prompts": "",
+            "pictures": 12,
+            "steps": 6,
+            "cfg": 4.5,
+            "sampler_name": "euler",
+            "scheduler": "normal",
+            "seed": 1,
+            "bands": 2,
+            "select": "held-out detection",
+            "percentile": 99.99,
+        }
+        size = {"samples": torch.zeros(12, 4, 16, 16)}
+        return ConceptFinder.execute(model, clip, vae, sae, size, **{**inputs, **changes}).args
+
+    @pytest.fixture(scope="class")
+    def found(self, canvas, sae):
+        return self.run(canvas, sae)
+
+    def test_one_word_gives_a_concept(self, found, sae):
+        concept, report, summary = found
+        assert concept.name == "sandwich" and concept.sae == sae.identity and len(concept.bands) == 2
+        assert "WARNING" not in summary and "AUC" in summary
+        assert report.ndim == 4 and report.shape[-1] == 3 and 0 <= report.min() <= report.max() <= 1
+
+    def test_it_finds_the_places_nearly_as_well_as_the_shipped_one(self, found, sae, canvas):
+        from concept_erasure.erasure.detection import band_score
+        from concept_erasure.sae_models.scoring import roc_auc
+        from test_arithmetic import patches_of_scenes
+
+        x, there, _ = patches_of_scenes(canvas, sae.config.hookpoint, ("sandwich", "tree"), 30)
+        dense = sae.module.encode_dense(x)
+        auc = []
+        for concept in (found[0], sae.concept("sandwich")):
+            band = concept.bands[concept.band_index(300.0)]
+            score = band_score(dense[:, list(band.latents)], band, concept.combine)
+            auc.append(roc_auc(score[there], score[~there]))
+        assert auc[0] > 0.85 and auc[0] > auc[1] - 0.08
+
+    def test_what_the_pictures_do_not_show_is_reported(self, canvas, sae):
+        """The model reads "cats" as "cat", so that nothing but the noise differs."""
+        prompts = {
+            f"{kind}_prompts": "\n".join(f"An image of {word} in {style} style" for style in ("photo", "neon"))
+            for kind, word in (("target", "cat"), ("contrast", "cats"))
+        }
+        concept, _, summary = self.run(canvas, sae, **prompts, steps=4, bands=1)
+        assert summary.startswith("WARNING: no latent") and concept.latents() == []
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"word": "  "}, "input 'word'"),
+            ({"target_prompts": "a cat\n", "contrast_prompts": "a dog\na cat"}, "'a cat' is in both"),
+        ],
+    )
+    def test_wrong_inputs(self, canvas, sae, changes, message):
+        with pytest.raises(ValueError, match=f"Concept Finder: .*{message}"):
+            self.run(canvas, sae, **changes)
+
+    def test_the_model_is_left_as_it_was(self, canvas, found):
+        assert not canvas[0].wrappers.get("outer_sample")
