@@ -13,7 +13,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).resolve().parent
-CHECKED = ("erasure", "sae_models", "nodes", "canvas")
+CHECKED = ("erasure", "sae_models", "trainer", "nodes", "canvas")
 
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests", "lint"]

@@ -79,12 +79,13 @@ def resolve(name: str) -> str:
     return full if listed == name else str(Path(full).parent)
 
 
-def new_file(name: str, overwrite: bool) -> Path:
+def new_file(name: str, overwrite: bool, node: str = "SAE Save") -> Path:
     """Return where to save an SAE: in the first ``models/sae`` folder.
 
     Args:
         name: of the file, with or without ``.safetensors``.
         overwrite: whether a file may be there.
+        node: that asks, for messages.
 
     Raises:
         ValueError: the name is no plain file name, or is taken.
@@ -92,16 +93,48 @@ def new_file(name: str, overwrite: bool) -> Path:
     stem = re.sub(r"\.safetensors$", "", name.strip(), flags=re.IGNORECASE)
     if not SAFE_NAME.fullmatch(stem) or stem[-1] in " ." or DEVICES.fullmatch(stem):
         raise ValueError(
-            f"SAE Save: {name!r} cannot be the name of a file (input 'name'). Use up to 99 letters, digits, spaces "
+            f"{node}: {name!r} cannot be the name of a file (input 'name'). Use up to 99 letters, digits, spaces "
             "and . _ + - = ( ), beginning with a letter or digit, and no folder."
         )
     path = Path(folder_paths.get_folder_paths(FOLDER)[0]) / f"{stem}.safetensors"
     if os.path.lexists(path) and not (overwrite and path.is_file()):
         raise ValueError(
-            f"SAE Save: {path.name} is there already, in {path.parent}. Choose another 'name', or switch 'overwrite' "
-            "on."
+            f"{node}: {path.name} is there already, in {path.parent}. Choose another 'name', or switch 'overwrite' on."
         )
     return path
+
+
+def prompt_files() -> list[str]:
+    """Return the names of the text files in ComfyUI's input folder."""
+    return sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*.txt") if path.is_file())
+
+
+def read_prompts(name: str) -> str:
+    """Return what a text file of the input folder holds.
+
+    Args:
+        name: as ``prompt_files`` lists it; anything else is refused, whatever path it spells.
+
+    Raises:
+        ValueError: there is no such file, or it is no text.
+    """
+    if name not in prompt_files():
+        raise ValueError(
+            f"SAE Trainer: there is no text file '{name}' (input 'prompts_file'). Put it into ComfyUI's input folder, "
+            "press R to refresh the lists, and choose it again."
+        )
+    path = Path(folder_paths.get_input_directory()) / name
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"SAE Trainer: {name} cannot be read as text (input 'prompts_file'): {error}. Save it as UTF-8."
+        ) from error
+
+
+def training_folder(name: str, digest: str) -> Path:
+    """Return where a training run keeps what it collected and learned, in ComfyUI's output folder."""
+    return Path(folder_paths.get_output_directory()) / "sae_training" / f"{name}-{digest}"
 
 
 def fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:

@@ -26,6 +26,7 @@ UNKNOWN = 255
 SHARD_ROWS = 16_384
 # safetensors may map the file it writes, and a full disk then ends the process instead of raising an error.
 SPARE_BYTES = 64_000_000
+HEADER_BYTES = 4096  # more than a shard has beside its tensors
 WORKER = re.compile(r"[A-Za-z0-9_.]{1,40}")
 
 
@@ -34,7 +35,7 @@ class StoreError(RuntimeError):
 
 
 class StoreFull(StoreError):
-    """The next shard would exceed the store's size limit."""
+    """The store's size limit is reached."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +214,8 @@ class Writer:
             progress: what a resumed worker finds in ``progress``: everything up to it is on disk.
 
         Raises:
-            StoreFull: the limit would be exceeded; what was waiting is dropped.
-            StoreError: the disk is full or cannot be written; likewise.
+            StoreFull: the limit is reached; what still fitted is written, the rest is dropped.
+            StoreError: the disk is full or cannot be written; what was waiting is dropped.
         """
         waiting, self._waiting = self._waiting, []
         if not waiting:
@@ -223,8 +224,18 @@ class Writer:
         tensors = {"embeddings": embeddings, "timesteps": timesteps}
         if self.contents.labels:
             tensors["labels"] = labels
+        a_row = sum(tensor[0].numel() * tensor.element_size() for tensor in tensors.values())
+        fitting = min(len(embeddings), self._room() // a_row)
+        if fitting > 0:
+            self._write({key: tensor[:fitting].clone() for key, tensor in tensors.items()}, progress)
+        if fitting < len(embeddings):
+            raise StoreFull(f"{self.folder} has reached its limit of {self.limit / 1e9:.2f} GB")
+
+    def _write(self, tensors: dict[str, Tensor], progress: int) -> None:
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        self._require_room(size)
+        free = shutil.disk_usage(self.folder).free
+        if free < size + SPARE_BYTES:
+            raise StoreError(f"the disk of {self.folder} is full: {free / 1e6:.0f} MB are left. Free some space there")
         about = {"format": FORMAT, "contents": json.dumps(asdict(self.contents)), "progress": str(progress)}
         path = self.folder / f"{self.worker}-{self._next:06d}.safetensors"
         unfinished = path.with_suffix(".part")
@@ -238,10 +249,7 @@ class Writer:
         self._next += 1
         self.progress = progress
 
-    def _require_room(self, size: int) -> None:
+    def _room(self) -> int:
+        """Return how many bytes of tensors may still be added."""
         used = sum(path.stat().st_size for path in self.folder.glob("*.safetensors"))
-        if used + size > self.limit:
-            raise StoreFull(f"{self.folder} has reached its limit of {self.limit / 1e9:.2f} GB")
-        free = shutil.disk_usage(self.folder).free
-        if free < size + SPARE_BYTES:
-            raise StoreError(f"the disk of {self.folder} is full: {free / 1e6:.0f} MB are left. Free some space there")
+        return self.limit - used - HEADER_BYTES

@@ -82,6 +82,12 @@ def test_the_limit_holds_for_the_whole_folder(store, contents, tmp_path):
     with pytest.raises(store.StoreFull, match="limit"):
         writer.flush(1)
     assert len(store.shards(tmp_path)) == 3 and writer.waiting == 0
+    writer.limit = size + store.HEADER_BYTES + 50 * (2 * WIDTH + 4 + 2) + 1
+    writer.add(torch.ones(100, WIDTH), 1, (0, 0))
+    with pytest.raises(store.StoreFull, match="limit"):
+        writer.flush(1)
+    assert [shard.rows for shard in store.shards(tmp_path)] == [100, 100, 100, 50], "what fits is written"
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= writer.limit
 
 
 def test_a_disk_that_refuses_leaves_what_is_there_usable(store, contents, tmp_path):

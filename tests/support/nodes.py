@@ -3,6 +3,7 @@
 NODES = {
     "ConceptErasureSAELoader": "SAE Loader",
     "ConceptErasureSAESave": "SAE Save",
+    "ConceptErasureSAETrainer": "SAE Trainer",
     "ConceptErasureDetector": "Concept Detector",
     "ConceptErasureMaskRefiner": "Mask Refiner",
     "ConceptErasurePatchReplacer": "Patch Replacer",
