@@ -174,9 +174,10 @@ class Writer:
         there = shards(folder)
         if there and there[0].contents != contents:
             raise StoreError(f"{folder} already holds something else: {there[0].contents}, not {contents}")
-        own = [shard for shard in there if shard.path.stem.rpartition("-")[0] == worker]
-        self.progress = max((shard.progress for shard in own), default=0)
-        self._next = max((int(shard.path.stem.rpartition("-")[2]) for shard in own), default=-1) + 1
+        named = [(re.fullmatch(rf"{re.escape(worker)}-(\d{{6,12}})", shard.path.stem), shard) for shard in there]
+        own = [(int(match[1]), shard) for match, shard in named if match]
+        self.progress = max((shard.progress for _, shard in own), default=0)
+        self._next = max((number for number, _ in own), default=-1) + 1
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     @property

@@ -84,7 +84,10 @@ class Session:
         each = streams // self.team.size
         own = range(self.team.rank * each, (self.team.rank + 1) * each)
         rows = settings.batch // streams
-        self._streams = [Stream(folder, rows, settings.seed, i, streams, buffer // each, positions[i]) for i in own]
+        try:
+            self._streams = [Stream(folder, rows, settings.seed, i, streams, buffer // each, positions[i]) for i in own]
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise StoreError(f"{path}: is damaged ({error}). Remove this file") from error
         self._saved = time.monotonic()
         self._pace: tuple[float, int] = (self._saved, self.step)
 
