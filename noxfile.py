@@ -1,8 +1,8 @@
-"""The project's commands: ``nox -s demo``, ``tests``, ``lint``, ``bench``, ``compare``, ``run``.
+"""The project's commands: ``nox -s demo``, ``tests``, ``lint``, ``bench``, ``compare``, ``trainers``, ``run``.
 
 All sessions share one environment in ``.host/``, made on first use by host/prepare.py: torch alone is several
-GB, so an environment for each session would cost far more than it isolates. ``compare`` alone adds libraries that
-must not be in it, and puts them into one of its own that borrows the rest.
+GB, so an environment for each session would cost far more than it isolates. ``compare`` and ``trainers``
+alone add libraries that must not be in it, and put them into one of their own that borrows the rest.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).resolve().parent
-CHECKED = ("erasure", "sae_models", "nodes", "canvas")
+CHECKED = ("erasure", "sae_models", "trainer", "nodes", "canvas")
 
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests", "lint"]
@@ -53,6 +53,32 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def compare(session: nox.Session) -> None:
     """Read files that the public SAE libraries write, and check against those libraries (fetches 600 MB)."""
+    interpreter = comparison(session)
+    session.run(interpreter, "-m", "pytest", "--noconftest", "tests/compare_libraries.py", *session.posargs)
+
+
+@nox.session
+def trainers(session: nox.Session) -> None:
+    """Train beside the public SAE libraries on the same activations: speed and what is explained (fetches 600 MB)."""
+    interpreter = comparison(session)
+    # Its loop is plain torch; what it pins is for pictures and notebooks.
+    session.run(*pip(interpreter), "--no-deps", "overcomplete==0.3.0")
+    session.run(interpreter, "host", "benchmarks.trainers", *session.posargs)
+
+
+@nox.session
+def run(session: nox.Session) -> None:
+    """Run one of the pack's modules inside ComfyUI: ``nox -s run -- canvas.train_unet --steps 5``."""
+    session.run(prepare(session), "host", *session.posargs)
+
+
+def pip(interpreter: str) -> tuple[str, ...]:
+    """Return the command that installs into an environment."""
+    return interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"
+
+
+def comparison(session: nox.Session) -> str:
+    """Make the environment of the public SAE libraries, which borrows the rest; return its interpreter."""
     python = prepare(session)
     own = ROOT / ".host" / "compare"
     interpreter = own / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -63,17 +89,10 @@ def compare(session: nox.Session) -> None:
     ask[0] = str(interpreter)
     site = subprocess.run(ask, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     (Path(site) / "borrowed.pth").write_text(borrowed)
-    install = (str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    session.run(*install, "-r", "tests/compare-requirements.txt")
+    session.run(*pip(str(interpreter)), "-r", "tests/compare-requirements.txt")
     # It pins an old nnsight and much else to gather activations from language models; to load a file it needs none.
-    session.run(*install, "--no-deps", "dictionary-learning==0.1.0")
-    session.run(str(interpreter), "-m", "pytest", "--noconftest", "tests/compare_libraries.py", *session.posargs)
-
-
-@nox.session
-def run(session: nox.Session) -> None:
-    """Run one of the pack's modules inside ComfyUI: ``nox -s run -- canvas.train_unet --steps 5``."""
-    session.run(prepare(session), "host", *session.posargs)
+    session.run(*pip(str(interpreter)), "--no-deps", "dictionary-learning==0.1.0")
+    return str(interpreter)
 
 
 def prepare(session: nox.Session) -> str:

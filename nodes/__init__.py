@@ -16,6 +16,7 @@ from .mask_refiner import MaskRefiner
 from .patch_replacer import PatchReplacer
 from .sae_loader import SAELoader
 from .sae_save import SAESave
+from .sae_trainer import SAETrainer
 
 
 class ConceptErasureExtension(ComfyExtension):
@@ -27,6 +28,7 @@ class ConceptErasureExtension(ComfyExtension):
         return [
             SAELoader,
             SAESave,
+            SAETrainer,
             ConceptDetector,
             ConceptFinder,
             SaveConcept,

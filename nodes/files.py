@@ -108,6 +108,39 @@ def new_file(name: str, overwrite: bool, node: str = "SAE Save", below: str = ""
     return path
 
 
+def prompt_files() -> list[str]:
+    """Return the names of the text files in ComfyUI's input folder."""
+    return sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*.txt") if path.is_file())
+
+
+def read_prompts(name: str) -> str:
+    """Return what a text file of the input folder holds.
+
+    Args:
+        name: as ``prompt_files`` lists it; anything else is refused, whatever path it spells.
+
+    Raises:
+        ValueError: there is no such file, or it is no text.
+    """
+    if name not in prompt_files():
+        raise ValueError(
+            f"SAE Trainer: there is no text file '{name}' (input 'prompts_file'). Put it into ComfyUI's input folder, "
+            "press R to refresh the lists, and choose it again."
+        )
+    path = Path(folder_paths.get_input_directory()) / name
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"SAE Trainer: {name} cannot be read as text (input 'prompts_file'): {error}. Save it as UTF-8."
+        ) from error
+
+
+def training_folder(name: str, digest: str) -> Path:
+    """Return where a training run keeps what it collected and learned, in ComfyUI's output folder."""
+    return Path(folder_paths.get_output_directory()) / "sae_training" / f"{name}-{digest}"
+
+
 def fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
     """Return what changes when an SAE changes on disk: name, size and time of its weights and its configuration."""
     parts = [part for part in parts_of(Path(resolve(name))) if part is not None]

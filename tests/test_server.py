@@ -120,3 +120,26 @@ def test_an_sae_is_saved_listed_and_loaded(server: LiveServer):
     assert "kept.safetensors" in options()
     prompt["1"]["inputs"]["sae_file"], prompt["2"]["inputs"]["name"] = "kept.safetensors", "kept"
     assert "SAE Save: kept.safetensors is there already" in failure(server.wait(server.submit(prompt)))
+
+
+def test_an_sae_is_trained_interrupted_and_trained_on(server: LiveServer):
+    info = server.object_info()["ConceptErasureSAETrainer"]["input"]
+    inputs = {name: spec[1].get("default") for name, spec in info["required"].items()}
+    inputs |= {"model": ["1", 0], "clip": ["1", 1], "latent": ["2", 0], "name": "trained", "latents": 256, "k": 8}
+    inputs |= {"pictures": 40, "steps": 4, "train_steps": 1_000_000}
+    prompt = {
+        "1": {"class_type": "ConceptErasureCanvasCheckpoint", "inputs": {}},
+        "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 8}},
+        "3": {"class_type": "ConceptErasureSAETrainer", "inputs": inputs},
+    }
+    prompt_id = server.submit(prompt)
+    time.sleep(10)
+    server.post("/interrupt", {"prompt_id": prompt_id})
+    assert failure(server.wait(prompt_id)).startswith("Interrupted in ConceptErasureSAETrainer")
+    inputs["train_steps"] = 20
+    entry = server.wait(server.submit(prompt))
+    assert entry["status"]["status_str"] == "success", failure(entry)
+    assert "trained.safetensors: 256 latents" in entry["outputs"]["3"]["text"][0]
+    assert server.images(entry)["3"], "the curves are shown"
+    again = server.wait(server.submit(prompt))
+    assert "3" in cached_nodes(again), "what is trained is not trained again"

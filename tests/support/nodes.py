@@ -3,6 +3,7 @@
 NODES = {
     "ConceptErasureSAELoader": "SAE Loader",
     "ConceptErasureSAESave": "SAE Save",
+    "ConceptErasureSAETrainer": "SAE Trainer",
     "ConceptErasureDetector": "Concept Detector",
     "ConceptErasureConceptFinder": "Concept Finder",
     "ConceptErasureSaveConcept": "Save Concept",

@@ -1,0 +1,229 @@
+"""SAE Trainer: a model and some prompts become an SAE."""
+
+from pathlib import Path
+from typing import Any
+
+import comfy.samplers
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io, ui
+
+from ..canvas.vocabulary import OBJECTS, STYLES, caption
+from ..sae_models.training.settings import RULES
+from ..trainer.request import Request
+from ..trainer.run import train_for_model
+from . import files
+from .sockets import CATEGORY, SAE
+
+NAME = "SAE Trainer"
+NO_FILE = "none"
+AUTOMATIC = "automatic"
+# Things and styles that both the Canvas Checkpoint and any Stable Diffusion know.
+PROMPTS = "\n".join(
+    caption((name, OBJECTS[(3 * i + 7) % len(OBJECTS)]) if half else (name,), STYLES[(i + 3 * half) % len(STYLES)])
+    for half in (0, 1)
+    for i, name in enumerate(OBJECTS)
+)
+
+
+class SAETrainer(io.ComfyNode):
+    """Train a sparse autoencoder for a model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureSAETrainer",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Trains a sparse autoencoder (SAE) for the model at hand: samples prompts, collects what "
+            "chosen blocks of the model put out, and trains on it meanwhile. The SAE is saved in models/sae. Stop it "
+            "at any time: running again with the same settings goes on where it was.",
+            is_output_node=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model to train for, with the LoRAs it will be used with."),
+                io.Clip.Input("clip", tooltip="Its text encoder."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="An Empty Latent Image: the size to sample at, and how many pictures at a time. More at a "
+                    "time is faster, if memory allows it.",
+                ),
+                io.String.Input(
+                    "name",
+                    default="my_sae",
+                    tooltip="What to call the file in models/sae, without a folder. With several hookpoints the "
+                    "block's name is added.",
+                ),
+                io.String.Input(
+                    "prompts",
+                    default=PROMPTS,
+                    multiline=True,
+                    tooltip="One prompt a line, used in turn. They should show what you want to find or erase, alone "
+                    "and together with other things.",
+                ),
+                io.Combo.Input(
+                    "prompts_file",
+                    options=[NO_FILE, *files.prompt_files()],
+                    default=NO_FILE,
+                    tooltip="A text file in ComfyUI's input folder, one prompt a line, instead of 'prompts'.",
+                ),
+                io.String.Input(
+                    "hookpoints",
+                    default=AUTOMATIC,
+                    tooltip="The blocks to read, in ComfyUI's or diffusers' spelling, separated by commas; an SAE is "
+                    "trained for each, in one pass. automatic: a block known to hold objects.",
+                ),
+                io.Int.Input(
+                    "pictures",
+                    default=400,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="How many pictures to sample. 400 suit the Canvas Checkpoint; for a large model several "
+                    "thousand give a better SAE.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=False,
+                    tooltip="Seed of the first picture's noise, and of the training. The same seed gives the same SAE.",
+                ),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, as in the KSampler."),
+                io.Float.Input(
+                    "cfg",
+                    default=4.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Classifier-free guidance, as in the KSampler. Only the conditional half is collected.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=comfy.samplers.KSampler.SAMPLERS,
+                    default="euler",
+                    tooltip="As in the KSampler; best the one you will erase with.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.KSampler.SCHEDULERS,
+                    default="normal",
+                    tooltip="As in the KSampler.",
+                ),
+                io.Int.Input(
+                    "train_steps",
+                    default=2000,
+                    min=10,
+                    max=10_000_000,
+                    tooltip="Training steps, of 2048 patches each (4096 on a GPU). 2000 suit the Canvas Checkpoint; a "
+                    "large model wants 20000 or more.",
+                ),
+                io.Int.Input(
+                    "latents",
+                    default=0,
+                    min=0,
+                    max=1_048_576,
+                    tooltip="Latents of the SAE. 0: 12 times the width of a small block, 16 times that of a large one.",
+                ),
+                io.Int.Input(
+                    "k",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    tooltip="Latents that may fire in one patch. 0: 16 for a small block, 32 for a large one.",
+                ),
+                io.Combo.Input(
+                    "activation",
+                    options=list(RULES),
+                    default=RULES[0],
+                    tooltip="topk: k latents fire in each patch. batchtopk: k on average, more where there is more to "
+                    "say.",
+                ),
+                io.String.Input(
+                    "guided_concepts",
+                    default="",
+                    tooltip="Words separated by commas. The first latents are tied to them, one each: they learn to "
+                    "fire in pictures whose prompt has the word (the guided loss of G-SAE). Empty: none.",
+                ),
+                io.Float.Input(
+                    "store_gb",
+                    default=4.0,
+                    min=0.01,
+                    max=100_000.0,
+                    step=0.1,
+                    tooltip="Most disk space for collected patches, in ComfyUI's output folder. Fewer patches of each "
+                    "picture are kept if all would not fit.",
+                ),
+                io.Boolean.Input(
+                    "keep_patches",
+                    default=False,
+                    tooltip="Whether the collected patches stay on disk once training is done, for training by the "
+                    "command line.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="Whether a file of that name is replaced. Off: this node says so before it begins.",
+                ),
+            ],
+            outputs=[
+                SAE.Output(display_name="sae", tooltip="The SAE of the first hookpoint, for the Concept Detector."),
+                io.Image.Output(
+                    display_name="curves", tooltip="Loss, explained variance and dead latents over the training steps."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        clip: Any,
+        latent: dict[str, Any],
+        name: str,
+        prompts: str,
+        prompts_file: str,
+        hookpoints: str,
+        pictures: int,
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        train_steps: int,
+        latents: int,
+        k: int,
+        activation: str,
+        guided_concepts: str,
+        store_gb: float,
+        keep_patches: bool,
+        overwrite: bool,
+    ) -> io.NodeOutput:
+        request = Request(
+            prompts=prompts if prompts_file == NO_FILE else files.read_prompts(prompts_file),
+            hookpoints="" if hookpoints.strip() == AUTOMATIC else hookpoints,
+            pictures=pictures,
+            latent=latent["samples"],
+            seed=seed,
+            steps=steps,
+            cfg=cfg,
+            sampler=sampler_name,
+            scheduler=scheduler,
+            train_steps=train_steps,
+            latents=latents,
+            k=k,
+            rule=activation,
+            concepts=guided_concepts,
+            limit=int(store_gb * 1e9),
+            keep=keep_patches,
+        )
+
+        def target(part: str) -> Path:
+            return files.new_file(name.strip().removesuffix(".safetensors") + part, overwrite, NAME)
+
+        result = train_for_model(model, clip, request, target, files.training_folder)
+        shown = {**ui.PreviewImage(result.curves, cls=cls).as_dict(), **ui.PreviewText(result.summary).as_dict()}
+        return io.NodeOutput(result.sae, result.curves, ui=shown)
+
+    @classmethod
+    def fingerprint_inputs(cls, prompts_file: str = NO_FILE, **_: Any) -> object:
+        """Train again when the text file has changed."""
+        return files.read_prompts(prompts_file) if prompts_file in files.prompt_files() else ""

@@ -1,0 +1,180 @@
+"""SAE Trainer: from the shipped model to an SAE that loads, stopped and taken up again, and refusals that help."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+PROMPTS = "A cat image in photo style\nA dog image in photo style\nAn image of a cat and a tree in neon style"
+
+
+@pytest.fixture
+def nodes(pack, tmp_path, monkeypatch):
+    """The pack's nodes, with folders of their own."""
+    import folder_paths
+    from concept_erasure import nodes
+    from concept_erasure.nodes import files
+
+    folder = tmp_path / "sae"
+    folder.mkdir()
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(folder)], set(files.EXTENSIONS)))
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path / "output"))
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    folder_paths.filename_list_cache.pop("sae", None)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield nodes
+    torch.set_num_threads(threads)
+    folder_paths.filename_list_cache.pop("sae", None)
+
+
+def train(nodes, canvas, **changed):
+    """Run the node as ComfyUI does, small."""
+    inputs = {spec.id: getattr(spec, "default", None) for spec in nodes.SAETrainer.define_schema().inputs}
+    latent = {"samples": torch.zeros(4, 4, 16, 16)}
+    small = {"pictures": 24, "steps": 4, "train_steps": 30, "latents": 256, "k": 8, "prompts": PROMPTS}
+    with torch.inference_mode():
+        return nodes.SAETrainer.execute(
+            **{**inputs, "model": canvas[0], "clip": canvas[1], "latent": latent, **small, **changed}
+        )
+
+
+def state(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "output").glob("sae_training/*"))
+
+
+def test_a_model_becomes_an_sae(nodes, canvas, tmp_path):
+    output = train(nodes, canvas, hookpoints="output_blocks.1.1, mid_block.attentions.0", name="mine.safetensors")
+    sae, curves = output.args
+    assert sae.config.hookpoint == "output_blocks.1.1" and sae.config.num_latents == 256 and sae.config.k == 8
+    assert curves.shape[0] == 1 and curves.shape[3] == 3 and curves.min() >= 0 and curves.max() <= 1
+    assert curves.std() > 0.05, "something is drawn"
+    assert "explained variance 0." in output.ui["text"][0]
+    again = nodes.SAELoader.execute("mine_middle_block.1.safetensors").args[0]
+    assert again.config.hookpoint == "middle_block.1" and again.load_decoder().decoder_weight.shape == (256, 128)
+    assert again.file.facts["steps"] == 30 and 0 < again.file.facts["explained_variance"] < 1
+    assert not state(tmp_path), "collected patches are removed once they are not needed"
+    nodes.ConceptDetector.execute(sae, "cat", 1.0, 0.0, 1.0, "3, 5", "union")
+
+
+def test_training_changes_no_picture(nodes, canvas):
+    from test_nodes import sample
+
+    before = sample(canvas, canvas[0])
+    train(nodes, canvas, train_steps=10)
+    assert torch.equal(sample(canvas, canvas[0]), before)
+
+
+def test_the_conditional_half_is_collected(nodes, canvas, tmp_path):
+    """The prompt's own words change what is stored, guidance and negative halves do not join it."""
+    from concept_erasure.sae_models import store
+
+    train(nodes, canvas, keep_patches=True, train_steps=10)
+    there = store.shards(next(iter(state(tmp_path))) / "output_blocks.1.1")
+    held = store.shards(next(iter(state(tmp_path))) / "output_blocks.1.1" / "held")
+    assert sum(shard.rows for shard in there + held) == 24 * 4 * 64
+
+
+def test_the_same_seed_trains_the_same_sae(nodes, canvas):
+    saes = [train(nodes, canvas, overwrite=True).args[0].load_decoder().state_dict() for _ in range(2)]
+    assert all(torch.equal(value, saes[1][key]) for key, value in saes[0].items())
+
+
+@pytest.mark.parametrize("moment", ["collecting", "training"])
+def test_an_interrupt_keeps_what_was_trained(nodes, canvas, tmp_path, monkeypatch, moment):
+    import comfy.model_management
+    from concept_erasure.trainer.display import Display
+
+    whole = train(nodes, canvas, name="whole").args[0].load_decoder().state_dict()
+    shown = Display.__call__
+
+    def press_cancel(self):
+        steps = sum(session.step for session in self.training.sessions.values())
+        if (steps == 5 and moment == "collecting") or steps == 25:
+            comfy.model_management.interrupt_current_processing()
+        shown(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Display, "__call__", press_cancel)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            train(nodes, canvas, name="part")
+    assert len(state(tmp_path)) == 1
+    unfinished = nodes.SAELoader.execute("part_unfinished.safetensors").args[0]
+    assert unfinished.file.facts["steps"] == (5 if moment == "collecting" else 25)
+    again = train(nodes, canvas, name="part").args[0].load_decoder().state_dict()
+    assert not (tmp_path / "sae" / "part_unfinished.safetensors").exists() and not state(tmp_path)
+    if moment == "training":
+        assert all(torch.equal(value, again[key]) for key, value in whole.items())
+
+
+def test_a_full_store_ends_collecting_not_training(nodes, canvas):
+    """heun looks twice a step, which the plan does not know."""
+    output = train(nodes, canvas, store_gb=0.0015, train_steps=10, sampler_name="heun")
+    assert "after 10 steps" in output.ui["text"][0]
+
+
+def test_a_full_disk_is_explained(nodes, canvas, tmp_path, monkeypatch):
+    from concept_erasure.sae_models import store
+
+    monkeypatch.setattr(store, "SPARE_BYTES", 10**18)
+    with pytest.raises(ValueError, match=r"SAE Trainer: .*is full.*run again with the same settings to go on"):
+        train(nodes, canvas)
+
+
+def test_nan_from_the_model_is_explained(nodes, canvas):
+    broken = canvas[0].clone()
+    block = broken.get_model_object("diffusion_model").get_submodule("output_blocks.1.1")
+    hook = block.register_forward_hook(lambda *_: torch.full_like(_[2], torch.nan))
+    try:
+        with pytest.raises(ValueError, match=r"SAE Trainer: .*output_blocks\.1\.1.* hold NaN.*'model'.*--force-fp32"):
+            train(nodes, (broken, canvas[1]))
+    finally:
+        hook.remove()
+
+
+def test_guided_concepts_become_latents(nodes, canvas):
+    sae = train(nodes, canvas, guided_concepts="cat, Tree", train_steps=20).args[0]
+    assert sae.file.facts["guided"] == ["cat", "Tree"]
+    with pytest.raises(ValueError, match=r"'unicorn'.*'guided_concepts'"):
+        train(nodes, canvas, guided_concepts="unicorn", overwrite=True)
+
+
+def test_batchtopk_and_prompts_from_a_file(nodes, canvas, tmp_path):
+    (tmp_path / "prompts.txt").write_text("\ufeffA cat image\r\n\r\nA dog image\n", encoding="utf-8")
+    sae = train(nodes, canvas, prompts_file="prompts.txt", activation="batchtopk", prompts="").args[0]
+    assert sae.config.activation == "jumprelu"
+    first = nodes.SAETrainer.fingerprint_inputs(prompts_file="prompts.txt")
+    (tmp_path / "prompts.txt").write_text("A dog image")
+    assert nodes.SAETrainer.fingerprint_inputs(prompts_file="prompts.txt", seed=3) != first
+    (tmp_path / "secret.key").write_text("x")
+    for name in ("../prompts.txt", "secret.key", "/etc/passwd"):
+        with pytest.raises(ValueError, match=r"no text file .*'prompts_file'"):
+            train(nodes, canvas, prompts_file=name)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"prompts": " \n"}, "no prompt.*'prompts'"),
+        ({"hookpoints": "output_blocks.9.1"}, "no block 'output_blocks.9.1'.*'hookpoints'.*output_blocks.1.1"),
+        ({"name": "../x"}, "'../x' cannot be the name of a file"),
+        ({"k": 300}, "k = 300 is not a whole number from 1 to 256"),
+        ({"pictures": 1}, "too few patch embeddings.*raise 'pictures'"),
+    ],
+)
+def test_wrong_inputs(nodes, canvas, inputs, message):
+    with pytest.raises(ValueError, match=f"SAE Trainer.*{message}"):
+        train(nodes, canvas, **inputs)
+
+
+def test_nothing_is_overwritten_unasked(nodes, canvas, tmp_path):
+    (tmp_path / "sae" / "my_sae.safetensors").write_text("mine")
+    with pytest.raises(ValueError, match=r"SAE Trainer: my_sae\.safetensors is there already"):
+        train(nodes, canvas)
+
+
+def test_other_models_are_refused(nodes, canvas):
+    other = canvas[0].clone()
+    other.add_object_patch("diffusion_model", torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="SAE Trainer: the model at input 'model' is a Linear"):
+        train(nodes, (other, canvas[1]))

@@ -1,0 +1,1 @@
+"""From a model to an SAE: sample, collect, train, save."""

@@ -1,0 +1,246 @@
+"""Sample prompts through ComfyUI's sampler and store what blocks put out: the data that SAEs are trained on."""
+
+import re
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import comfy.sample
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..erasure.capture import Capture, Captured
+from ..erasure.model_patcher import attach_observer
+from ..sae_models.reader import generator
+from ..sae_models.store import SHARD_ROWS, Contents, StoreFull, Writer
+
+HELD = "held"
+HELD_EVERY = 10  # of so many batches of pictures, one is kept for measuring
+FLUSH_EVERY = 40.0  # seconds
+HELD_SHARE = 0.2  # of the limit, at most
+PLANNED_SHARE = 0.85  # of the limit; headers, and samplers that look more than once a step, take the rest
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What to sample.
+
+    Attributes:
+        prompts: used in turn.
+        count: pictures in all.
+        latent: [B, C, H, W] to start from; B are sampled at a time.
+        seed: of the first picture's noise; each next one has the next seed.
+        steps, cfg, sampler, scheduler: as in the KSampler.
+        concepts: words; each has a label, 1 for all patches of a picture whose prompt has the word.
+    """
+
+    prompts: tuple[str, ...]
+    count: int
+    latent: Tensor
+    seed: int
+    steps: int
+    cfg: float
+    sampler: str
+    scheduler: str
+    concepts: tuple[str, ...] = ()
+
+    def labels(self, prompt: str) -> list[int]:
+        """Return 1 for each concept that a prompt names, else 0."""
+        return [int(bool(re.search(rf"\b{re.escape(c)}\b", prompt, re.IGNORECASE))) for c in self.concepts]
+
+
+class Collector:
+    """Fills the stores of several hookpoints in one pass over the pictures, from where an earlier one stopped.
+
+    Args:
+        model: left as it is.
+        clip: its text encoder.
+        pictures: what to sample.
+        widths: of the hookpoints to read, by name.
+        folder: gets a store for each hookpoint, named after it, and one in its folder ``held`` for measuring.
+        limit: most bytes of all stores together; of each picture so many patches are kept, drawn at random, that
+            they fit.
+        family: of the model, for people.
+
+    Raises:
+        StoreError: what is in the folder cannot be gone on with.
+    """
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        clip: Any,
+        pictures: Pictures,
+        widths: Mapping[str, int],
+        folder: Path,
+        limit: int,
+        family: str = "",
+    ) -> None:
+        self.pictures, self.folder, self.clip = pictures, folder, clip
+        self._capture = Capture(list(widths))
+        self._model = attach_observer(model, self._capture)
+        self._share = limit // max(1, len(widths))
+        self._writers: dict[str, tuple[Writer, Writer]] = {}
+        for hookpoint, width in widths.items():
+            contents = Contents(hookpoint, width, model_family=family, labels=pictures.concepts)
+            most = int(self._share * HELD_SHARE)
+            held = Writer(self.store(hookpoint) / HELD, contents, most)
+            self._writers[hookpoint] = (Writer(self.store(hookpoint), contents, self._share - most), held)
+        self.done = min(self._written(hookpoint) for hookpoint in widths)
+        self.full = False
+        self._new: list[tuple[Writer, Tensor, float, Tensor]] = []  # of the batch that is being sampled
+        self._flushed = time.monotonic()
+        self._negative = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(""))
+
+    def store(self, hookpoint: str) -> Path:
+        """Return the folder of a hookpoint's store."""
+        return self.folder / hookpoint
+
+    @property
+    def finished(self) -> bool:
+        """Whether all pictures were sampled, or the stores are full."""
+        return self.full or self.done >= self.pictures.count
+
+    @property
+    def share(self) -> float:
+        """How much is done, 0..1."""
+        return 1.0 if self.finished else self.done / self.pictures.count
+
+    def collect(self, tick: Callable[[float], None]) -> None:
+        """Sample the next batch of pictures and store what the blocks put out.
+
+        Args:
+            tick: called after each sampling step with how much of this batch is done, 0..1; what it raises ends
+                the batch, which is then done again.
+
+        Raises:
+            StoreError: the disk is full, or the activations hold NaN.
+        """
+        numbers = range(self.done, min(self.done + len(self.pictures.latent), self.pictures.count))
+        parts = self._encoded(numbers)
+        passed = 0
+        self._capture.take()
+        self._new.clear()
+        for positive, members in parts:
+            self._sample(positive, members, partial(_part_done, tick, passed, len(members), len(numbers)))
+            passed += len(members)
+        for writer, embeddings, timestep, labels in self._new:
+            writer.add(embeddings, timestep, labels)
+        self._new.clear()
+        self.done = numbers.stop
+        late = time.monotonic() - self._flushed > FLUSH_EVERY
+        if late or self.finished or self._waiting() >= SHARD_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Put on disk what was collected of whole batches.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        self._flushed = time.monotonic()
+        for pair in self._writers.values():
+            for writer, matters in zip(pair, (True, False), strict=True):
+                try:
+                    writer.flush(self.done)
+                except StoreFull:
+                    self.full |= matters
+
+    def _written(self, hookpoint: str) -> int:
+        return max(writer.progress for writer in self._writers[hookpoint])
+
+    def _waiting(self) -> int:
+        return max(writer.waiting for pair in self._writers.values() for writer in pair)
+
+    def _encoded(self, numbers: range) -> list[tuple[list[Any], list[int]]]:
+        """Return conditionings, each with the pictures it is for; prompts of one length share one."""
+        prompts = self.pictures.prompts
+        groups: dict[tuple[int, ...], list[tuple[int, Tensor, dict[str, Any]]]] = {}
+        for number in numbers:
+            tokens = self.clip.tokenize(prompts[number % len(prompts)])
+            encoded, extra = self.clip.encode_from_tokens_scheduled(tokens)[0]
+            groups.setdefault(tuple(encoded.shape[1:]), []).append((number, encoded, extra))
+        return [(_joined(group), [number for number, _, _ in group]) for group in groups.values()]
+
+    @torch.inference_mode()
+    def _sample(self, positive: list[Any], numbers: list[int], tick: Callable[[float], None]) -> None:
+        p = self.pictures
+        latent = comfy.sample.fix_empty_latent_channels(self._model, p.latent[:1].repeat(len(numbers), 1, 1, 1))
+        noise = torch.cat([_noise(latent[:1], p.seed + number) for number in numbers])
+        labels = torch.tensor([p.labels(p.prompts[n % len(p.prompts)]) for n in numbers], dtype=torch.uint8)
+        seen = 0
+
+        def step_done(step: int, *_: Any) -> None:
+            nonlocal seen
+            for captured in self._capture.take():
+                seen += 1
+                self._keep(captured, labels, numbers, seen)
+            tick((step + 1) / p.steps)
+
+        comfy.sample.sample(
+            self._model,
+            noise,
+            p.steps,
+            p.cfg,
+            p.sampler,
+            p.scheduler,
+            positive,
+            self._negative,
+            latent,
+            callback=step_done,
+            disable_pbar=True,
+            seed=p.seed + numbers[0],
+        )
+        step_done(p.steps - 1)
+
+    def _keep(self, captured: Captured, labels: Tensor, numbers: list[int], seen: int) -> None:
+        """Store some patches of each picture, unless its store has them from an earlier run."""
+        if numbers[0] < self._written(captured.hookpoint):
+            return
+        images, patches, width = captured.embeddings.shape
+        room = PLANNED_SHARE * self._share / (self.pictures.count * self.pictures.steps)
+        kept = max(1, min(patches, int(room / (2 * width + 4 + labels.shape[1]))))
+        order = torch.rand(images, patches, generator=generator(self.pictures.seed, numbers[0], seen)).argsort(1)
+        rows = order[:, :kept].sort(1).values
+        embeddings = captured.embeddings.gather(1, rows[..., None].expand(-1, -1, width))
+        at_a_time = len(self.pictures.latent)
+        is_held = self.pictures.count > at_a_time and numbers[0] // at_a_time % HELD_EVERY == 0
+        writer = self._writers[captured.hookpoint][is_held]
+        marks = labels[:, None].expand(-1, kept, -1).flatten(0, 1)
+        self._new.append((writer, embeddings.flatten(0, 1), captured.timestep, marks))
+
+
+def _part_done(tick: Callable[[float], None], before: int, members: int, of: int, share: float) -> None:
+    tick((before + share * members) / of)
+
+
+def _joined(group: Sequence[tuple[int, Tensor, dict[str, Any]]]) -> list[Any]:
+    """Make one conditioning whose batch is the prompts of a group."""
+    encoded = torch.cat([tensor for _, tensor, _ in group])
+    extra = dict(group[0][2])
+    for key, value in extra.items():
+        if isinstance(value, Tensor):
+            extra[key] = torch.cat([other[key] for _, _, other in group])
+    return [[encoded, extra]]
+
+
+def _noise(latent: Tensor, seed: int) -> Tensor:
+    """Return a picture's own starting noise; it does not depend on the batch it is in."""
+    made = torch.Generator().manual_seed(seed % 2**63)
+    return torch.randn(latent.shape, generator=made, dtype=torch.float32)
+
+
+def fingerprint(model: ModelPatcher, hookpoints: Sequence[str]) -> str:
+    """Return a short text that differs between models, LoRAs included, by the blocks that are read."""
+    network = model.get_model_object("diffusion_model")
+    found = []
+    for path in hookpoints:
+        weight = next(network.get_submodule(path).parameters()).detach().flatten()[:4096].float().cpu()
+        found.append(zlib.crc32(weight.contiguous().numpy().tobytes()))
+    patches = sorted((key, [float(patch[0]) for patch in value]) for key, value in model.patches.items())
+    return f"{found} {zlib.crc32(repr(patches).encode())}"
