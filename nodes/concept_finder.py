@@ -8,10 +8,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..erasure import prompts
+from ..erasure.blocks import check_fit
 from ..erasure.collecting import Sampling
 from ..erasure.detection import NonFiniteActivations
 from ..erasure.finder import Search, find_by_drawing
-from ..erasure.model_patcher import check_fit
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.observing import WAYS
 from .sockets import CATEGORY, CONCEPT, SAE
