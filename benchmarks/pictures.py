@@ -1,6 +1,7 @@
 """Draw before, mask and after: ``python host benchmarks.pictures`` writes ``docs/images/erasure_sheet.jpg``.
 
-The first reporting prompts of every object are shown, nothing is picked: the object alone, and with another one.
+Reporting prompts of every object are shown, nothing is picked: the object alone, and with another one. The n-th object
+shows its n-th prompts, so that all styles have their turn.
 """
 
 import argparse
@@ -13,7 +14,6 @@ from ..canvas.sampling import REPORTING_SEEDS, generate
 from ..canvas.vocabulary import OBJECTS
 from ..erasure.model_patcher import attach
 from ..erasure.preview import heat_overlay
-from ..erasure.replacement import Replacement
 from .erasure import Plan, Setting, World, prompts_of
 
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "erasure_sheet.jpg"
@@ -23,15 +23,16 @@ SIDE, LINE, COLUMNS = 128, 14, 4
 def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--setting", default="output_blocks.1.1 random conditional 1.0")
+    parser.add_argument("--setting", default="output_blocks.1.1 random conditional 1.0 donors=0.25 at=middle")
     arguments = parser.parse_args()
     setting, world = Setting.parse(arguments.setting), World()
     strips = []
     for target in OBJECTS:
-        singles, _, pairs = prompts_of(target, Plan(1, 0, 1), REPORTING_SEEDS)
-        shown = singles + pairs
+        number = OBJECTS.index(target) + 1
+        singles, _, pairs = prompts_of(target, Plan(number, 0, number), REPORTING_SEEDS)
+        shown = [singles[-1], pairs[-1]]
         texts, seeds = [p.text for p in shown], [p.seed for p in shown]
-        model, record = attach(world.model, world.detection(setting, target), Replacement(setting.mode, setting.halves))
+        model, record = attach(world.model, world.detection(setting, target), setting.replacement)
         before = generate(world.model, world.clip, world.vae, texts, seeds)
         after = generate(model, world.clip, world.vae, texts, seeds)
         assert record.latest is not None
@@ -49,5 +50,5 @@ def main() -> None:
         for k, picture in enumerate(pictures):
             sheet.paste(Image.fromarray((picture.numpy() * 255).round().astype(np.uint8)), (x + k * SIDE, y))
     SHEET.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(SHEET, quality=80)
+    sheet.save(SHEET, quality=75)
     print(SHEET)
