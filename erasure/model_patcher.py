@@ -1,7 +1,8 @@
 """The glue to ComfyUI: loading SAEs, and what is attached to a model that samples.
 
-ComfyUI has no patch point at the output of a SpatialTransformer, so a wrapper around the diffusion model
-registers plain forward hooks for the duration of one call and removes them however that call ends.
+ComfyUI has no patch point at the output of a
+SpatialTransformer, so a wrapper around the diffusion model registers plain forward hooks for the duration of one
+call and removes them however that call ends.
 """
 
 import uuid
@@ -23,7 +24,8 @@ from ..sae_models.readers import open_sae
 from .blocks import check_fit, hookpoints, require_blocks
 from .detection import Detection, leaves
 from .eraser import Eraser, Forward, RunInfo
-from .record import CONDITIONAL, ErasureRecord
+from .passes import PassReader
+from .record import ErasureRecord
 from .replacement import LISTED, MIDDLE_TOO, Replacement
 from .steerer import SteeredConcept, Steerer
 from .steering import Steering
@@ -129,18 +131,20 @@ def attach_observer(model: ModelPatcher, observer: Observer, additional: Sequenc
     patched = model.clone()
     # A key of its own lets any number of observers share one model.
     key = f"sae_concept_erasure.{uuid.uuid4()}"
-    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, _run_wrapper(observer))
-    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, _forward_wrapper(observer))
+    reader = PassReader()
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, _run_wrapper(observer, reader))
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, _forward_wrapper(observer, reader))
     if additional:
         patched.set_additional_models(key, list(additional))
     return patched
 
 
-def _run_wrapper(observer: Observer) -> Callable[..., Any]:
+def _run_wrapper(observer: Observer, reader: PassReader) -> Callable[..., Any]:
     """Begin and end a run around CFGGuider.outer_sample."""
 
     def wrapper(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
         sampling = executor.class_obj.model_patcher.get_model_object("model_sampling")
+        reader.begin(sampling, executor.class_obj.conds)
         ranges = tuple(
             (float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end)))
             for start, end in observer.sampling_ranges()
@@ -162,12 +166,15 @@ def _image_keys(noise: Tensor, latent_image: Tensor) -> tuple[int, ...]:
     return tuple(zlib.crc32(image.contiguous().numpy().tobytes()) for image in start)
 
 
-def _forward_wrapper(observer: Observer) -> Callable[..., Any]:
+def _forward_wrapper(observer: Observer, reader: PassReader) -> Callable[..., Any]:
     """Hook the blocks for the duration of one call of the diffusion model."""
 
+    # Compiled code does not notice hooks that come and go: torch._dynamo.config.skip_nnmodule_hook_guards is on as a
+    # rule, so what was compiled for one hooked block would run on for another. Hence nothing below here is compiled.
+    @torch.compiler.disable
     def wrapper(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Any:
         options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
-        forward = _describe(x, timesteps, options)
+        forward = reader.read(x, timesteps, options)
         handles = []
         try:
             for path in observer.hookpoints:
@@ -182,19 +189,7 @@ def _forward_wrapper(observer: Observer) -> Callable[..., Any]:
 
 
 def _block_hook(observer: Observer, path: str, forward: Forward) -> Callable[..., Tensor]:
-    # Detection branches on values, which a compiled graph cannot hold.
-    @torch.compiler.disable
     def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         return observer.on_block(path, inputs[0], output, forward)
 
     return hook
-
-
-def _describe(x: Tensor, timesteps: Tensor, options: dict[str, Any]) -> Forward:
-    """Read the layout of a batch out of what ComfyUI passes along; nothing is assumed about the halves."""
-    halves = tuple(options.get("cond_or_uncond") or (CONDITIONAL,))
-    streams = tuple(options.get("uuids") or range(len(halves)))
-    sigmas = options.get("sigmas")
-    timestep = float(timesteps.flatten()[0])
-    sigma = timestep if sigmas is None else float(sigmas.flatten()[0])
-    return Forward(halves, streams, sigma, timestep, (int(x.shape[-2]), int(x.shape[-1])))

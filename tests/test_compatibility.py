@@ -1,0 +1,176 @@
+"""The pack beside what else artists put on a model: neutral it changes no bit, and otherwise it acts.
+
+docs/compatibility.md says in words what is checked here.
+"""
+
+import pytest
+import torch
+from support.compatibility import CASES, PATCHES, Setup, Workbench
+
+BLOCK = "output_blocks.1.1"
+NAME = f"shipped/canvas_{BLOCK}.safetensors"
+
+
+@pytest.fixture(scope="module")
+def bench(canvas, tmp_path_factory):
+    import folder_paths
+
+    folder = tmp_path_factory.mktemp("models")
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ("loras", "controlnet"):
+            patch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], {".safetensors"}))
+        yield Workbench(canvas, folder)
+
+
+@pytest.fixture(scope="module")
+def sae(pack):
+    from concept_erasure.erasure.model_patcher import load_sae
+    from concept_erasure.nodes import files
+
+    files.register_folder()
+    return load_sae(files.resolve(NAME), NAME)
+
+
+def detection(sae, sensitivity=3.0):
+    """Sensitivity 0 is neutral, 3 surely finds something."""
+    from concept_erasure.erasure.detection import Detect
+
+    return Detect(sae, sae.concept("cat"), sensitivity)
+
+
+def put(model, detection, mode="random"):
+    """Put the pack on a model: (model, record)."""
+    from concept_erasure.erasure.model_patcher import attach
+    from concept_erasure.erasure.replacement import Replacement
+
+    return attach(model, detection, Replacement(mode))
+
+
+@pytest.fixture(scope="module")
+def erase(sae):
+    """Put the pack on a model with a sensitivity."""
+    return lambda model, sensitivity: put(model, detection(sae, sensitivity))
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_neutral_is_exact_and_otherwise_it_acts(bench, erase, case):
+    alone = case(bench, bench.model)
+    plain = bench.sample(Setup(bench.model, bench.positive, bench.negative, batch=alone.batch))
+    bare = bench.sample(alone)
+    assert torch.isfinite(bare).all()
+    assert alone.batch > 1 or not torch.equal(bare, plain), "the case itself does nothing"
+    neutral, record = erase(bench.model, 0.0)
+    assert torch.equal(bench.sample(case(bench, neutral)), bare)
+    assert record.latest.entries and record.latest.replaced() == 0
+    erased, record = erase(bench.model, 3.0)
+    changed = bench.sample(case(bench, erased))
+    assert record.latest.replaced() > 0 and torch.isfinite(changed).all() and not torch.equal(changed, bare)
+    assert len(record.latest.sigmas()) == alone.steps
+    assert torch.equal(bench.sample(case(bench, bench.model)), bare), "nothing is left on the model"
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_the_order_of_the_nodes_does_not_matter(bench, erase, name):
+    erased, first = erase(bench.model, 3.0)
+    before = bench.sample(CASES[name](bench, erased))
+    setup = CASES[name](bench, bench.model)
+    setup.model, second = erase(setup.model, 3.0)
+    assert torch.equal(bench.sample(setup), before)
+    assert first.latest.replaced() == second.latest.replaced() > 0
+
+
+@pytest.mark.parametrize("name", ["SAG", "PerturbedAttention", "ConditioningCombine", "regional prompts by area"])
+def test_only_positive_prompts_are_edited(bench, erase, name):
+    """Some guidance nodes ask the model again for one prompt alone, the negative one in the first place."""
+    erased, record = erase(bench.model, 3.0)
+    bench.sample(CASES[name](bench, erased))
+    streams = {stream for _, stream, _ in record.latest.entries}
+    assert len(streams) == (1 if name in ("SAG", "PerturbedAttention") else 2)
+    assert {entry.half for entry in record.latest.entries.values()} == {0}
+
+
+def test_context_windows_are_kept_apart(bench, sae):
+    """What persists in one window must not reach the images of the next."""
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.refinement import Refinement
+
+    def masks(found):
+        model, record = put(bench.model, found, "none")
+        bench.sample(CASES["context windows"](bench, model))
+        # A stream is a conditioning, named anew in each run, and a window.
+        return {(stream[2], sigma): entry.mask for (_, stream, sigma), entry in record.latest.entries.items()}
+
+    plain, held = masks(detection(sae)), masks(Refine(detection(sae), Refinement(persistence=1)))
+    windows = {window for window, _ in plain}
+    assert len(windows) == 2 and held.keys() == plain.keys()
+    for window in windows:
+        seen = torch.zeros(3, 8, 8, dtype=torch.bool)
+        for sigma in sorted({sigma for _, sigma in plain}, reverse=True):
+            seen |= plain[window, sigma]
+            assert torch.equal(held[window, sigma], seen)
+
+
+def test_an_edm_model_is_read_at_the_same_noise(bench, erase):
+    """Its timesteps are in another unit; thresholds belong to Stable Diffusion's."""
+    erased, record = erase(bench.model, 3.0)
+    bench.sample(CASES["ModelSamplingContinuousEDM"](bench, erased))
+    schedule = bench.model.get_model_object("model_sampling")
+    for sigma in record.latest.sigmas():
+        assert record.latest.timestep(sigma) == float(schedule.timestep(torch.tensor(sigma)))
+    assert max(record.latest.timestep(sigma) for sigma in record.latest.sigmas()) > 900
+
+
+def test_a_region_with_an_area_is_refused_with_a_reason(bench, sae):
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.refinement import Refinement
+
+    model, _ = put(bench.model, Refine(detection(sae), Refinement(region=torch.ones(1, 128, 128))))
+    with pytest.raises(ValueError, match=r"Mask Refiner: its region input cannot be placed"):
+        bench.sample(CASES["regional prompts by area"](bench, model))
+
+
+@pytest.mark.parametrize(
+    ("stored", "computed"),
+    [(torch.float8_e4m3fn, torch.float32), (torch.float8_e4m3fn, torch.bfloat16), (torch.bfloat16, None)],
+    ids=["fp8, computed in fp32", "fp8, computed in bf16", "bf16"],
+)
+def test_narrow_weights(bench, erase, stored, computed):
+    """As ComfyUI holds them: stored narrow, widened layer by layer where they are used."""
+    import comfy.model_management
+    from comfy.model_patcher import ModelPatcher
+    from concept_erasure.canvas.unet import UNET_CONFIG, host_model
+
+    narrow = host_model(dict(UNET_CONFIG), stored, computed, torch.device("cpu"))
+    narrow.diffusion_model.load_state_dict(bench.model.model.diffusion_model.state_dict())
+    device = comfy.model_management.get_torch_device()
+    model = ModelPatcher(narrow.eval().requires_grad_(False), load_device=device, offload_device=torch.device("cpu"))
+    bare = bench.sample(Setup(model, bench.positive, bench.negative))
+    neutral, _ = erase(model, 0.0)
+    assert torch.equal(bench.sample(Setup(neutral, bench.positive, bench.negative)), bare)
+    erased, record = erase(model, 3.0)
+    assert not torch.equal(bench.sample(Setup(erased, bench.positive, bench.negative)), bare)
+    full, wide = erase(bench.model, 3.0)
+    bench.sample(Setup(full, bench.positive, bench.negative))
+    first = record.latest.sigmas()[0]
+    agreement = (record.latest.step_mask(first) == wide.latest.step_mask(first)).float().mean()
+    assert record.latest.replaced() > 0 and agreement > 0.9
+
+
+def test_one_compiled_model_under_changing_blocks(bench, sae):
+    """Compiled code would not notice that a hook has moved to another block."""
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+    from concept_erasure.erasure.model_patcher import load_sae
+    from concept_erasure.nodes import files
+
+    other = "shipped/canvas_middle_block.1.safetensors"
+    compiled = bench.model.clone()
+    set_torch_compile_wrapper(model=compiled, backend="eager")
+    bare = bench.sample(Setup(bench.model, bench.positive, bench.negative, steps=1))
+    for one in (sae, load_sae(files.resolve(other), other)):
+        results = []
+        for model in (bench.model, compiled):
+            erased, record = put(model, detection(one))
+            results.append(bench.sample(Setup(erased, bench.positive, bench.negative, steps=1)))
+            assert record.latest.replaced() > 0
+        assert torch.equal(*results)
+    assert torch.equal(bench.sample(Setup(compiled, bench.positive, bench.negative, steps=1)), bare)
