@@ -6,6 +6,7 @@ from . import files
 from .canvas_checkpoint import CanvasCheckpoint
 from .concept_detector import ConceptDetector
 from .concept_finder import ConceptFinder
+from .concept_from_mask import ConceptFromMask
 from .concept_load import LoadConcept
 from .concept_math import ConceptMath
 from .concept_save import SaveConcept
@@ -28,6 +29,7 @@ class ConceptErasureExtension(ComfyExtension):
             SAESave,
             ConceptDetector,
             ConceptFinder,
+            ConceptFromMask,
             SaveConcept,
             LoadConcept,
             ConceptMath,

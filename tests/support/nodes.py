@@ -5,6 +5,7 @@ NODES = {
     "ConceptErasureSAESave": "SAE Save",
     "ConceptErasureDetector": "Concept Detector",
     "ConceptErasureConceptFinder": "Concept Finder",
+    "ConceptErasureConceptFromMask": "Concept From Mask",
     "ConceptErasureSaveConcept": "Save Concept",
     "ConceptErasureLoadConcept": "Load Concept",
     "ConceptErasureConceptMath": "Concept Math",
