@@ -11,6 +11,7 @@ from .concept_load import LoadConcept
 from .concept_math import ConceptMath
 from .concept_save import SaveConcept
 from .detection_preview import DetectionPreview
+from .latent_explorer import LatentExplorer
 from .latent_steering import LatentSteering
 from .mask_refiner import MaskRefiner
 from .patch_replacer import PatchReplacer
@@ -30,6 +31,7 @@ class ConceptErasureExtension(ComfyExtension):
             ConceptDetector,
             ConceptFinder,
             ConceptFromMask,
+            LatentExplorer,
             SaveConcept,
             LoadConcept,
             ConceptMath,

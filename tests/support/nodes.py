@@ -6,6 +6,7 @@ NODES = {
     "ConceptErasureDetector": "Concept Detector",
     "ConceptErasureConceptFinder": "Concept Finder",
     "ConceptErasureConceptFromMask": "Concept From Mask",
+    "ConceptErasureLatentExplorer": "Latent Explorer",
     "ConceptErasureSaveConcept": "Save Concept",
     "ConceptErasureLoadConcept": "Load Concept",
     "ConceptErasureConceptMath": "Concept Math",
