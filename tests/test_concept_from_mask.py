@@ -39,7 +39,8 @@ def run(canvas, sae, image, mask, prompt="A tower image", **changes):
 
 @pytest.fixture(scope="module")
 def found(canvas, sae, painted):
-    return run(canvas, sae, *painted)
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        return run(canvas, sae, *painted)
 
 
 def test_it_gives_a_concept_of_this_sae_and_a_report(found, sae):
