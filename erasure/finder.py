@@ -15,7 +15,6 @@ from .collecting import Conditioning, Sampling, draw, look
 from .reports import finder_report
 
 SHOWN = 4  # sample pictures of each kind in the report
-LEAST_PICTURES = 4  # of each kind, half of which are held out
 CONTRASTS = 2  # pictures without the concept for each with it
 
 

@@ -6,11 +6,13 @@ from . import files
 from .canvas_checkpoint import CanvasCheckpoint
 from .concept_detector import ConceptDetector
 from .concept_finder import ConceptFinder
+from .concept_from_mask import ConceptFromMask
 from .concept_load import LoadConcept
 from .concept_math import ConceptMath
 from .concept_save import SaveConcept
 from .detection_preview import DetectionPreview
 from .erasure_report import ErasureReport
+from .latent_explorer import LatentExplorer
 from .latent_steering import LatentSteering
 from .mask_refiner import MaskRefiner
 from .patch_replacer import PatchReplacer
@@ -31,6 +33,8 @@ class ConceptErasureExtension(ComfyExtension):
             SAETrainer,
             ConceptDetector,
             ConceptFinder,
+            ConceptFromMask,
+            LatentExplorer,
             SaveConcept,
             LoadConcept,
             ConceptMath,

@@ -74,6 +74,8 @@ def calibrated_band(
     )
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def fitted_weights(activations: Tensor, inside: Tensor, steps: int = 150, penalty: float = 1e-3) -> Tensor:
     """Weigh latents so that their weighted sum tells patches with the concept from those without.
 

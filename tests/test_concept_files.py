@@ -205,3 +205,13 @@ def test_a_file_for_the_right_sae_with_latents_it_lacks_is_refused(nodes, sae):
     refreshed()
     with pytest.raises(ValueError, match=r"Concept Detector: input 'concept'.*uses latent 1000000"):
         detect(nodes, sae, concept="concepts/huge.safetensors")
+
+
+def test_a_file_too_large_for_a_concept_is_not_read(nodes, sae, monkeypatch):
+    from concept_erasure.sae_models import concept_files
+
+    nodes.SaveConcept.execute(sae.concept("dog"), "hound")
+    refreshed()
+    monkeypatch.setattr(concept_files, "MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match="larger than any concept file"):
+        nodes.LoadConcept.execute("concepts/hound.safetensors")

@@ -159,7 +159,8 @@ class TestOnTheShippedModel:
 
     @pytest.fixture(scope="class")
     def found(self, canvas, sae):
-        return self.run(canvas, sae)
+        with torch.inference_mode():  # as ComfyUI runs nodes
+            return self.run(canvas, sae)
 
     def test_one_word_gives_a_concept(self, found, sae):
         concept, report, summary = found

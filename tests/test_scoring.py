@@ -29,6 +29,16 @@ def test_weights_prefer_the_latents_that_find_the_concept(patches):
     assert roc_auc(fitted[inside], fitted[~inside]) > roc_auc(equal[inside], equal[~inside]) + 0.05
 
 
+def test_weights_are_the_same_where_the_host_forbids_gradients(patches):
+    """ComfyUI runs nodes in inference mode."""
+    from concept_erasure.sae_models.scoring import fitted_weights
+
+    activations, inside = patches
+    expected = fitted_weights(activations, inside)
+    with torch.inference_mode():
+        assert torch.equal(fitted_weights(activations.clone(), inside.clone()), expected)
+
+
 def test_latents_that_say_nothing_still_give_usable_weights(pack):
     from concept_erasure.sae_models.scoring import fitted_weights
 

@@ -143,3 +143,27 @@ def test_an_sae_is_trained_interrupted_and_trained_on(server: LiveServer):
     assert server.images(entry)["3"], "the curves are shown"
     again = server.wait(server.submit(prompt))
     assert "3" in cached_nodes(again), "what is trained is not trained again"
+
+
+def test_a_concept_is_saved_listed_and_detected_with(server: LiveServer):
+    def options() -> list[str]:
+        return server.get("/object_info")["ConceptErasureDetector"]["input"]["required"]["concept"][1]["options"]
+
+    detector = {"start_percent": 0.0, "end_percent": 1.0, "sensitivity": 1.0, "latents": "", "join_mode": "union"}
+    shipped = server.get("/object_info")["ConceptErasureSAELoader"]["input"]["required"]["sae_file"][1]["options"]
+    prompt = {
+        "1": {"class_type": "ConceptErasureSAELoader", "inputs": {"sae_file": shipped[0]}},
+        "2": {"class_type": "ConceptErasureDetector", "inputs": {"sae": ["1", 0], "concept": "cat", **detector}},
+        "3": {
+            "class_type": "ConceptErasureSaveConcept",
+            "inputs": {"concept": ["2", 1], "name": "mine", "latent_names": "", "overwrite": True},
+        },
+    }
+    entry = server.wait(server.submit(prompt))
+    assert entry["status"]["status_str"] == "success" and "'cat'" in entry["outputs"]["3"]["text"][0]
+    assert "concepts/mine.safetensors" in options()
+    prompt["2"]["inputs"]["concept"], prompt["3"]["inputs"]["name"] = "concepts/mine.safetensors", "again"
+    assert server.wait(server.submit(prompt))["status"]["status_str"] == "success"
+    prompt["1"]["inputs"]["sae_file"] = shipped[1]
+    said = failure(server.wait(server.submit(prompt)))
+    assert "made for another SAE" in said and shipped[0] in said and shipped[1] in said

@@ -6,6 +6,8 @@ NODES = {
     "ConceptErasureSAETrainer": "SAE Trainer",
     "ConceptErasureDetector": "Concept Detector",
     "ConceptErasureConceptFinder": "Concept Finder",
+    "ConceptErasureConceptFromMask": "Concept From Mask",
+    "ConceptErasureLatentExplorer": "Latent Explorer",
     "ConceptErasureSaveConcept": "Save Concept",
     "ConceptErasureLoadConcept": "Load Concept",
     "ConceptErasureConceptMath": "Concept Math",

@@ -1,0 +1,110 @@
+"""Concept From Mask: a painted mask becomes a concept."""
+
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io, ui
+
+from ..erasure.collecting import Conditioning
+from ..erasure.detection import NonFiniteActivations
+from ..erasure.finder import find_in_mask
+from ..erasure.model_patcher import check_fit
+from ..sae_models.loaded import LoadedSAE
+from .sockets import CATEGORY, CONCEPT, SAE
+
+NAME = "Concept From Mask"
+
+
+class ConceptFromMask(io.ComfyNode):
+    """Find the latents of what somebody painted over."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureConceptFromMask",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Finds the latents that fire where you painted over a picture and not elsewhere: noise is "
+            "added to the picture, as in the middle of sampling, and the model looks at it. Paint in ComfyUI's mask "
+            "editor. Several pictures find better than one.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the SAE was made for."),
+                io.Conditioning.Input(
+                    "positive", tooltip="What the picture shows, from CLIP Text Encode: its prompt, or a description."
+                ),
+                io.Vae.Input("vae", tooltip="The model's VAE, to encode the picture."),
+                SAE.Input("sae", tooltip="The SAE whose latents are searched."),
+                io.Image.Input("image", tooltip="The picture, or a batch of pictures of the same concept."),
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White where the concept is: one mask, or one for each picture. From Load Image, after "
+                    "painting in the mask editor.",
+                ),
+                io.String.Input("name", default="my concept", tooltip="What to call the concept."),
+                io.Int.Input(
+                    "bands",
+                    default=5,
+                    min=1,
+                    max=50,
+                    tooltip="At how many noise levels the picture is looked at; each gets latents of its own.",
+                ),
+                io.Int.Input(
+                    "looks",
+                    default=6,
+                    min=2,
+                    max=100,
+                    tooltip="How often each noise level is looked at, each time with new noise. Every other look is "
+                    "kept back to measure with.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Seed of the noise. The same seed finds the same latents.",
+                ),
+            ],
+            outputs=[
+                CONCEPT.Output(
+                    display_name="concept", tooltip="For the custom_concept of a Concept Detector, or Save Concept."
+                ),
+                io.Image.Output(
+                    display_name="report", tooltip="How well it was found, its latents, and where they fire."
+                ),
+                io.String.Output(display_name="summary", tooltip="The same in words, with a warning if it failed."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        positive: Conditioning,
+        vae: Any,
+        sae: LoadedSAE,
+        image: torch.Tensor,
+        mask: torch.Tensor,
+        name: str,
+        bands: int,
+        looks: int,
+        seed: int,
+    ) -> io.NodeOutput:
+        check_fit(model, sae, NAME)
+        mask = mask[None] if mask.ndim == 2 else mask
+        if mask.ndim != 3 or len(mask) not in (1, len(image)):
+            raise ValueError(
+                f"{NAME}: input 'mask' has shape {tuple(mask.shape)} for {len(image)} picture(s). Connect one mask, or "
+                "as many as there are pictures at input 'image'."
+            )
+        try:
+            finding, report = find_in_mask(
+                model, positive, vae, sae, name.strip() or "my concept", image, mask, bands, looks, seed
+            )
+        except NonFiniteActivations as error:
+            raise ValueError(f"{NAME}: {error} (input 'model').") from error
+        except ValueError as error:
+            raise ValueError(f"{NAME}: {error} (input 'mask').") from error
+        shown = {**ui.PreviewImage(report, cls=cls).as_dict(), **ui.PreviewText(finding.summary()).as_dict()}
+        return io.NodeOutput(finding.concept, report, finding.summary(), ui=shown)

@@ -1,0 +1,130 @@
+"""Latent Explorer: pictures of what single latents mean."""
+
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io, ui
+
+from ..erasure import prompts as prompt_lists
+from ..erasure.collecting import Sampling, draw
+from ..erasure.detection import NonFiniteActivations
+from ..erasure.explorer import choose, latent_pictures, look_at_picture
+from ..erasure.model_patcher import check_fit
+from ..sae_models.concepts import Concept
+from ..sae_models.loaded import LoadedSAE
+from .concept_detector import parse_latents
+from .sockets import CATEGORY, CONCEPT, SAE
+
+NAME = "Latent Explorer"
+DEFAULT_PROMPTS = "\n".join(prompt_lists.FORM.format(name, "photo") for name in prompt_lists.OBJECTS)
+
+
+class LatentExplorer(io.ComfyNode):
+    """Show when and where latents fire, and what excites them."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ConceptErasureLatentExplorer",
+            display_name=NAME,
+            category=CATEGORY,
+            description="Draws one picture for each latent, so that you can say what it means: at which steps it "
+            "fires, which prompts excite it most, and where in their pictures. Give your names to Save Concept.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the SAE was made for."),
+                io.Clip.Input("clip", tooltip="Its text encoder, for the prompts."),
+                io.Vae.Input("vae", tooltip="Its VAE, for the pictures."),
+                SAE.Input("sae", tooltip="The SAE whose latents are shown."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="An Empty Latent Image: its size is the size of the pictures, its batch size how many are "
+                    "drawn at once.",
+                ),
+                io.String.Input(
+                    "latents",
+                    default="",
+                    tooltip="Which latents, such as '17, 204'. Empty: those of the concept at 'concept'; without one, "
+                    "the strongest in 'image'; without that, the strongest in the drawn pictures.",
+                ),
+                io.Int.Input(
+                    "count", default=6, min=1, max=64, tooltip="How many latents to show if none are typed in."
+                ),
+                io.String.Input(
+                    "prompts",
+                    default=DEFAULT_PROMPTS,
+                    multiline=True,
+                    tooltip="Prompts to try the latents on, one a line; each is drawn once.",
+                ),
+                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="As in your KSampler."),
+                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As in your KSampler."),
+                io.Combo.Input(
+                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As in your KSampler."
+                ),
+                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="As in your KSampler."),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the pictures and of the noise."
+                ),
+                CONCEPT.Input(
+                    "concept",
+                    optional=True,
+                    tooltip="A concept whose latents are shown, with the names they were given. May stay empty.",
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="A picture of your own to look at beside the drawn ones; of a batch only the first. May "
+                    "stay empty.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="pictures", tooltip="One picture for each latent."),
+                io.String.Output(display_name="summary", tooltip="One line for each latent."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        clip: Any,
+        vae: Any,
+        sae: LoadedSAE,
+        latent_image: dict[str, torch.Tensor],
+        latents: str,
+        count: int,
+        prompts: str,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        seed: int,
+        concept: Concept | None = None,
+        image: torch.Tensor | None = None,
+    ) -> io.NodeOutput:
+        check_fit(model, sae, NAME)
+        listed = prompt_lists.lines(prompts)
+        if not listed:
+            raise ValueError(f"{NAME}: input 'prompts' is empty. Write at least one prompt, one a line.")
+        wanted = parse_latents(latents, sae, NAME)
+        if concept is not None:
+            try:
+                wanted = wanted or sae.require_own(concept).latents()[:count]
+            except ValueError as error:
+                raise ValueError(f"{NAME}: input 'concept': {error}.") from error
+        try:
+            given = None if image is None else look_at_picture(model, clip, vae, sae, image[:1], seed)
+            sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
+            seen = draw(model, clip, sae, listed, latent_image["samples"], sampling)
+        except NonFiniteActivations as error:
+            raise ValueError(f"{NAME}: {error} (input 'model').") from error
+        size = sae.config.num_latents
+        shown = wanted or choose(seen, size, min(count, size), given)
+        names = dict(concept.latent_names) if concept is not None else {}
+        pictures, said = latent_pictures(seen, vae.decode(seen.latents), listed, shown, names, size, given)
+        text = "\n".join(said)
+        return io.NodeOutput(
+            pictures, text, ui={**ui.PreviewImage(pictures, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
+        )

@@ -1,0 +1,77 @@
+"""A painted mask becomes a concept that finds the same thing in pictures it has not seen."""
+
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from test_arithmetic import patches_of_scenes
+
+
+@pytest.fixture(scope="module")
+def sae(pack):
+    from concept_erasure import nodes
+    from concept_erasure.nodes import files
+
+    files.register_folder()
+    return nodes.SAELoader.execute(files.names()[0]).args[0]
+
+
+@pytest.fixture(scope="module")
+def painted(pack):
+    """Three pictures of a tower and a mask of each."""
+    from concept_erasure.canvas import scenes
+
+    drawn = list(islice((s for s in map(scenes.render, scenes.VALIDATION) if s.objects == ("tower",)), 3))
+    images = torch.from_numpy(np.stack([scene.image for scene in drawn])).float() / 255
+    masks = torch.from_numpy(np.stack([scene.masks["tower"] for scene in drawn]))
+    return images, (masks > 0.5).float().repeat_interleave(8, 1).repeat_interleave(8, 2)
+
+
+def run(canvas, sae, image, mask, prompt="A tower image", **changes):
+    from concept_erasure.nodes import ConceptFromMask
+
+    model, clip, vae = canvas
+    positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    inputs = {"name": "tower", "bands": 3, "looks": 4, "seed": 2, **changes}
+    return ConceptFromMask.execute(model, positive, vae, sae, image, mask, **inputs).args
+
+
+@pytest.fixture(scope="module")
+def found(canvas, sae, painted):
+    with torch.inference_mode():  # as ComfyUI runs nodes
+        return run(canvas, sae, *painted)
+
+
+def test_it_gives_a_concept_of_this_sae_and_a_report(found, sae):
+    concept, report, summary = found
+    assert concept.name == "tower" and concept.sae == sae.identity and len(concept.bands) == 3
+    assert "WARNING" not in summary and concept.band_edges[0] == 0.0
+    assert report.shape[0] == 1 and report.shape[-1] == 3
+
+
+def test_it_finds_the_thing_in_other_pictures(found, sae, canvas):
+    from concept_erasure.erasure.detection import band_score
+    from concept_erasure.sae_models.scoring import roc_auc
+
+    x, there, _ = patches_of_scenes(canvas, sae.config.hookpoint, ("tower", "cat"), 20)
+    band = found[0].bands[found[0].band_index(300.0)]
+    score = band_score(sae.module.encode_dense(x)[:, list(band.latents)], band, "sum")
+    assert roc_auc(score[there], score[~there]) > 0.75
+
+
+def test_the_same_seed_finds_the_same_latents(found, canvas, sae, painted):
+    assert run(canvas, sae, *painted)[0] == found[0]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(1, 128, 128), "covers half of 0 and nothing of 192 cells.*Paint more generously"),
+        (torch.ones(128, 128), "nothing of 0 cells.*leave something unpainted"),
+        (torch.zeros(2, 128, 128), "has shape .* for 3 picture"),
+    ],
+)
+def test_masks_that_say_nothing(canvas, sae, painted, mask, message):
+    with pytest.raises(ValueError, match=f"Concept From Mask: .*{message}"):
+        run(canvas, sae, painted[0], mask, looks=2, bands=1)
