@@ -61,8 +61,7 @@ def compare(session: nox.Session) -> None:
 def trainers(session: nox.Session) -> None:
     """Train beside the public SAE libraries on the same activations: speed and what is explained (fetches 600 MB)."""
     interpreter = comparison(session)
-    # Its loop is plain torch; what it pins is for pictures and notebooks.
-    session.run(*pip(interpreter), "--no-deps", "overcomplete==0.3.0")
+    session.run(*pip(interpreter), "overcomplete==0.3.0", "matplotlib<3.9")  # it uses what 3.9 removed
     session.run(interpreter, "host", "benchmarks.trainers", *session.posargs)
 
 

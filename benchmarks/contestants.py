@@ -103,6 +103,7 @@ def saelens(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
         total_training_samples=given.steps * given.batch,
         train_batch_size_samples=given.batch,
         lr=given.rate,
+        lr_end=given.rate / 10,
         lr_warm_up_steps=min(100, given.steps // 4),
         lr_decay_steps=given.steps // 5,
         dead_feature_window=max(1, given.dead_after // given.batch),

@@ -17,12 +17,14 @@ from ..store import is_finite
 from . import objective
 from .objective import Parameters
 from .settings import TrainingSettings
+from .sparse import topk_firing
 from .team import Team
 
 NAMES = ("encoder", "encoder_bias", "bias", "decoder")
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # A threshold moves little from step to step; what lies below this share of it hardly ever fires.
 FLOOR = 0.8
+GAIN_ROWS = 4096
 DEFAULTS = TrainingSettings()
 
 
@@ -76,12 +78,9 @@ class Trainer:
         )
         directions = F.normalize(directions, dim=1).to(device)
         # Starting the encoder as the decoder's transpose leaves far fewer latents dead.
-        values = (
-            directions,
-            torch.zeros(config.num_latents, device=device),
-            center.to(device) / self.scale,
-            directions,
-        )
+        centered = (sample[:GAIN_ROWS].float() - center).to(device) / self.scale
+        encoder = directions * _best_gain(centered, directions, config.k)
+        values = (encoder, torch.zeros(config.num_latents, device=device), center.to(device) / self.scale, directions)
         self._parameters = Parameters(*(nn.Parameter(value.clone(), requires_grad=False) for value in values))
         fused = device.type in ("cpu", "cuda")
         self._adam = torch.optim.Adam(self._parameters.tensors(), lr=settings.learning_rate, fused=fused)
@@ -193,6 +192,16 @@ class Trainer:
             float(numbers["threshold"]),
         )
         self.outcome = Outcome(float(numbers["unexplained"]), float(numbers["dead_share"]))
+
+
+def _best_gain(x: Tensor, directions: Tensor, k: int) -> float:
+    """Return what the encoder must be multiplied by for x, centred, to be explained best before any training.
+
+    Random directions overlap, so k of them at their full projections would overshoot several times over.
+    """
+    firing = topk_firing(x @ directions.T, k)
+    reconstruction = firing.times(firing.dots(x, directions).relu_(), directions)
+    return float((x * reconstruction).sum() / reconstruction.square().sum().clamp(min=1e-12)) or 1.0
 
 
 def train(
