@@ -13,15 +13,17 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
+import psutil
 import torch
 
 from ..canvas import checkpoint
 from ..canvas.sampling import sample
 from ..canvas.vocabulary import caption
 from ..erasure.detection import Detect
-from ..erasure.model_patcher import attach, load_sae
+from ..erasure.model_patcher import attach, attach_observer, load_sae
 from ..erasure.replacement import Replacement
 from ..nodes import files
+from .published import FullReconstruction
 
 START = """
 import sys, time
@@ -59,16 +61,19 @@ def alternate(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str
 
 
 def sampling(rounds: int, batch: int, steps: int) -> None:
-    """Compare a sampling step bare, with detection, and with detection and replacement."""
+    """Compare a sampling step bare, with detection, with detection and replacement, and as published hooks do it."""
     model, clip, _ = checkpoint.load()
     name = files.names()[0]
     sae = load_sae(files.resolve(name), name)
     detection = Detect(sae, sae.concept("cat"))
     prompts = [caption(("cat",), "photo")] * batch
+    whole = load_sae(files.resolve(name), name)
+    published = FullReconstruction(whole.load_decoder(), whole.concept("cat").bands[0].latents)
     models = {
         "bare": model,
         "detect": attach(model, detection, Replacement("none"))[0],
         "detect and replace": attach(model, detection, Replacement("random"))[0],
+        "published approach": attach_observer(model, published),
     }
 
     def runner(used: object) -> Callable[[], object]:
@@ -105,21 +110,32 @@ def start(rounds: int) -> None:
 
 
 def growth(runs: int) -> None:
-    """Sample many times and report how much Python memory is left behind."""
+    """Sample many times, as a queue does, and report what memory is left behind.
+
+    The patched model stays, as ComfyUI's cache keeps it; every tenth run attaches anew, as a changed widget makes it.
+    """
     model, clip, _ = checkpoint.load()
     name = files.names()[0]
     sae = load_sae(files.resolve(name), name)
-    patched, _ = attach(model, Detect(sae, sae.concept("cat")), Replacement("random"))
-    prompt = [caption(("cat",), "photo")]
-    sample(patched, clip, prompt, [0], steps=2)
-    tracemalloc.start()
-    sample(patched, clip, prompt, [0], steps=2)
-    gc.collect()
-    before = tracemalloc.get_traced_memory()[0]
-    for seed in range(runs):
-        sample(patched, clip, prompt, [seed], steps=2)
-    gc.collect()
-    print(f"Python memory after {runs} more runs: {(tracemalloc.get_traced_memory()[0] - before) / 1024:+.0f} KiB")
+    detection, prompt = Detect(sae, sae.concept("cat")), [caption(("cat",), "photo")]
+    process, patched = psutil.Process(), model
+    marks = []
+    for run in range(-20, runs):
+        if run % 10 == 0:
+            patched, _ = attach(model, detection, Replacement("random"))
+        sample(patched, clip, prompt, [run + 20], steps=2)
+        if run == -1:
+            # The first runs fill caches that are there to stay.
+            tracemalloc.start()
+            sample(patched, clip, prompt, [0], steps=2)
+        if run in (-1, runs - 1):
+            gc.collect()
+            marks.append((tracemalloc.get_traced_memory()[0], process.memory_info().rss))
+    (traced, resident), (later_traced, later_resident) = marks
+    print(
+        f"After {runs} more runs: Python memory {(later_traced - traced) / 1024:+.0f} KiB, "
+        f"resident memory {(later_resident - resident) / 2**20:+.1f} MiB"
+    )
 
 
 def main() -> None:
@@ -128,10 +144,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=200, help="over which memory is watched")
+    parts: dict[str, Callable[[argparse.Namespace], object]] = {
+        "sampling": lambda given: sampling(given.rounds, given.batch, given.steps),
+        "loading": lambda given: loading(given.rounds),
+        "start": lambda given: start(max(5, given.rounds // 3)),
+        "memory": lambda given: growth(given.runs),
+    }
+    parser.add_argument("--parts", nargs="*", choices=list(parts), default=list(parts))
     arguments = parser.parse_args()
     files.register_folder()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    sampling(arguments.rounds, arguments.batch, arguments.steps)
-    loading(arguments.rounds)
-    start(max(5, arguments.rounds // 3))
-    growth(50)
+    for part in arguments.parts:
+        parts[part](arguments)
