@@ -6,10 +6,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
+from ..erasure.blocks import check_fit
 from ..erasure.collecting import Conditioning
 from ..erasure.detection import NonFiniteActivations
 from ..erasure.finder import find_in_mask
-from ..erasure.model_patcher import check_fit
 from ..sae_models.loaded import LoadedSAE
 from .sockets import CATEGORY, CONCEPT, SAE
 

@@ -8,10 +8,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io, ui
 
 from ..erasure import prompts as prompt_lists
+from ..erasure.blocks import check_fit
 from ..erasure.collecting import Sampling, draw
 from ..erasure.detection import NonFiniteActivations
 from ..erasure.explorer import choose, latent_pictures, look_at_picture
-from ..erasure.model_patcher import check_fit
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from .concept_detector import parse_latents
