@@ -153,7 +153,8 @@ def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sens
     if not band.latents:
         return Look(torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x), device=x.device))
     wanted = torch.tensor(band.latents + band.against, device=x.device)
-    centered = sae.center(x)
+    # A float32 SAE would be cast to the model's half precision as a whole at every call; the patches are far fewer.
+    centered = sae.center(x.float() if sae.encoder.weight.dtype == torch.float32 else x)
     weight, bias = sae.encoder.weight, sae.encoder.bias
     rows = weight[wanted.to(weight.device)].to(centered)
     loudest = torch.addmm(bias[wanted.to(bias.device)].to(centered), centered, rows.T)
