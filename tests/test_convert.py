@@ -99,7 +99,7 @@ print(memory("VmHWM") - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's accounts of memory")
 def test_memory_does_not_grow_with_the_file(tmp_path):
-    """1.2 GB, most of them holes in the file; half of it is read within 100 MB."""
+    """1.2 GB, most of them holes in the file; half of it is read within 150 MB."""
     prompts, steps, latents = 150, 100, 20480
     small = pickle.dumps({"a": np.ones((1, 1, 77), np.float16), "b": np.ones((1, 1, 77), np.float16)}, 5)
     pieces = small.split(b"\x96" + (154).to_bytes(8, "little"))
@@ -116,7 +116,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
             # The second array's shape is equal but pickled anew.
             file.write(rest.replace(shape, larger))
     command = [sys.executable, "-c", MEASURE, str(ROOT), str(path)]
-    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 100 * 1024
+    assert int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 150 * 1024
 
 
 def damaged(change):

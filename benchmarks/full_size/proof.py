@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ... import nodes
 from ...erasure.blocks import hookpoints
-from ...erasure.replacement import donor_seed, random_donors
+from ...erasure.replacement import SAE_BLOCK, donor_seed, random_donors
 from ...nodes import files
 from ...sae_models.hookpoints import find
 from .checkpoints import write_sae
@@ -131,7 +131,7 @@ def put_on(model: Any, sae: Any, latents: Sequence[int], sensitivity: float, mod
     """Attach through the Concept Detector and the Patch Replacer: (model, record)."""
     text = ", ".join(map(str, latents))
     detection = nodes.ConceptDetector.execute(sae, "none", sensitivity, 0.0, 1.0, text, "union").args[0]
-    return nodes.PatchReplacer.execute(model, detection, mode, "conditional", 4, 0).args
+    return nodes.PatchReplacer.execute(model, detection, mode, "conditional", 4, 0, 1.0, SAE_BLOCK).args
 
 
 def denoise(model: Any, noise: Tensor, positive: Any, negative: Any, steps: int) -> Tensor:
@@ -218,7 +218,8 @@ def check_block(block: str, sae: Any, seen: Sequence[Seen], run: Any, key: int, 
         expected = one.given.clone().flatten(2)
         if mask.any() and not mask.all():
             seed = donor_seed(0, key, block, entry.sigma)
-            donors = random_donors(mask, torch.Generator().manual_seed(seed))[:, 0]
+            free = (~mask).nonzero()[:, 0]
+            donors = random_donors(free, int(mask.sum()), torch.Generator().manual_seed(seed))[:, 0]
             expected[row][:, mask] = one.given.flatten(2)[row][:, donors]
             total += int(mask.sum())
         expect(torch.equal(one.passed_on.flatten(2), expected), f"{block}: donors replace, and all else is untouched")
