@@ -162,10 +162,10 @@ def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sens
         raise NonFiniteActivations("the feature map holds NaN or infinity")
     alone = sae.config.activation not in COMPETING
     latents = (sae.activate_alone(loudest, wanted) if alone else sae.loudness(loudest)).float()
-    favourable = replace(band, against=(), against_thresholds=())
+    favourable = replace(band, against=(), against_thresholds=()) if band.against else band
     likeness = band_score(latents, favourable, combine) * sensitivity
     if alone:
-        return Look(band_score(latents, band, combine) * sensitivity > 1, likeness)
+        return Look(band_score(latents, band, combine) * sensitivity > 1 if band.against else likeness > 1, likeness)
     detected = likeness > 1
     candidates = detected.nonzero().squeeze(1)
     if len(candidates):

@@ -5,7 +5,7 @@ One ``Eraser`` belongs to one Patch Replacer. It holds no weights and no state o
 
 import logging
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -78,6 +78,7 @@ class _Call:
         output: what the block gave, [chunks * images, C, H, W].
         edited: a copy of it with patches replaced, None as long as there are none.
         looked: whether a leaf read this block in this call.
+        likeness: of each chunk whose donors were asked for, see ``MaskState.likeness``.
     """
 
     run: _Run
@@ -86,6 +87,7 @@ class _Call:
     output: Tensor
     edited: Tensor | None = None
     looked: bool = False
+    likeness: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -264,8 +266,9 @@ class Eraser:
         if bool(mask.all()):
             call.run.record.notes[ALL_DETECTED] += 1
             return None
-        likeness = call.run.masks.likeness(call.forward.streams[chunk], call.forward.sigma, call.grid)[image]
-        free = donor_pool(mask.flatten(), likeness.flatten(), self.replacement.donor_share)
+        if chunk not in call.likeness:
+            call.likeness[chunk] = call.run.masks.likeness(call.forward.streams[chunk], call.forward.sigma, call.grid)
+        free = donor_pool(mask.flatten(), call.likeness[chunk][image].flatten(), self.replacement.donor_share)
         if self.replacement.mode in ("nearest", "mean of k nearest"):
             k = self.replacement.k if self.replacement.mode == "mean of k nearest" else 1
             return nearest_donors(targets, free, call.grid[1], k)

@@ -8,6 +8,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,9 +79,11 @@ def donor_pool(mask: Tensor, likeness: Tensor, share: float) -> Tensor:
         int64 [m], rising. Patches as much like the concept as the last one taken are in it too, or their order
         in the picture would decide.
     """
-    free = (~mask).nonzero()[:, 0]
-    last = likeness[free].kthvalue(max(1, round(share * len(free)))).values
-    return free[likeness[free] <= last]
+    # A grid has few cells: NumPy is through with them before PyTorch has begun.
+    free = np.flatnonzero(~mask.numpy())
+    values = likeness.numpy()[free]
+    count = max(1, round(share * len(free)))
+    return torch.from_numpy(free[values <= np.partition(values, count - 1)[count - 1]])
 
 
 def random_donors(free: Tensor, count: int, generator: torch.Generator) -> Tensor:
