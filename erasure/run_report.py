@@ -13,7 +13,7 @@ from .record import RunRecord
 from .statistics import BINS, REACH, Distance, distance, pooled_counts
 
 PANEL, GAP, CHART = 320, 10, 190
-# Between two unedited runs of a prompt that differ in their seed, 19 of 20 stay below this; see docs/results.md.
+# Unedited runs of a prompt that differ in their seed mostly stay below this; see docs/results.md.
 USUAL = 0.10
 NORM_BINS = 48
 
