@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..erasure.eraser import Forward, RunInfo
-from ..sae_models.sae import SparseAutoencoder
+from ..sae_models.sae import SparseAutoencoder, as_read
 
 
 class FullReconstruction:
@@ -39,7 +39,7 @@ class FullReconstruction:
 
     def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
         """Return the output with the latents taken out of every patch."""
-        read = output if self.sae.config.reads == "output" else output - x
+        read = as_read(self.sae.config.reads, x, output)
         patches = read.flatten(2).transpose(1, 2).float()
         values, indices = self.sae.encode(patches)
         unexplained = patches - self.sae.decode(values, indices)

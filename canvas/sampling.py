@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import comfy.sample
-import comfy.samplers
 import torch
 from torch import Tensor
+
+from ..erasure.collecting import ask_once
 
 STEPS = 20
 CFG = 4.5
@@ -70,20 +71,8 @@ def denoise_once(model: Any, clip: Any, latents: Tensor, captions: Sequence[str]
 
     The result is thrown away; an observer attached to the model sees the activations.
     """
-    sigma = model.get_model_object("model_sampling").sigma(torch.tensor(timestep))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
-    comfy.sample.sample_custom(
-        model,
-        noise,
-        1.0,
-        comfy.samplers.sampler_object("euler"),
-        torch.tensor([float(sigma), 0.0]),
-        encode(clip, captions),
-        encode(clip, [""] * len(captions)),
-        latents,
-        disable_pbar=True,
-        seed=seed,
-    )
+    ask_once(model, noise, latents, timestep, encode(clip, captions), seed)
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..sae_models.finding import encode_sparsely
 from ..sae_models.loaded import LoadedSAE
+from ..sae_models.sae import as_read
 from .detection import NonFiniteActivations
 from .eraser import Forward, RunInfo
 from .record import CONDITIONAL
@@ -60,15 +61,16 @@ class Capture:
 
     def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
         """Note the conditional chunks of a block's output; return it unchanged."""
-        images = output.shape[0] // len(forward.halves)
         for chunk, half in enumerate(forward.halves):
             if half == CONDITIONAL:
-                rows = slice(chunk * images, (chunk + 1) * images)
-                read = output[rows] if self.reads == "output" else output[rows] - x[rows]
-                embeddings = read.flatten(2).transpose(1, 2).to("cpu", torch.float16)
-                grid = (output.shape[-2], output.shape[-1])
-                self.collected.append(Captured(hookpoint, forward.timestep, embeddings, grid))
+                rows = forward.rows(chunk, len(output))
+                self.keep(hookpoint, forward.timestep, as_read(self.reads, x[rows], output[rows]))
         return output
+
+    def keep(self, hookpoint: str, timestep: float, read: Tensor) -> None:
+        """Note what was read of one chunk, [B, C, H, W]."""
+        embeddings = read.flatten(2).transpose(1, 2).to("cpu", torch.float16)
+        self.collected.append(Captured(hookpoint, timestep, embeddings, (read.shape[-2], read.shape[-1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,22 +107,16 @@ class LatentCapture(Capture):
         taken, self.fired = self.fired, []
         return taken
 
-    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
-        """Encode the conditional chunks of the block's output; return it unchanged.
+    def keep(self, hookpoint: str, timestep: float, read: Tensor) -> None:
+        """Encode what was read of one chunk.
 
         Raises:
             NonFiniteActivations: it holds NaN or infinity.
         """
-        images = output.shape[0] // len(forward.halves)
-        for chunk, half in enumerate(forward.halves):
-            if half == CONDITIONAL:
-                rows = slice(chunk * images, (chunk + 1) * images)
-                read = output[rows] if self.reads == "output" else output[rows] - x[rows]
-                values, indices = encode_sparsely(self.sae.module, read.flatten(2).transpose(1, 2))
-                if not torch.isfinite(values).all():
-                    raise NonFiniteActivations(
-                        f"the activations of {hookpoint} hold NaN or infinity at timestep {forward.timestep:.0f}. The "
-                        "model itself is producing invalid values: try another precision (for example --force-fp32)"
-                    )
-                self.fired.append(FiredLatents(forward.timestep, values, indices, (read.shape[-2], read.shape[-1])))
-        return output
+        values, indices = encode_sparsely(self.sae.module, read.flatten(2).transpose(1, 2))
+        if not torch.isfinite(values).all():
+            raise NonFiniteActivations(
+                f"the activations of {hookpoint} hold NaN or infinity at timestep {timestep:.0f}. The model itself is "
+                "producing invalid values: try another precision (for example --force-fp32)"
+            )
+        self.fired.append(FiredLatents(timestep, values, indices, (read.shape[-2], read.shape[-1])))

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from .preview import COLOUR
+from .plots import font
+from .preview import COLOUR, to_pil
 
 TILE, LABEL, GAP = 128, 170, 4  # pixels
 INK, PAPER, ALARM, FAINT = (25, 25, 25), (255, 255, 255), (190, 20, 20), (200, 200, 200)
-LETTERS_A_LINE = 24
+LETTERS, LETTERS_A_LINE = 13, 24
 
 
 def tile(picture: Tensor, heat: Tensor | None = None) -> Image.Image:
@@ -26,14 +27,14 @@ def tile(picture: Tensor, heat: Tensor | None = None) -> Image.Image:
     if heat is not None:
         cells = F.interpolate(heat[None, None].float(), (TILE, TILE), mode="nearest-exact")[0, 0, :, :, None]
         square = (0.6 * square + 0.3) * (1 - cells) + COLOUR * cells
-    return Image.fromarray((square.numpy() * 255).round().clip(0, 255).astype(np.uint8))
+    return to_pil(square)
 
 
 def label(text: str, height: int = TILE) -> Image.Image:
     """Return text in a field to the left of a row of tiles."""
     field = Image.new("RGB", (LABEL, height), PAPER)
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, LETTERS_A_LINE) or [""]]
-    ImageDraw.Draw(field).multiline_text((6, 6), "\n".join(lines), INK, font(), spacing=3)
+    ImageDraw.Draw(field).multiline_text((6, 6), "\n".join(lines), INK, font(LETTERS), spacing=3)
     return field
 
 
@@ -46,7 +47,7 @@ def heading(text: str, width: int, alarm: bool = False) -> Image.Image:
     """Return text as wide as a sheet; a warning in red."""
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, max(20, width // 7)) or [""]]
     field = Image.new("RGB", (width, 18 * len(lines) + 10), PAPER)
-    ImageDraw.Draw(field).multiline_text((6, 4), "\n".join(lines), ALARM if alarm else INK, font(), spacing=4)
+    ImageDraw.Draw(field).multiline_text((6, 4), "\n".join(lines), ALARM if alarm else INK, font(LETTERS), spacing=4)
     return field
 
 
@@ -65,9 +66,9 @@ def curve(timesteps: Sequence[float], values: Sequence[float]) -> Image.Image:
         pen.line(points, fill=tuple(int(255 * c) for c in COLOUR.tolist()), width=2)
     for x, y in points:
         pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=INK)
-    pen.text((left, bottom + 3), "t = 1000 (noise)", INK, font())
-    pen.text((right - 12, bottom + 3), "0", INK, font())
-    pen.text((left, 3), f"mean activation, highest {highest:.3g}", INK, font())
+    pen.text((left, bottom + 3), "t = 1000 (noise)", INK, font(LETTERS))
+    pen.text((right - 12, bottom + 3), "0", INK, font(LETTERS))
+    pen.text((left, 3), f"mean activation, highest {highest:.3g}", INK, font(LETTERS))
     return field
 
 
@@ -91,8 +92,3 @@ def column(parts: Sequence[Image.Image]) -> Tensor:
         sheet.paste(part, (0, top))
         top += part.height + GAP
     return torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
-
-
-def font() -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
-    """Return the font that comes with Pillow."""
-    return ImageFont.load_default(13)

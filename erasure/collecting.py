@@ -64,7 +64,7 @@ def draw(
     for start, positive, count in _batches(clip, prompts, len(empty)):
         blank = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(empty[:1]))
         blank = blank.repeat(count, *[1] * (blank.ndim - 1))
-        noise = _noise(blank, range(sampling.seed + start, sampling.seed + start + count))
+        noise = starting_noise(blank, range(sampling.seed + start, sampling.seed + start + count))
         latents.append(
             comfy.sample.sample(
                 watched,
@@ -109,24 +109,40 @@ def look(
     progress = comfy.utils.ProgressBar(len(timesteps))
     for number, timestep in enumerate(timesteps):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        sigma = float(model.get_model_object("model_sampling").sigma(torch.tensor(timestep)))
         first = seed + number * len(latents)
-        noise = _noise(latents, range(first, first + len(latents)))
-        # One step to zero with a scale of 1 asks the model once, and for the conditional half alone.
-        comfy.sample.sample_custom(
-            watched,
-            noise,
-            1.0,
-            comfy.samplers.sampler_object("euler"),
-            torch.tensor([sigma, 0.0]),
-            conditioning,
-            conditioning,
-            latents,
-            disable_pbar=True,
-            seed=first,
-        )
+        noise = starting_noise(latents, range(first, first + len(latents)))
+        ask_once(watched, noise, latents, timestep, conditioning, first)
         progress.update(1)
     return _split(capture.take_fired(), len(latents))
+
+
+def ask_once(
+    model: ModelPatcher, noise: Tensor, latents: Tensor, timestep: float, conditioning: Conditioning, seed: int
+) -> None:
+    """Let a model look at noised latents once, the conditional half alone, and throw its answer away.
+
+    An observer attached to the model sees the activations.
+
+    Args:
+        noise, latents: [B, C, h, w].
+        timestep: 0..999, says how much of the noise is added.
+        conditioning: what the pictures show.
+        seed: of the sampling run.
+    """
+    sigma = float(model.get_model_object("model_sampling").sigma(torch.tensor(timestep)))
+    # One step to zero with a scale of 1 asks once; the negative prompt is not looked at then.
+    comfy.sample.sample_custom(
+        model,
+        noise,
+        1.0,
+        comfy.samplers.sampler_object("euler"),
+        torch.tensor([sigma, 0.0]),
+        conditioning,
+        conditioning,
+        latents,
+        disable_pbar=True,
+        seed=seed,
+    )
 
 
 def encode(clip: Any, prompt: str) -> Conditioning:
@@ -146,7 +162,7 @@ def _batches(clip: Any, prompts: Sequence[str], most: int) -> Iterator[tuple[int
         end = start + 1
         while end < len(prompts) and end - start < most and _alike(encoded[start], encoded[end]):
             end += 1
-        yield start, _stacked(encoded[start:end]), end - start
+        yield start, stacked(encoded[start:end]), end - start
         start = end
 
 
@@ -156,7 +172,8 @@ def _alike(one: Conditioning, other: Conditioning) -> bool:
     )
 
 
-def _stacked(encoded: Sequence[Conditioning]) -> Conditioning:
+def stacked(encoded: Sequence[Conditioning]) -> Conditioning:
+    """Make one conditioning whose batch is several prompts, encoded in one shape."""
     if len(encoded) == 1:
         return encoded[0]
     options = dict(encoded[0][0][1])
@@ -166,7 +183,7 @@ def _stacked(encoded: Sequence[Conditioning]) -> Conditioning:
     return [[torch.cat([each[0][0] for each in encoded]), options]]
 
 
-def _noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
+def starting_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
     """Return starting noise of the shape of a batch, each picture from a seed of its own."""
     shape = (1, *like.shape[1:])
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds])

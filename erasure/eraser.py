@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..sae_models.sae import as_read
 from .detection import Detect, Detection, Look, NonFiniteActivations, Refine, detect_patches, leaves
 from .masks import MaskState
 from .record import CONDITIONAL, UNCONDITIONAL, ErasureRecord, RunRecord, StepEntry, step_statistics
@@ -53,6 +54,11 @@ class Forward:
     sigma: float
     timestep: float
     latent_size: tuple[int, int]
+
+    def rows(self, chunk: int, batch: int) -> slice:
+        """Where a chunk lies in a batch of so many rows."""
+        images = batch // len(self.halves)
+        return slice(chunk * images, (chunk + 1) * images)
 
 
 class _Run:
@@ -101,7 +107,7 @@ class _Call:
 
     def rows(self, chunk: int) -> slice:
         """Where a chunk lies in the batch."""
-        return slice(chunk * self.images, (chunk + 1) * self.images)
+        return self.forward.rows(chunk, len(self.output))
 
     def note(self, chunk: int, mask: Tensor, replaced: list[int]) -> None:
         """Write down what happened to a chunk."""
@@ -203,8 +209,8 @@ class Eraser:
             if leaf.hookpoint != call.hookpoint or not masks.is_active(leaf, forward.sigma):
                 continue
             for chunk in self._chunks(forward):
-                output = call.output[call.rows(chunk)]
-                read = output if leaf.sae.config.reads == "output" else output - x[call.rows(chunk)]
+                rows = call.rows(chunk)
+                read = as_read(leaf.sae.config.reads, x[rows], call.output[rows])
                 masks.update(leaf, forward.streams[chunk], self._look(leaf, read, call))
                 looked = True
         return looked
@@ -266,9 +272,7 @@ class Eraser:
         if bool(mask.all()):
             call.run.record.notes[ALL_DETECTED] += 1
             return None
-        if chunk not in call.likeness:
-            call.likeness[chunk] = call.run.masks.likeness(call.forward.streams[chunk], call.forward.sigma, call.grid)
-        free = donor_pool(mask.flatten(), call.likeness[chunk][image].flatten(), self.replacement.donor_share)
+        free = self._free(call, chunk, image, mask)
         if self.replacement.mode in ("nearest", "mean of k nearest"):
             k = self.replacement.k if self.replacement.mode == "mean of k nearest" else 1
             return nearest_donors(targets, free, call.grid[1], k)
@@ -276,3 +280,11 @@ class Eraser:
         key = keys[image] if len(keys) == call.images else image
         seed = donor_seed(self.replacement.seed, key, call.hookpoint, call.forward.sigma)
         return random_donors(free, len(targets), torch.Generator().manual_seed(seed))
+
+    def _free(self, call: _Call, chunk: int, image: int, mask: Tensor) -> Tensor:
+        """Return the patches of one image that may be donors, [m]."""
+        if self.replacement.donor_share == 1:
+            return (~mask.flatten()).nonzero()[:, 0]
+        if chunk not in call.likeness:
+            call.likeness[chunk] = call.run.masks.likeness(call.forward.streams[chunk], call.forward.sigma, call.grid)
+        return donor_pool(mask.flatten(), call.likeness[chunk][image].flatten(), self.replacement.donor_share)

@@ -8,6 +8,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..sae_models.finding import mean_latents
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.observing import TIMESTEPS
 from ..sae_models.scoring import score_latents
@@ -40,12 +41,10 @@ def look_at_picture(model: ModelPatcher, clip: Any, vae: Any, sae: LoadedSAE, im
     return Given(image[0, ..., :3], calls)
 
 
-def mean_latents(calls: Sequence[FiredLatents], num_latents: int) -> Tensor:
+def mean_of(calls: Sequence[FiredLatents], num_latents: int) -> Tensor:
     """Return the mean activation of every latent over patches and calls of one picture, [L]."""
-    total = torch.zeros(num_latents)
-    for call in calls:
-        total.index_add_(0, call.indices.flatten().long(), call.values.flatten().float())
-    return total / sum(call.values.shape[1] for call in calls)
+    values, indices = (torch.cat([getattr(call, part)[0] for call in calls]) for part in ("values", "indices"))
+    return mean_latents(values, indices, num_latents)
 
 
 def choose(seen: Observed, num_latents: int, count: int, given: Given | None = None) -> list[int]:
@@ -53,9 +52,9 @@ def choose(seen: Observed, num_latents: int, count: int, given: Given | None = N
 
     Strong is SAeUron's score, with one picture for a concept.
     """
-    means = torch.stack([mean_latents(calls, num_latents) for calls in seen.fired])
+    means = torch.stack([mean_of(calls, num_latents) for calls in seen.fired])
     if given is not None:
-        means = torch.cat([mean_latents(given.calls, num_latents)[None], means])
+        means = torch.cat([mean_of(given.calls, num_latents)[None], means])
     rows = range(1) if given is not None or len(means) == 1 else range(len(means))
     if len(means) == 1:
         return means[0].topk(count).indices.tolist()

@@ -70,7 +70,9 @@ class MaskState:
         """
         active = [leaf for leaf in leaves(self.detection) if self.is_active(leaf, sigma)]
         seen = [self._seen[id(leaf), stream].likeness for leaf in active if (id(leaf), stream) in self._seen]
-        resized = [F.adaptive_max_pool2d(each[:, None], grid)[:, 0] for each in seen]
+        resized = [
+            each if each.shape[-2:] == grid else F.adaptive_max_pool2d(each[:, None], grid)[:, 0] for each in seen
+        ]
         return torch.stack(resized).amax(0)
 
     def _evaluate(self, node: Detection, stream: Hashable, sigma: float, grid: tuple[int, int]) -> Tensor | None:

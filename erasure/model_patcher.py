@@ -1,8 +1,7 @@
 """The glue to ComfyUI: loading SAEs, and what is attached to a model that samples.
 
-ComfyUI has no patch point at the output of a
-SpatialTransformer, so a wrapper around the diffusion model registers plain forward hooks for the duration of one
-call and removes them however that call ends.
+ComfyUI has no patch point at the output of a SpatialTransformer, so a wrapper around the diffusion model
+registers plain forward hooks for the duration of one call and removes them however that call ends.
 """
 
 import uuid

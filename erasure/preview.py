@@ -64,11 +64,16 @@ def step_tiles(run: RunRecord, image: Tensor, count: int) -> Tensor:
     return torch.cat(tiles, dim=2)
 
 
+def to_pil(picture: Tensor) -> Image.Image:
+    """Return a picture [H, W, 3 or more] in 0..1 as Pillow has it."""
+    return Image.fromarray((picture[..., :3].cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8))
+
+
 def _captioned(tile: Tensor, text: str) -> Tensor:
     """Write a short text into the top left corner of every image of a batch."""
     written = []
     for picture in tile:
-        canvas = Image.fromarray((picture.numpy() * 255).round().clip(0, 255).astype(np.uint8))
+        canvas = to_pil(picture)
         draw = ImageDraw.Draw(canvas)
         draw.rectangle(draw.textbbox((2, 1), text), fill=(0, 0, 0))
         draw.text((2, 1), text, fill=(255, 255, 255))

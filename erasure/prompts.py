@@ -7,30 +7,10 @@ import math
 import re
 from collections.abc import Sequence
 
+from ..canvas.vocabulary import OBJECTS
+
 KINDS = ("object", "style")
-# The objects of UnlearnCanvas, which the field measures on, and styles that Stable Diffusion and Canvas both know.
-OBJECTS = (
-    "architecture",
-    "bear",
-    "bird",
-    "butterfly",
-    "cat",
-    "dog",
-    "fish",
-    "flame",
-    "flower",
-    "frog",
-    "horse",
-    "human",
-    "jellyfish",
-    "rabbit",
-    "sandwich",
-    "sea",
-    "statue",
-    "tower",
-    "tree",
-    "waterfall",
-)
+# Styles that Stable Diffusion and Canvas both know; as objects, those of UnlearnCanvas, which the field measures on.
 STYLES = ("photo", "watercolor", "sketch", "comic", "neon", "mosaic", "sepia", "blueprint")
 FORM = "An image of {} in {} style"
 

@@ -8,14 +8,16 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from .plots import BACKGROUND, EDITED, INK, TITLE, UNEDITED, Series, font, line_chart
-from .preview import heat_overlay, step_tiles
+from .preview import heat_overlay, step_tiles, to_pil
 from .record import RunRecord
-from .statistics import BINS, REACH, Distance, distance, pooled_counts
+from .statistics import BINS, REACH, Distance, Statistics, distance, pooled_counts
 
 PANEL, GAP, CHART = 320, 10, 190
 # Unedited runs of a prompt that differ in their seed mostly stay below this; see docs/results.md.
 USUAL = 0.10
 NORM_BINS = 48
+
+Pairs = list[tuple[Statistics, Statistics]]  # of the edited and the unedited run, see RunRecord.shared_statistics
 
 
 @dataclass(frozen=True)
@@ -46,24 +48,10 @@ class Verdict:
         )
 
 
-def judge(run: RunRecord, reference: RunRecord | None, image: int) -> Verdict:
-    """Compare one image of a run with an unedited run.
-
-    Args:
-        run: what was edited.
-        reference: an unedited run of as many images at the same steps; None compares with what the edited blocks gave
-            before they were edited.
-        image: which of the images.
-
-    Raises:
-        ValueError: the runs have no block and step in common.
-    """
-    pairs = run.shared_statistics(reference)
-    if not pairs:
-        raise ValueError("the two records have no block and step in common")
+def _judge(run: RunRecord, pairs: Pairs, image: int, versus: str) -> Verdict:
+    """Compare one image of a run with the unedited one."""
     figures = distance([(edited.norms[image], unedited.norms[image]) for edited, unedited in pairs])
     shares = run.replaced_shares(image)
-    versus = "the block's own output before the edit" if reference is None else "the unedited run"
     return Verdict(figures, sum(shares) / max(1, len(shares)), versus)
 
 
@@ -75,7 +63,8 @@ def draw_report(
     Args:
         run: the edited run.
         image: its pictures, [B, H, W, 3] in 0..1.
-        reference: see ``judge``.
+        reference: an unedited run of as many images at the same steps; None compares with what the edited blocks gave
+            before they were edited.
         before: the unedited run's pictures of any size, [B, h, w, 3], or None.
         tiles: steps whose mask is shown, at least 1.
 
@@ -83,9 +72,13 @@ def draw_report(
         the reports [B, H', W', 3] in 0..1, and the verdicts.
 
     Raises:
-        ValueError: see ``judge``.
+        ValueError: the runs have no block and step in common.
     """
-    verdicts = [judge(run, reference, i) for i in range(run.images)]
+    pairs = run.shared_statistics(reference)
+    if not pairs:
+        raise ValueError("the two records have no block and step in common")
+    versus = "the block's own output before the edit" if reference is None else "the unedited run"
+    verdicts = [_judge(run, pairs, i, versus) for i in range(run.images)]
     heat, masks = heat_overlay(run, image), step_tiles(run, image, tiles)
     sheets = []
     for i, verdict in enumerate(verdicts):
@@ -94,15 +87,14 @@ def draw_report(
             shown.insert(0, ("before", before[i]))
         rows = [
             _beside([_titled(title, picture) for title, picture in shown]),
-            _fitted(_to_pil(masks[i]), (PANEL + GAP) * 3 - GAP),
-            _beside(_charts(run, reference, i)),
+            _fitted(to_pil(masks[i]), (PANEL + GAP) * 3 - GAP),
+            _beside(_charts(run, pairs, i)),
         ]
         sheets.append(torch.from_numpy(np.asarray(_sheet(rows, verdict), dtype=np.float32) / 255))
     return torch.stack(sheets), verdicts
 
 
-def _charts(run: RunRecord, reference: RunRecord | None, image: int) -> list[Image.Image]:
-    pairs = run.shared_statistics(reference)
+def _charts(run: RunRecord, pairs: Pairs, image: int) -> list[Image.Image]:
     size = (PANEL, CHART)
     shares = Series([100 * share for share in run.replaced_shares(image)], EDITED)
     top = f"cells edited a step (most {max(shares.values):.0f} %)"
@@ -129,10 +121,6 @@ def _histogram(values: Tensor, low: float, high: float) -> list[float]:
     return (counts / counts.sum()).tolist()
 
 
-def _to_pil(picture: Tensor) -> Image.Image:
-    return Image.fromarray((picture[..., :3].cpu().numpy() * 255).round().clip(0, 255).astype(np.uint8))
-
-
 def _fitted(picture: Image.Image, width: int) -> Image.Image:
     """Scale a picture to a width; the cells of a mask stay squares."""
     height = max(1, round(picture.height * width / max(1, picture.width)))
@@ -140,7 +128,7 @@ def _fitted(picture: Image.Image, width: int) -> Image.Image:
 
 
 def _titled(title: str, picture: Tensor) -> Image.Image:
-    small = _to_pil(picture)
+    small = to_pil(picture)
     height = round(small.height * PANEL / small.width)
     panel = Image.new("RGB", (PANEL, height + 26), BACKGROUND)
     panel.paste(small.resize((PANEL, height), Image.Resampling.LANCZOS), (0, 26))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
+from ..sae_models.sae import as_read
 from .eraser import Forward, RunInfo
 from .record import CONDITIONAL, ErasureRecord, RunRecord, StepEntry, step_statistics
 from .steering import LatentStatistics, Steering, steer_patches
@@ -84,12 +85,11 @@ class Steerer:
         highest, lowest = info.sigma_ranges[0]
         if not lowest < forward.sigma <= highest:
             return output
-        images = output.shape[0] // len(forward.halves)
         edited = output.clone()
         for chunk, half in enumerate(forward.halves):
             if half != CONDITIONAL and self.steering.halves == "conditional":
                 continue
-            rows = slice(chunk * images, (chunk + 1) * images)
+            rows = forward.rows(chunk, len(output))
             mask = self._steer(x[rows], output[rows], edited[rows], forward.timestep)
             run.entries[hookpoint, forward.streams[chunk], forward.sigma] = StepEntry(
                 hookpoint,
@@ -107,7 +107,7 @@ class Steerer:
     def _steer(self, x: Tensor, output: Tensor, edited: Tensor, timestep: float) -> Tensor:
         """Steer some images in place; return which patches changed, bool [B, H, W] on the CPU."""
         sae = self.target.sae
-        read = output if sae.config.reads == "output" else output - x
+        read = as_read(sae.config.reads, x, output)
         patches = read.flatten(2).transpose(1, 2).reshape(-1, read.shape[1])
         steered, changed = steer_patches(sae.module, self.target.statistics(timestep), self.steering, patches)
         if not torch.isfinite(steered).all():

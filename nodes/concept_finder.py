@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..erasure import prompts
 from ..erasure.blocks import check_fit
@@ -14,7 +13,9 @@ from ..erasure.detection import NonFiniteActivations
 from ..erasure.finder import Search, find_by_drawing
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.observing import WAYS
-from .sockets import CATEGORY, CONCEPT, SAE
+from .finding_sockets import found_outputs, sampler_inputs, seed_input, size_input
+from .showing import picture_and_words
+from .sockets import CATEGORY, SAE
 
 NAME = "Concept Finder"
 
@@ -36,11 +37,7 @@ class ConceptFinder(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Its text encoder, for the prompts."),
                 io.Vae.Input("vae", tooltip="Its VAE, for the pictures in the report."),
                 SAE.Input("sae", tooltip="The SAE whose latents are searched."),
-                io.Latent.Input(
-                    "latent_image",
-                    tooltip="An Empty Latent Image: its size is the size of the pictures, its batch size how many are "
-                    "drawn at once.",
-                ),
+                size_input(),
                 io.String.Input("word", default="cat", tooltip="What the concept is called, such as 'cat'."),
                 io.Combo.Input(
                     "kind",
@@ -68,19 +65,8 @@ class ConceptFinder(io.ComfyNode):
                     max=1024,
                     tooltip="How many pictures with the concept are drawn; twice as many without. More find better.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="As in your KSampler."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As in your KSampler."),
-                io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As in your KSampler."
-                ),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="As in your KSampler."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Seed of the pictures. The same seed finds the same latents.",
-                ),
+                *sampler_inputs(),
+                seed_input("Seed of the pictures. The same seed finds the same latents."),
                 io.Int.Input(
                     "bands",
                     default=5,
@@ -104,15 +90,7 @@ class ConceptFinder(io.ComfyNode):
                     tooltip="For percentile (paper): 99.99 keeps 2 latents of 20480, and at least one.",
                 ),
             ],
-            outputs=[
-                CONCEPT.Output(
-                    display_name="concept", tooltip="For the custom_concept of a Concept Detector, or Save Concept."
-                ),
-                io.Image.Output(
-                    display_name="report", tooltip="How well it was found, its latents, and where they fire."
-                ),
-                io.String.Output(display_name="summary", tooltip="The same in words, with a warning if it failed."),
-            ],
+            outputs=found_outputs(),
             is_output_node=True,
         )
 
@@ -156,5 +134,5 @@ class ConceptFinder(io.ComfyNode):
             finding, report = find_by_drawing(model, clip, vae, sae, search, latent_image["samples"], sampling)
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
-        shown = {**ui.PreviewImage(report, cls=cls).as_dict(), **ui.PreviewText(finding.summary()).as_dict()}
+        shown = picture_and_words(report, finding.summary(), cls)
         return io.NodeOutput(finding.concept, report, finding.summary(), ui=shown)

@@ -4,14 +4,16 @@ from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..erasure.blocks import check_fit
 from ..erasure.collecting import Conditioning
 from ..erasure.detection import NonFiniteActivations
 from ..erasure.finder import find_in_mask
 from ..sae_models.loaded import LoadedSAE
-from .sockets import CATEGORY, CONCEPT, SAE
+from .finding_sockets import found_outputs, seed_input
+from .showing import picture_and_words
+from .sockets import CATEGORY, SAE
 
 NAME = "Concept From Mask"
 
@@ -57,23 +59,9 @@ class ConceptFromMask(io.ComfyNode):
                     tooltip="How often each noise level is looked at, each time with new noise. Every other look is "
                     "kept back to measure with.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Seed of the noise. The same seed finds the same latents.",
-                ),
+                seed_input("Seed of the noise. The same seed finds the same latents."),
             ],
-            outputs=[
-                CONCEPT.Output(
-                    display_name="concept", tooltip="For the custom_concept of a Concept Detector, or Save Concept."
-                ),
-                io.Image.Output(
-                    display_name="report", tooltip="How well it was found, its latents, and where they fire."
-                ),
-                io.String.Output(display_name="summary", tooltip="The same in words, with a warning if it failed."),
-            ],
+            outputs=found_outputs(),
             is_output_node=True,
         )
 
@@ -106,5 +94,5 @@ class ConceptFromMask(io.ComfyNode):
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         except ValueError as error:
             raise ValueError(f"{NAME}: {error} (input 'mask').") from error
-        shown = {**ui.PreviewImage(report, cls=cls).as_dict(), **ui.PreviewText(finding.summary()).as_dict()}
+        shown = picture_and_words(report, finding.summary(), cls)
         return io.NodeOutput(finding.concept, report, finding.summary(), ui=shown)

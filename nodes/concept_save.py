@@ -54,10 +54,7 @@ class SaveConcept(io.ComfyNode):
         try:
             concept_files.save(path, named)
         except OSError as error:
-            raise ValueError(
-                f"{NAME}: {path.name} cannot be written to {path.parent} ({error.strerror or error}). Free some space, "
-                "or close what uses the file."
-            ) from error
+            raise files.unwritable(path, error, NAME) from error
         except ValueError as error:
             raise ValueError(
                 f"{NAME}: {error} (input 'concept'). Connect one from another node of this pack."

@@ -1,10 +1,11 @@
 """Detection Preview: show where and when a concept was detected."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..erasure.preview import heat_overlay, image_mask, step_tiles
 from ..erasure.record import ErasureRecord
+from .showing import latest_run, picture_and_words, require_pictures_of
 from .sockets import CATEGORY, ERASURE_RECORD
 
 NAME = "Detection Preview"
@@ -52,22 +53,8 @@ class DetectionPreview(io.ComfyNode):
 
     @classmethod
     def execute(cls, record: ErasureRecord, image: torch.Tensor, tiles: int, mask_from: str) -> io.NodeOutput:
-        run = record.latest
-        if run is None:
-            raise ValueError(
-                f"{NAME}: the model of the Patch Replacer at input 'record' has not been sampled. Connect the "
-                "model output of that same Patch Replacer to the sampler whose picture you show."
-            )
-        if run.images != len(image):
-            raise ValueError(
-                f"{NAME}: input 'image' holds {len(image)} picture(s), but the latest sampling run made "
-                f"{run.images}. Connect the picture that was decoded from that run."
-            )
+        run = latest_run(record, NAME, "record")
+        require_pictures_of(run, image, NAME, "image")
         mask = image_mask(run, (image.shape[1], image.shape[2]), any_step=mask_from == MASKS[0])
         preview = torch.cat([heat_overlay(run, image), step_tiles(run, image, tiles)], dim=2)
-        return io.NodeOutput(preview, mask, ui=_shown(preview, run.summary(), cls))
-
-
-def _shown(preview: torch.Tensor, text: str, cls: type[io.ComfyNode]) -> dict:
-    """The picture and the words below it in the node."""
-    return {**ui.PreviewImage(preview, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
+        return io.NodeOutput(preview, mask, ui=picture_and_words(preview, run.summary(), cls))

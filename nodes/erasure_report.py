@@ -1,10 +1,11 @@
 """Erasure Report: one picture that says what was erased and whether the model kept to its distribution."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
-from ..erasure.record import ErasureRecord, RunRecord
+from ..erasure.record import ErasureRecord
 from ..erasure.run_report import draw_report
+from .showing import latest_run, picture_and_words, require_pictures_of
 from .sockets import CATEGORY, ERASURE_RECORD
 
 NAME = "Erasure Report"
@@ -63,11 +64,11 @@ class ErasureReport(io.ComfyNode):
         reference: ErasureRecord | None = None,
         image_before: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        run = _latest(record, "record")
-        unedited = None if reference is None else _latest(reference, "reference")
-        _check_count(run, image, "image")
+        run = latest_run(record, NAME, "record")
+        unedited = None if reference is None else latest_run(reference, NAME, "reference")
+        require_pictures_of(run, image, NAME, "image")
         if image_before is not None:
-            _check_count(run, image_before, "image_before")
+            require_pictures_of(run, image_before, NAME, "image_before")
         if unedited is not None and unedited.images != run.images:
             raise ValueError(
                 f"{NAME}: input 'reference' is of a run of {unedited.images} picture(s), input 'record' of one of "
@@ -81,26 +82,4 @@ class ErasureReport(io.ComfyNode):
                 "its detector read the same block over the whole range."
             ) from error
         text = "\n".join(verdict.sentence() for verdict in verdicts)
-        return io.NodeOutput(report, text, ui=_shown(report, text, cls))
-
-
-def _latest(record: ErasureRecord, name: str) -> RunRecord:
-    if record.latest is None:
-        raise ValueError(
-            f"{NAME}: the model that belongs to input '{name}' has not been sampled. Connect the model output of that "
-            "same node to the sampler whose picture you show."
-        )
-    return record.latest
-
-
-def _check_count(run: RunRecord, image: torch.Tensor, name: str) -> None:
-    if run.images != len(image):
-        raise ValueError(
-            f"{NAME}: input '{name}' holds {len(image)} picture(s), but the latest sampling run made {run.images}. "
-            "Connect the picture that was decoded from that run."
-        )
-
-
-def _shown(report: torch.Tensor, text: str, cls: type[io.ComfyNode]) -> dict:
-    """The picture and the words below it in the node."""
-    return {**ui.PreviewImage(report, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
+        return io.NodeOutput(report, text, ui=picture_and_words(report, text, cls))

@@ -147,6 +147,14 @@ def fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
     return tuple((part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts)
 
 
+def unwritable(path: Path, error: OSError, node: str) -> ValueError:
+    """Return what to tell somebody whose file could not be written."""
+    return ValueError(
+        f"{node}: {path.name} cannot be written to {path.parent} ({error.strerror or error}). Free some space, or "
+        "close what uses the file."
+    )
+
+
 def listed_in(path: str) -> Path | None:
     """Return the model folder that a file of ``resolve`` lies in; None for a shipped one."""
     roots = map(Path, folder_paths.get_folder_paths(FOLDER))

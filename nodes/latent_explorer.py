@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from ..canvas.vocabulary import OBJECTS
 from ..erasure import prompts as prompt_lists
 from ..erasure.blocks import check_fit
 from ..erasure.collecting import Sampling, draw
@@ -15,10 +15,12 @@ from ..erasure.explorer import choose, latent_pictures, look_at_picture
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from .concept_detector import parse_latents
+from .finding_sockets import sampler_inputs, seed_input, size_input
+from .showing import picture_and_words
 from .sockets import CATEGORY, CONCEPT, SAE
 
 NAME = "Latent Explorer"
-DEFAULT_PROMPTS = "\n".join(prompt_lists.FORM.format(name, "photo") for name in prompt_lists.OBJECTS)
+DEFAULT_PROMPTS = "\n".join(prompt_lists.FORM.format(name, "photo") for name in OBJECTS)
 
 
 class LatentExplorer(io.ComfyNode):
@@ -37,11 +39,7 @@ class LatentExplorer(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Its text encoder, for the prompts."),
                 io.Vae.Input("vae", tooltip="Its VAE, for the pictures."),
                 SAE.Input("sae", tooltip="The SAE whose latents are shown."),
-                io.Latent.Input(
-                    "latent_image",
-                    tooltip="An Empty Latent Image: its size is the size of the pictures, its batch size how many are "
-                    "drawn at once.",
-                ),
+                size_input(),
                 io.String.Input(
                     "latents",
                     default="",
@@ -57,15 +55,8 @@ class LatentExplorer(io.ComfyNode):
                     multiline=True,
                     tooltip="Prompts to try the latents on, one a line; each is drawn once.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="As in your KSampler."),
-                io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As in your KSampler."),
-                io.Combo.Input(
-                    "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As in your KSampler."
-                ),
-                io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="As in your KSampler."),
-                io.Int.Input(
-                    "seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, tooltip="Seed of the pictures and of the noise."
-                ),
+                *sampler_inputs(),
+                seed_input("Seed of the pictures and of the noise."),
                 CONCEPT.Input(
                     "concept",
                     optional=True,
@@ -125,6 +116,4 @@ class LatentExplorer(io.ComfyNode):
         names = dict(concept.latent_names) if concept is not None else {}
         pictures, said = latent_pictures(seen, vae.decode(seen.latents), listed, shown, names, size, given)
         text = "\n".join(said)
-        return io.NodeOutput(
-            pictures, text, ui={**ui.PreviewImage(pictures, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
-        )
+        return io.NodeOutput(pictures, text, ui=picture_and_words(pictures, text, cls))

@@ -61,10 +61,7 @@ class SAESave(io.ComfyNode):
                 f"SAE Save: {error} (input 'sae'). Nothing was saved. Load the SAE again, or choose other 'weights'."
             ) from error
         except OSError as error:
-            raise ValueError(
-                f"SAE Save: {path.name} cannot be written to {path.parent} ({error.strerror or error}). Free some "
-                "space, or close what uses the file."
-            ) from error
+            raise files.unwritable(path, error, "SAE Save") from error
         parts = "encoder and decoder" if whole.decoder_weight is not None else "encoder"
         concepts = len(sae.dictionary.concepts)
         size = path.stat().st_size / 1e6

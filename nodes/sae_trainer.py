@@ -5,13 +5,14 @@ from typing import Any
 
 import comfy.samplers
 from comfy.model_patcher import ModelPatcher
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..canvas.vocabulary import OBJECTS, STYLES, caption
 from ..sae_models.training.settings import RULES
 from ..trainer.request import Request
 from ..trainer.run import train_for_model
 from . import files
+from .showing import picture_and_words
 from .sockets import CATEGORY, SAE
 
 NAME = "SAE Trainer"
@@ -220,7 +221,7 @@ class SAETrainer(io.ComfyNode):
             return files.new_file(name.strip().removesuffix(".safetensors") + part, overwrite, NAME)
 
         result = train_for_model(model, clip, request, target, files.training_folder)
-        shown = {**ui.PreviewImage(result.curves, cls=cls).as_dict(), **ui.PreviewText(result.summary).as_dict()}
+        shown = picture_and_words(result.curves, result.summary, cls)
         return io.NodeOutput(result.sae, result.curves, ui=shown)
 
     @classmethod

@@ -51,13 +51,23 @@ class Patches:
 
     def means(self, num_latents: int) -> Tensor:
         """Return the mean activation of every latent, [L]; zeros for no patches."""
-        total = torch.zeros(num_latents)
-        total.index_add_(0, self.indices.flatten().long(), self.values.flatten().float())
-        return total / max(len(self.values), 1)
+        return mean_latents(self.values, self.indices, num_latents)
 
     def dense(self, latents: Tensor, num_latents: int) -> Tensor:
         """Return the activations of some latents, [N, n]."""
         return dense(self.values, self.indices, latents, num_latents)
+
+
+def mean_latents(values: Tensor, indices: Tensor, num_latents: int) -> Tensor:
+    """Return the mean activation of every latent over patches, [L]; zeros for no patches.
+
+    Args:
+        values, indices: see Patches.
+        num_latents: L of the SAE.
+    """
+    total = torch.zeros(num_latents)
+    total.index_add_(0, indices.flatten().long(), values.flatten().float())
+    return total / max(len(values), 1)
 
 
 def dense(values: Tensor, indices: Tensor, latents: Tensor, num_latents: int) -> Tensor:

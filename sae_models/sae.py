@@ -79,6 +79,11 @@ class SAEConfig:
             raise ValueError(f"SAE config: center = {self.center!r} is neither true nor false")
 
 
+def as_read(reads: str, x: Tensor, output: Tensor) -> Tensor:
+    """Return what an SAE reads of a block that took x and gave output, one of `READS`."""
+    return output if reads == "output" else output - x
+
+
 class SparseAutoencoder(nn.Module):
     """A sparse autoencoder with one hidden layer: TopK (Gao et al. 2024, arXiv 2406.04093) and its relatives.
 

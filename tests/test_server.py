@@ -104,9 +104,15 @@ def interrupt_while_sampling(server: LiveServer, prompt_id: str) -> None:
     raise AssertionError(f"The prompt never sampled.\n{server.log(40)}")
 
 
+def listed(server: LiveServer, node: str, name: str) -> list[str]:
+    """Return what an input of a node offers now."""
+    options: list[str] = server.get("/object_info")[node]["input"]["required"][name][1]["options"]
+    return options
+
+
 def test_an_sae_is_saved_listed_and_loaded(server: LiveServer):
     def options() -> list[str]:
-        return server.get("/object_info")["ConceptErasureSAELoader"]["input"]["required"]["sae_file"][1]["options"]
+        return listed(server, "ConceptErasureSAELoader", "sae_file")
 
     prompt = {
         "1": {"class_type": "ConceptErasureSAELoader", "inputs": {"sae_file": options()[0]}},
@@ -147,10 +153,10 @@ def test_an_sae_is_trained_interrupted_and_trained_on(server: LiveServer):
 
 def test_a_concept_is_saved_listed_and_detected_with(server: LiveServer):
     def options() -> list[str]:
-        return server.get("/object_info")["ConceptErasureDetector"]["input"]["required"]["concept"][1]["options"]
+        return listed(server, "ConceptErasureDetector", "concept")
 
     detector = {"start_percent": 0.0, "end_percent": 1.0, "sensitivity": 1.0, "latents": "", "join_mode": "union"}
-    shipped = server.get("/object_info")["ConceptErasureSAELoader"]["input"]["required"]["sae_file"][1]["options"]
+    shipped = listed(server, "ConceptErasureSAELoader", "sae_file")
     prompt = {
         "1": {"class_type": "ConceptErasureSAELoader", "inputs": {"sae_file": shipped[0]}},
         "2": {"class_type": "ConceptErasureDetector", "inputs": {"sae": ["1", 0], "concept": "cat", **detector}},

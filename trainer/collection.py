@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..erasure.capture import Capture, Captured
+from ..erasure.collecting import Conditioning, encode, stacked, starting_noise
 from ..erasure.model_patcher import attach_observer
 from ..sae_models.reader import generator
 from ..sae_models.store import SHARD_ROWS, Contents, StoreFull, Writer
@@ -95,7 +96,7 @@ class Collector:
         self.full = False
         self._new: list[tuple[Writer, Tensor, float, Tensor]] = []  # of the batch that is being sampled
         self._flushed = time.monotonic()
-        self._negative = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(""))
+        self._negative = encode(self.clip, "")
 
     def store(self, hookpoint: str) -> Path:
         """Return the folder of a hookpoint's store."""
@@ -160,18 +161,19 @@ class Collector:
     def _encoded(self, numbers: range) -> list[tuple[list[Any], list[int]]]:
         """Return conditionings, each with the pictures it is for; prompts of one length share one."""
         prompts = self.pictures.prompts
-        groups: dict[tuple[int, ...], list[tuple[int, Tensor, dict[str, Any]]]] = {}
+        groups: dict[tuple[int, ...], list[tuple[int, Conditioning]]] = {}
         for number in numbers:
-            tokens = self.clip.tokenize(prompts[number % len(prompts)])
-            encoded, extra = self.clip.encode_from_tokens_scheduled(tokens)[0]
-            groups.setdefault(tuple(encoded.shape[1:]), []).append((number, encoded, extra))
-        return [(_joined(group), [number for number, _, _ in group]) for group in groups.values()]
+            encoded = encode(self.clip, prompts[number % len(prompts)])[:1]
+            groups.setdefault(tuple(encoded[0][0].shape[1:]), []).append((number, encoded))
+        return [
+            (stacked([encoded for _, encoded in group]), [number for number, _ in group]) for group in groups.values()
+        ]
 
     @torch.inference_mode()
     def _sample(self, positive: list[Any], numbers: list[int], tick: Callable[[float], None]) -> None:
         p = self.pictures
         latent = comfy.sample.fix_empty_latent_channels(self._model, p.latent[:1].repeat(len(numbers), 1, 1, 1))
-        noise = torch.cat([_noise(latent[:1], p.seed + number) for number in numbers])
+        noise = starting_noise(latent, [p.seed + number for number in numbers])
         labels = torch.tensor([p.labels(p.prompts[n % len(p.prompts)]) for n in numbers], dtype=torch.uint8)
         seen = 0
 
@@ -217,22 +219,6 @@ class Collector:
 
 def _part_done(tick: Callable[[float], None], before: int, members: int, of: int, share: float) -> None:
     tick((before + share * members) / of)
-
-
-def _joined(group: Sequence[tuple[int, Tensor, dict[str, Any]]]) -> list[Any]:
-    """Make one conditioning whose batch is the prompts of a group."""
-    encoded = torch.cat([tensor for _, tensor, _ in group])
-    extra = dict(group[0][2])
-    for key, value in extra.items():
-        if isinstance(value, Tensor):
-            extra[key] = torch.cat([other[key] for _, _, other in group])
-    return [[encoded, extra]]
-
-
-def _noise(latent: Tensor, seed: int) -> Tensor:
-    """Return a picture's own starting noise; it does not depend on the batch it is in."""
-    made = torch.Generator().manual_seed(seed % 2**63)
-    return torch.randn(latent.shape, generator=made, dtype=torch.float32)
 
 
 def fingerprint(model: ModelPatcher, hookpoints: Sequence[str]) -> str:

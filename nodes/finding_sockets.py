@@ -1,0 +1,43 @@
+"""Inputs and outputs that the nodes which find concepts and look at latents have alike."""
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from .sockets import CONCEPT
+
+MOST_SEED = 0xFFFFFFFFFFFFFFFF
+
+
+def sampler_inputs() -> list[io.Input]:
+    """Return the settings of the graph's KSampler."""
+    return [
+        io.Int.Input("steps", default=20, min=1, max=1000, tooltip="As in your KSampler."),
+        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As in your KSampler."),
+        io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As in your KSampler."),
+        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="As in your KSampler."),
+    ]
+
+
+def seed_input(tooltip: str) -> io.Input:
+    """Return a seed of any 64 bits."""
+    return io.Int.Input("seed", default=0, min=0, max=MOST_SEED, tooltip=tooltip)
+
+
+def size_input() -> io.Input:
+    """Return the latent that says how large pictures are and how many are drawn at once."""
+    return io.Latent.Input(
+        "latent_image",
+        tooltip="An Empty Latent Image: its size is the size of the pictures, its batch size how many are drawn "
+        "at once.",
+    )
+
+
+def found_outputs() -> list[io.Output]:
+    """Return what a search for a concept gives."""
+    return [
+        CONCEPT.Output(
+            display_name="concept", tooltip="For the custom_concept of a Concept Detector, or Save Concept."
+        ),
+        io.Image.Output(display_name="report", tooltip="How well it was found, its latents, and where they fire."),
+        io.String.Output(display_name="summary", tooltip="The same in words, with a warning if it failed."),
+    ]
