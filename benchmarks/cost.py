@@ -12,15 +12,19 @@ import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from unittest.mock import patch
 
 import psutil
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ..canvas import checkpoint
 from ..canvas.sampling import sample
 from ..canvas.vocabulary import caption
 from ..erasure.detection import Detect
+from ..erasure.eraser import Eraser
 from ..erasure.model_patcher import attach, attach_observer, load_sae
+from ..erasure.passes import PassReader
 from ..erasure.replacement import Replacement
 from ..nodes import files
 from .published import FullReconstruction
@@ -84,6 +88,39 @@ def sampling(rounds: int, batch: int, steps: int) -> None:
     for key, values in times.items():
         ratios = [a / b for a, b in zip(values, times["bare"], strict=True)]
         print(f"  {key:20} {quartiles([v / steps for v in values])}   x bare {quartiles(ratios)}")
+    within = inside(models["detect and replace"], runner, max(5, rounds // 3))
+    print(f"  of a step, the pack's own code while it detects and replaces: {quartiles(within)} x the rest of the step")
+
+
+def inside(model: ModelPatcher, runner: Callable[[object], Callable[[], object]], rounds: int) -> list[float]:
+    """Return how long the pack's code runs, in units of the rest of the same run.
+
+    Two runs of a shared machine differ by more than the pack costs; parts of one run do not.
+    """
+    spent = 0.0
+
+    def timed(original: Callable[..., object]) -> Callable[..., object]:
+        def wrapper(*args: object) -> object:
+            nonlocal spent
+            started = time.perf_counter()
+            try:
+                return original(*args)
+            finally:
+                spent += time.perf_counter() - started
+
+        return wrapper
+
+    shares = []
+    with (
+        patch.object(Eraser, "on_block", timed(Eraser.on_block)),
+        patch.object(PassReader, "read", timed(PassReader.read)),
+        patch.object(Eraser, "begin", timed(Eraser.begin)),
+    ):
+        for _ in range(rounds + 1):
+            spent, started = 0.0, time.perf_counter()
+            runner(model)()
+            shares.append(spent / (time.perf_counter() - started - spent))
+    return shares[1:]
 
 
 def loading(rounds: int) -> None:

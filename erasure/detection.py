@@ -4,8 +4,9 @@ A Detection is a small immutable tree. Its leaves (``Detect``) ask one SAE for o
 ``Refine`` combine and shape the masks. The tree says what to do; ``masks.py`` does it while sampling goes on.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -95,18 +96,19 @@ def leaves(detection: Detection) -> Iterator[Detect]:
         yield from leaves(detection.source)
 
 
-def concept_score(latents: Tensor, thresholds: Tensor, combine: str) -> Tensor:
+def concept_score(latents: Tensor, thresholds: Tensor, combine: str, positive: bool = False) -> Tensor:
     """Score patches against thresholds; a patch is detected where the score exceeds one.
 
     Args:
         latents: activations of the concept's latents, [..., n], non-negative.
         thresholds: [n], zero meaning that any activation at all suffices.
         combine: see Concept.
+        positive: whether it is known that no threshold is zero, which saves time.
 
     Returns:
         [...]
     """
-    relative = torch.where(latents > 0, latents / thresholds, 0.0)
+    relative = latents / thresholds if positive else torch.where(latents > 0, latents / thresholds, 0.0)
     return relative.sum(-1) if combine == "sum" else relative.amax(-1)
 
 
@@ -129,49 +131,86 @@ def band_score(latents: Tensor, band: ConceptBand, combine: str) -> Tensor:
     return score - concept_score(latents[..., n:], bounds, "sum")
 
 
-@torch.no_grad()
 def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sensitivity: float, x: Tensor) -> Look:
-    """Tell which patches hold a concept.
+    """Tell which patches hold a concept, once; see Detector, which is for many calls."""
+    return Detector(sae, band, combine, sensitivity, x.device)(x)
+
+
+class Detector:
+    """Tells which patches hold a concept, within one timestep band.
 
     The result is that of a full encode, but most of the work is left out: competition can only silence a latent, and
     latents against the concept only take away, so a patch whose concept latents would not suffice without both needs no
-    look at the other latents.
+    look at the other latents. What does not change from call to call is gathered once, because the calls are short.
 
     Args:
-        sae: the SAE.
+        sae: the SAE; its encoder must not change as long as the detector is used.
         band: latents and thresholds for the timestep at hand.
         combine: see Concept.
         sensitivity: see Detect.
-        x: patch embeddings [N, D].
-
-    Returns:
-        of each patch, [N].
-
-    Raises:
-        NonFiniteActivations: x holds NaN or infinity.
+        device: where the patches will be.
     """
-    if not band.latents:
-        return Look(torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x), device=x.device))
-    wanted = torch.tensor(band.latents + band.against, device=x.device)
-    # A float32 SAE would be cast to the model's half precision as a whole at every call; the patches are far fewer.
-    centered = sae.center(x.float() if sae.encoder.weight.dtype == torch.float32 else x)
-    weight, bias = sae.encoder.weight, sae.encoder.bias
-    rows = weight[wanted.to(weight.device)].to(centered)
-    loudest = torch.addmm(bias[wanted.to(bias.device)].to(centered), centered, rows.T)
-    if not torch.isfinite(loudest).all():
-        raise NonFiniteActivations("the feature map holds NaN or infinity")
-    alone = sae.config.activation not in COMPETING
-    latents = (sae.activate_alone(loudest, wanted) if alone else sae.loudness(loudest)).float()
-    favourable = replace(band, against=(), against_thresholds=()) if band.against else band
-    likeness = band_score(latents, favourable, combine) * sensitivity
-    if alone:
-        return Look(band_score(latents, band, combine) * sensitivity > 1 if band.against else likeness > 1, likeness)
-    detected = likeness > 1
-    candidates = detected.nonzero().squeeze(1)
-    if len(candidates):
-        latents = competing_latents(sae, centered[candidates], wanted).float()
-        detected[candidates] = band_score(latents, band, combine) * sensitivity > 1
-    return Look(detected, likeness)
+
+    @torch.no_grad()
+    def __init__(
+        self, sae: SparseAutoencoder, band: ConceptBand, combine: str, sensitivity: float, device: torch.device
+    ) -> None:
+        self.sae = sae
+        self.band = band
+        self.combine = combine
+        self.sensitivity = sensitivity
+        self.wanted = torch.tensor(band.latents + band.against, device=device, dtype=torch.long)
+        weight, bias = sae.encoder.weight, sae.encoder.bias
+        # A float32 SAE would be cast to the model's half precision as a whole at every call; the patches are far fewer.
+        self._float32 = weight.dtype == torch.float32
+        self._rows = weight[self.wanted.to(weight.device)].to(device)
+        self._bias = bias[self.wanted.to(bias.device)].to(device)
+        self._thresholds, self._bounds = (
+            torch.tensor(limits, device=device, dtype=torch.float32)
+            for limits in (band.thresholds, band.against_thresholds)
+        )
+        self._positive = min((*band.thresholds, *band.against_thresholds), default=0.0) > 0
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor) -> Look:
+        """Look at patch embeddings [N, D].
+
+        Returns:
+            of each patch, [N].
+
+        Raises:
+            NonFiniteActivations: x holds NaN or infinity.
+        """
+        sae, band = self.sae, self.band
+        if not band.latents:
+            return Look(torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x), device=x.device))
+        centered = sae.center(x.float() if self._float32 else x)
+        loudest = torch.addmm(self._bias.to(centered), centered, self._rows.to(centered).T)
+        # A finite sum has finite parts, and only where it is not finite does each of them have to be looked at.
+        if not math.isfinite(loudest.sum()) and not torch.isfinite(loudest).all():
+            raise NonFiniteActivations("the feature map holds NaN or infinity")
+        alone = sae.config.activation not in COMPETING
+        latents = (sae.activate_alone(loudest, self.wanted) if alone else sae.loudness(loudest)).float()
+        likeness = self._evidence(latents) * self.sensitivity
+        if alone:
+            return Look(self._score(latents) > 1 if band.against else likeness > 1, likeness)
+        detected = likeness > 1
+        candidates = detected.nonzero().squeeze(1)
+        if len(candidates):
+            latents = competing_latents(sae, centered[candidates], self.wanted).float()
+            detected[candidates] = self._score(latents) > 1
+        return Look(detected, likeness)
+
+    def _evidence(self, latents: Tensor) -> Tensor:
+        """Score the concept's own latents, [N, n + m] -> [N]."""
+        return concept_score(latents[:, : len(self.band.latents)], self._thresholds, self.combine, self._positive)
+
+    def _score(self, latents: Tensor) -> Tensor:
+        """Score all latents, see ``band_score``, times the sensitivity, [N, n + m] -> [N]."""
+        score = self._evidence(latents)
+        if self.band.against:
+            score = score - concept_score(latents[:, len(self.band.latents) :], self._bounds, "sum", self._positive)
+        return score * self.sensitivity
 
 
 def competing_latents(sae: SparseAutoencoder, centered: Tensor, wanted: Tensor) -> Tensor:

@@ -5,16 +5,25 @@ One ``Eraser`` belongs to one Patch Replacer. It holds no weights and no state o
 
 import logging
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..sae_models.sae import as_read
-from .detection import Detect, Detection, Look, NonFiniteActivations, Refine, detect_patches, leaves
+from .detection import Detect, Detection, Detector, Look, NonFiniteActivations, Refine, leaves
 from .masks import MaskState
 from .record import CONDITIONAL, UNCONDITIONAL, ErasureRecord, RunRecord, StepEntry, step_statistics
-from .replacement import Replacement, donor_pool, donor_seed, nearest_donors, random_donors, replace_patches
+from .replacement import (
+    Edit,
+    Replacement,
+    donor_pool,
+    donor_seed,
+    nearest_donors,
+    random_donors,
+    replace_patches,
+)
 
 ALL_DETECTED = "Every patch of an image was detected, so there was no donor and it was left as it was"
 NO_UNCONDITIONAL = "No unconditional half in the same pass, so donors were drawn at random"
@@ -61,6 +70,22 @@ class Forward:
         return slice(chunk * images, (chunk + 1) * images)
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where patches of a feature map are replaced and where donors may come from.
+
+    Attributes:
+        mask: bool [B, N].
+        likeness: what donors were ranked by, float [B, H, W], or None.
+        targets, free: places in 0..N-1 of each image, rising.
+    """
+
+    mask: np.ndarray
+    likeness: Tensor | None
+    targets: list[np.ndarray]
+    free: list[np.ndarray]
+
+
 class _Run:
     """State of one sampling run."""
 
@@ -74,6 +99,18 @@ class _Run:
         self.info = info
         self.record = record
         self.masks = MaskState(detection, is_active)
+        self.places: dict[tuple[Hashable, tuple[int, int]], _Places] = {}
+        self.generator = torch.Generator()  # seeded anew for each draw
+        self._detectors: dict[tuple[int, int, torch.device], Detector] = {}
+
+    def detector(self, leaf: Detect, timestep: float, device: torch.device) -> Detector:
+        """Return what looks for a leaf's concept at a timestep."""
+        concept = leaf.concept
+        key = id(leaf), concept.band_index(timestep), device
+        if key not in self._detectors:
+            band = concept.bands[key[1]]
+            self._detectors[key] = Detector(leaf.sae.module, band, concept.combine, leaf.sensitivity, device)
+        return self._detectors[key]
 
 
 @dataclass
@@ -84,7 +121,6 @@ class _Call:
         output: what the block gave, [chunks * images, C, H, W].
         edited: a copy of it with patches replaced, None as long as there are none.
         looked: whether a leaf read this block in this call.
-        likeness: of each chunk whose donors were asked for, see ``MaskState.likeness``.
     """
 
     run: _Run
@@ -93,7 +129,6 @@ class _Call:
     output: Tensor
     edited: Tensor | None = None
     looked: bool = False
-    likeness: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -192,7 +227,7 @@ class Eraser:
                 continue
             replaced = [0] * call.images
             if edits and self.replacement.mode != "none":
-                replaced = [self._replace(call, chunk, image, mask[image]) for image in range(call.images)]
+                replaced = self._replace(call, chunk, mask)
             call.note(chunk, mask, replaced)
         return output if call.edited is None else call.edited
 
@@ -217,10 +252,10 @@ class Eraser:
 
     def _look(self, leaf: Detect, read: Tensor, call: _Call) -> Look:
         """Let one leaf look at a feature map [B, D, H, W]."""
-        band = leaf.concept.bands[leaf.concept.band_index(call.forward.timestep)]
+        detector = call.run.detector(leaf, call.forward.timestep, read.device)
         patches = read.flatten(2).transpose(1, 2).reshape(-1, read.shape[1])
         try:
-            look = detect_patches(leaf.sae.module, band, leaf.concept.combine, leaf.sensitivity, patches)
+            look = detector(patches)
         except NonFiniteActivations as error:
             raise NonFiniteActivations(
                 f"Patch Replacer: the activations of {call.hookpoint} hold NaN or infinity at timestep "
@@ -244,47 +279,62 @@ class Eraser:
             return node.refinement.region is not None or self._has_region(node.source)
         return not isinstance(node, Detect) and (self._has_region(node.first) or self._has_region(node.second))
 
-    def _replace(self, call: _Call, chunk: int, image: int, mask: Tensor) -> int:
-        """Replace the detected patches of one image, mask bool [H, W]; return how many that were."""
-        targets = mask.flatten().nonzero()[:, 0]
-        if len(targets) == 0:
-            return 0
-        row = source_row = chunk * call.images + image
-        donors = self._donors(call, chunk, image, mask, targets)
-        if donors is None:
-            return 0
+    def _replace(self, call: _Call, chunk: int, mask: Tensor) -> list[int]:
+        """Replace the detected patches of a chunk, mask bool [B, H, W]; return how many that were in each image."""
+        places = self._places(call, chunk, mask)
+        donors = self._donors(call, places)
+        row, source_row = chunk * call.images, chunk * call.images
         if self._is_unconditional(call):
-            source_row = call.forward.halves.index(UNCONDITIONAL) * call.images + image
-        call.edited = call.output.clone() if call.edited is None else call.edited
-        replace_patches(call.edited, row, targets, donors, call.output, source_row)
-        return len(targets)
+            source_row = call.forward.halves.index(UNCONDITIONAL) * call.images
+        edits = [Edit(row + i, places.targets[i], source_row + i, chosen) for i, chosen in donors.items()]
+        if edits:
+            call.edited = call.output.clone() if call.edited is None else call.edited
+            replace_patches(call.edited, edits, call.output)
+        return [len(places.targets[image]) if image in donors else 0 for image in range(call.images)]
 
     def _is_unconditional(self, call: _Call) -> bool:
         """Whether donors come from the unconditional half of this call."""
         return self.replacement.mode == "unconditional" and UNCONDITIONAL in call.forward.halves
 
-    def _donors(self, call: _Call, chunk: int, image: int, mask: Tensor, targets: Tensor) -> Tensor | None:
-        """Choose donors for the detected patches of one image, [n, m]; None if there are none."""
+    def _places(self, call: _Call, chunk: int, mask: Tensor) -> _Places:
+        """Return where patches are to be replaced and where donors may come from, mask bool [B, H, W]."""
+        forward, run = call.forward, call.run
+        share, likeness = self.replacement.donor_share, None
+        if share < 1 and not self._is_unconditional(call):
+            likeness = run.masks.likeness(forward.streams[chunk], forward.sigma, call.grid)
+        flat = mask.flatten(1).numpy()
+        known = run.places.get((forward.streams[chunk], call.grid))
+        # Blocks that run before the SAE's next look are given what it saw last, often by the same grid.
+        if known is not None and known.likeness is likeness and known.mask.tobytes() == flat.tobytes():
+            return known
+        targets = [cells.nonzero()[0] for cells in flat]
+        if likeness is None:
+            free = [(~cells).nonzero()[0] for cells in flat]
+        else:
+            ranks = likeness.flatten(1).numpy()
+            free = [donor_pool(cells, each, share) for cells, each in zip(flat, ranks, strict=True)]
+        run.places[forward.streams[chunk], call.grid] = places = _Places(flat, likeness, targets, free)
+        return places
+
+    def _donors(self, call: _Call, places: _Places) -> dict[int, np.ndarray]:
+        """Choose donors for the detected patches of each image that has any, and has donors: int [n, m]."""
+        detected = {image: targets for image, targets in enumerate(places.targets) if len(targets)}
         if self._is_unconditional(call):
-            return targets[:, None]
-        if self.replacement.mode == "unconditional":
-            call.run.record.notes[NO_UNCONDITIONAL] += 1
-        if bool(mask.all()):
-            call.run.record.notes[ALL_DETECTED] += 1
-            return None
-        free = self._free(call, chunk, image, mask)
-        if self.replacement.mode in ("nearest", "mean of k nearest"):
-            k = self.replacement.k if self.replacement.mode == "mean of k nearest" else 1
-            return nearest_donors(targets, free, call.grid[1], k)
+            return {image: targets[:, None] for image, targets in detected.items()}
+        notes = call.run.record.notes
+        if self.replacement.mode == "unconditional" and detected:
+            notes[NO_UNCONDITIONAL] += len(detected)
+        partly = [image for image in detected if len(places.free[image])]
+        if len(partly) < len(detected):
+            notes[ALL_DETECTED] += len(detected) - len(partly)
+        return {image: self._choose(call, image, detected[image], places.free[image]) for image in partly}
+
+    def _choose(self, call: _Call, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
+        """Choose donors for the detected patches of one image out of the free ones, int [n, m]."""
+        mode = self.replacement.mode
+        if mode in ("nearest", "mean of k nearest"):
+            return nearest_donors(targets, free, call.grid[1], self.replacement.k if mode != "nearest" else 1)
         keys = call.run.info.image_keys
         key = keys[image] if len(keys) == call.images else image
         seed = donor_seed(self.replacement.seed, key, call.hookpoint, call.forward.sigma)
-        return random_donors(free, len(targets), torch.Generator().manual_seed(seed))
-
-    def _free(self, call: _Call, chunk: int, image: int, mask: Tensor) -> Tensor:
-        """Return the patches of one image that may be donors, [m]."""
-        if self.replacement.donor_share == 1:
-            return (~mask.flatten()).nonzero()[:, 0]
-        if chunk not in call.likeness:
-            call.likeness[chunk] = call.run.masks.likeness(call.forward.streams[chunk], call.forward.sigma, call.grid)
-        return donor_pool(mask.flatten(), call.likeness[chunk][image].flatten(), self.replacement.donor_share)
+        return random_donors(free, len(targets), call.run.generator.manual_seed(seed))

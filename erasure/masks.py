@@ -73,7 +73,7 @@ class MaskState:
         resized = [
             each if each.shape[-2:] == grid else F.adaptive_max_pool2d(each[:, None], grid)[:, 0] for each in seen
         ]
-        return torch.stack(resized).amax(0)
+        return resized[0] if len(resized) == 1 else torch.stack(resized).amax(0)
 
     def _evaluate(self, node: Detection, stream: Hashable, sigma: float, grid: tuple[int, int]) -> Tensor | None:
         if isinstance(node, Detect):

@@ -168,10 +168,7 @@ def _image_keys(noise: Tensor, latent_image: Tensor) -> tuple[int, ...]:
 def _forward_wrapper(observer: Observer, reader: PassReader) -> Callable[..., Any]:
     """Hook the blocks for the duration of one call of the diffusion model."""
 
-    # Compiled code does not notice hooks that come and go: torch._dynamo.config.skip_nnmodule_hook_guards is on as a
-    # rule, so what was compiled for one hooked block would run on for another. Hence nothing below here is compiled.
-    @torch.compiler.disable
-    def wrapper(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def hooked(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Any:
         options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
         forward = reader.read(x, timesteps, options)
         handles = []
@@ -183,6 +180,14 @@ def _forward_wrapper(observer: Observer, reader: PassReader) -> Callable[..., An
         finally:
             for handle in handles:
                 handle.remove()
+
+    uncompiled = torch.compiler.disable(hooked)
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        # Compiled code does not notice hooks that come and go: torch._dynamo.config.skip_nnmodule_hook_guards is on as
+        # a rule, so what was compiled for one hooked block would run on for another. Hence nothing below here is
+        # compiled; and where nobody compiles, entering and leaving that state would only cost time.
+        return uncompiled(*args, **kwargs) if torch.compiler.is_compiling() else hooked(*args, **kwargs)
 
     return wrapper
 

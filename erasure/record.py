@@ -45,13 +45,8 @@ class StepEntry:
 
 def step_statistics(before: Tensor, after: Tensor) -> tuple[Statistics, Statistics]:
     """Describe a block's output before and after an edit, [B, C, H, W] each; once where they are the same tensor."""
-    if after is before:
-        described = statistics_of(before)
-        return described, described
-    # Small maps cost by the call and not by the value.
-    both = statistics_of(torch.cat([before, after]))
-    first, second = (slice(0, len(before)), slice(len(before), None))
-    return Statistics(both.norms[first], both.counts[first]), Statistics(both.norms[second], both.counts[second])
+    described = statistics_of(before)
+    return described, described if after is before else statistics_of(after)
 
 
 @dataclass

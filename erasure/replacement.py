@@ -6,7 +6,9 @@ paper draws donors at random; the other choices are ours. What is not detected k
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -67,69 +69,94 @@ def donor_seed(seed: int, image_key: int, hookpoint: str, sigma: float) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
 
 
-def donor_pool(mask: Tensor, likeness: Tensor, share: float) -> Tensor:
-    """Return the patches that may be donors: the undetected ones that are least like the concept.
+def donor_pool(mask: np.ndarray, likeness: np.ndarray, share: float) -> np.ndarray:
+    """Return the places of the patches that may be donors: the undetected ones that are least like the concept.
 
     Args:
-        mask: bool [N], not full.
+        mask: bool [N].
         likeness: float [N], see ``detection.Look``.
         share: of the undetected patches, above 0 and at most 1.
 
     Returns:
-        int64 [m], rising. Patches as much like the concept as the last one taken are in it too, or their order
-        in the picture would decide.
+        int [m], rising, empty only if all is detected. Patches as much like the concept as the last one taken are in
+        it too, or their order in the picture would decide.
     """
     # A grid has few cells: NumPy is through with them before PyTorch has begun.
-    free = np.flatnonzero(~mask.numpy())
-    values = likeness.numpy()[free]
-    count = max(1, round(share * len(free)))
-    return torch.from_numpy(free[values <= np.partition(values, count - 1)[count - 1]])
+    ranked = np.where(mask, np.inf, likeness)
+    free = len(mask) - int(np.count_nonzero(mask))
+    limit = np.sort(ranked)[max(1, round(share * free)) - 1]
+    # A limit of infinity would let detected patches in.
+    return ((ranked <= limit) & ~mask).nonzero()[0]
 
 
-def random_donors(free: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def random_donors(free: np.ndarray, count: int, generator: torch.Generator) -> np.ndarray:
     """Draw a donor for each of ``count`` detected patches.
 
     Args:
-        free: int64 [m], places of the patches to draw from, at least one.
+        free: int [m], places of the patches to draw from, at least one.
         count: how many to draw.
         generator: a CPU generator.
 
     Returns:
-        int64 [count, 1], uniform, with repetition.
+        int [count, 1], uniform, with repetition.
     """
-    return free[torch.randint(len(free), (count, 1), generator=generator)]
+    return free[torch.randint(len(free), (count, 1), generator=generator).numpy()]
 
 
-def nearest_donors(targets: Tensor, free: Tensor, width: int, k: int) -> Tensor:
+def nearest_donors(targets: np.ndarray, free: np.ndarray, width: int, k: int) -> np.ndarray:
     """Return the k spatially nearest donors of every detected patch.
 
     Args:
-        targets: int64 [n], places of the detected patches on a grid.
-        free: int64 [m], places of possible donors, rising.
+        targets: int [n], places of the detected patches on a grid.
+        free: int [m], places of possible donors, rising.
         width: of the grid.
         k: how many; fewer are returned if fewer are free.
 
     Returns:
-        int64 [n, min(k, m)], nearest first; ties go to the lower place.
+        int [n, min(k, m)], nearest first; ties go to the lower place.
     """
-    place = torch.stack([targets // width, targets % width], 1), torch.stack([free // width, free % width], 1)
-    distance = (place[0][:, None] - place[1][None]).pow(2).sum(-1)
-    return free[distance.argsort(dim=1, stable=True)[:, :k]]
+    place = np.stack([targets // width, targets % width], 1), np.stack([free // width, free % width], 1)
+    distance = ((place[0][:, None] - place[1][None]) ** 2).sum(-1)
+    return free[distance.argsort(axis=1, kind="stable")[:, :k]]
 
 
-def replace_patches(x: Tensor, row: int, targets: Tensor, donors: Tensor, source: Tensor, source_row: int) -> None:
-    """Overwrite patches of one image of a feature map in place.
+class Edit(NamedTuple):
+    """Which patches of one image are overwritten, and from where.
+
+    Attributes:
+        row: which image of the batch.
+        targets: places in 0..H*W-1, int [n].
+        source_row: which image of the batch the donors are in.
+        donors: their places, int [n, m]; with m > 1 their mean is taken.
+    """
+
+    row: int
+    targets: np.ndarray
+    source_row: int
+    donors: np.ndarray
+
+
+def replace_patches(x: Tensor, edits: Sequence[Edit], source: Tensor) -> None:
+    """Overwrite patches of feature maps in place.
 
     Args:
-        x: feature map [R, C, H, W] that is written to.
-        row: which of the R.
-        targets: int64 [n], places in 0..H*W-1.
-        donors: int64 [n, m], places in the source; with m > 1 their mean is taken.
-        source: feature map [R, C, H, W] that is read; must not share memory with x.
-        source_row: which of the R.
+        x: feature maps [R, C, H, W] that are written to.
+        edits: what to overwrite.
+        source: feature maps [R, C, H, W] that are read; must not share memory with x.
     """
-    width = x.shape[-1]
-    taken = source[source_row][:, donors // width, donors % width]
+    # Those with equally many donors go together; all do, unless an image has fewer free patches than k.
+    for count in dict.fromkeys(edit.donors.shape[1] for edit in edits):
+        _replace_alike(x, [edit for edit in edits if edit.donors.shape[1] == count], source)
+
+
+def _replace_alike(x: Tensor, edits: Sequence[Edit], source: Tensor) -> None:
+    """See ``replace_patches``; all edits have as many donors a patch."""
+    images = np.array([(edit.row, edit.source_row) for edit in edits]).repeat([len(edit.targets) for edit in edits], 0)
+    cells = [np.concatenate([edit.targets[None], edit.donors.T]) for edit in edits]
+    down, across = np.divmod(np.concatenate(cells, 1), x.shape[-1])
+    # One transfer to the device for all of them.
+    rows, source_rows, *places = torch.from_numpy(np.concatenate([images.T, down, across])).to(x.device)
+    down, across = places[: len(down)], places[len(down) :]
+    taken = [source[source_rows, :, i, j] for i, j in zip(down[1:], across[1:], strict=True)]
     # The mean of a single donor could differ from it in the last bit.
-    taken = taken[..., 0] if donors.shape[1] == 1 else taken.float().mean(-1).to(x.dtype)
-    x[row][:, targets // width, targets % width] = taken
+    x[rows, :, down[0], across[0]] = taken[0] if len(taken) == 1 else torch.stack(taken).float().mean(0).to(x.dtype)

@@ -57,9 +57,9 @@ def test_the_proof_can_fail(pack, monkeypatch):
 
     real = eraser.replace_patches
 
-    def sloppy(x, row, targets, donors, source, source_row):
-        real(x, row, targets, donors, source, source_row)
-        x[row, 0, 0, 0] += 1
+    def sloppy(x, edits, source):
+        real(x, edits, source)
+        x[edits[0].row, 0, 0, 0] += 1
 
     monkeypatch.setattr(eraser, "replace_patches", sloppy)
     with pytest.raises(AssertionError, match="donors replace, and all else is untouched"):

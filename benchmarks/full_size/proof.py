@@ -13,6 +13,7 @@ from typing import Any
 
 import comfy.sample
 import folder_paths
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -218,9 +219,9 @@ def check_block(block: str, sae: Any, seen: Sequence[Seen], run: Any, key: int, 
         expected = one.given.clone().flatten(2)
         if mask.any() and not mask.all():
             seed = donor_seed(0, key, block, entry.sigma)
-            free = (~mask).nonzero()[:, 0]
+            free = np.flatnonzero(~mask.numpy())
             donors = random_donors(free, int(mask.sum()), torch.Generator().manual_seed(seed))[:, 0]
-            expected[row][:, mask] = one.given.flatten(2)[row][:, donors]
+            expected[row][:, mask] = one.given.flatten(2)[row][:, torch.from_numpy(donors)]
             total += int(mask.sum())
         expect(torch.equal(one.passed_on.flatten(2), expected), f"{block}: donors replace, and all else is untouched")
         cells += len(mask)
