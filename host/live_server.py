@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from load import comfyui_path
+from load import comfyui_path, options
 from published import install
 
 # Runs ComfyUI's main.py as it is, and ends when our end of standard input closes: that happens even when this
@@ -67,7 +67,7 @@ class LiveServer:
         command = [sys.executable, "-c", TIED, "--cpu", "--base-directory", str(self.folder)]
         command += ["--port", str(self._port), "--disable-auto-launch", "--disable-api-nodes"]
         # The default database lies in ComfyUI's own tree, where two servers would meet.
-        command += ["--database-url", "sqlite:///:memory:", *self._arguments]
+        command += ["--database-url", "sqlite:///:memory:", *options(), *self._arguments]
         with (self.folder / "server.log").open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=comfyui_path(), stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
@@ -94,6 +94,12 @@ class LiveServer:
                 self._process.stdin.close()
             self._process = None
         self._temporary.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """The process of the running server."""
+        assert self._process is not None
+        return self._process.pid
 
     def log(self, lines: int | None = None) -> str:
         """Return what the server has printed, or its last ``lines`` lines."""

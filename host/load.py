@@ -5,6 +5,7 @@ The repository root itself never goes on ``sys.path``: its ``nodes/`` would hide
 
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -26,15 +27,23 @@ def comfyui_path() -> Path:
     return path
 
 
+def options() -> list[str]:
+    """Return flags for ComfyUI's command line from ``COMFYUI_OPTIONS``, such as ``--use-pytorch-cross-attention``."""
+    return shlex.split(os.environ.get("COMFYUI_OPTIONS", ""))
+
+
 def load_comfyui() -> None:
     """Make ``import comfy`` work in this process, on the CPU where there is no GPU."""
     path = str(comfyui_path())
     if path not in sys.path:
         sys.path.insert(0, path)
     import torch
-    from comfy.cli_args import args
+    from comfy.cli_args import args, parser
 
-    # ComfyUI reads the flag when model_management is first imported, so it must be set before.
+    # ComfyUI reads the flags when model_management is first imported, so they must be set before.
+    for name, value in vars(parser.parse_args(options())).items():
+        if value != parser.get_default(name):
+            setattr(args, name, value)
     args.cpu = args.cpu or not torch.cuda.is_available()
 
 

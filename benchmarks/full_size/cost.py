@@ -1,8 +1,9 @@
 """What the pack costs on UNets of full size: ``python host benchmarks.full_size.cost --model sd15 --size 512``.
 
 A sampling step (both halves of guidance) without the pack, with detection, with detection and replacement, and as
-the published hooks do it, in turn in one process; ratios are taken turn by turn. Weights are random, which changes no
-time; the SAE has the published size and the thresholds let a tenth of the patches through.
+the published hooks do it, in turn in one process; ratios are taken turn by turn, and the time inside the hooks is
+measured by itself in the same steps. Weights are random, which changes no time; the SAE has the published size and the
+thresholds let a tenth of the patches through to the second look, where latents compete.
 """
 
 import argparse
@@ -19,16 +20,20 @@ from comfy.model_patcher import ModelPatcher
 from ...erasure.blocks import hookpoints
 from ...erasure.capture import Capture
 from ...erasure.detection import Detect
-from ...erasure.model_patcher import attach, attach_observer, load_sae
-from ...erasure.replacement import Replacement
+from ...erasure.eraser import Eraser
+from ...erasure.model_patcher import attach_observer, load_sae
+from ...erasure.record import ErasureRecord
+from ...erasure.replacement import LISTED, Replacement
 from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find
+from ...sae_models.sae import SparseAutoencoder
 from ..published import FullReconstruction
 from .checkpoints import FAMILIES, PUBLISHED, UNETS, constant, spread, write_sae
 from .proof import denoise
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DETECTED = 0.1
+MIDDLE = "middle_block.1"
 
 
 def random_model(kind: str, dtype: torch.dtype) -> Any:
@@ -65,8 +70,33 @@ def concept_for(sae: Any, patches: torch.Tensor) -> Concept:
     return Concept("something", (0.0, 1000.0), (ConceptBand(tuple(chosen), tuple(limits)),))
 
 
-def ways(kind: str, model: Any, size: int, folder: Path) -> dict[str, Callable[[], object]]:
-    """Return the four ways to take a step, by name."""
+class Clocked:
+    """An observer that adds up the time another one takes at its blocks.
+
+    That share of a step is far less noisy than the difference of two steps.
+    """
+
+    def __init__(self, observer: Any, clock: Callable[[], float]) -> None:
+        self._observer = observer
+        self._clock = clock
+        self.spent = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._observer, name)
+
+    def on_block(self, *call: Any) -> torch.Tensor:
+        """Pass the call on, and time it."""
+        started = self._clock()
+        try:
+            return self._observer.on_block(*call)
+        finally:
+            self.spent += self._clock() - started
+
+
+def ways(
+    kind: str, model: Any, size: int, folder: Path, clock: Callable[[], float]
+) -> dict[str, Callable[[], tuple[float, float]]]:
+    """Return the four ways to take a step, by name; each gives the seconds of the step and of the hooks in it."""
     block, reads = PUBLISHED[kind][0]
     write_sae(folder, block, hookpoints(model)[find(block)], reads)
     path = next(folder.glob("unet*"))
@@ -77,17 +107,44 @@ def ways(kind: str, model: Any, size: int, folder: Path) -> dict[str, Callable[[
     capture = Capture([find(block)], reads)
     denoise(attach_observer(model, capture), noise, *prompts, 1)
     detection = Detect(sae, concept_for(sae, capture.take()[0].embeddings[0]))
-    held = sum(value.numel() * value.element_size() for value in sae.module.parameters())
-    print(f"the SAE holds {held / 2**20:.1f} MiB, its file {file_size(path) / 2**20:.1f} MiB")
+    say_memory(sae.module, path)
     whole = load_sae(str(path), "published", find(block))
-    published = FullReconstruction(whole.load_decoder(), detection.concept.bands[0].latents)
-    models = {
-        "bare": model,
-        "detect": attach(model, detection, Replacement("none"))[0],
-        "detect and replace": attach(model, detection, Replacement("random"))[0],
-        "published approach": attach_observer(model, published),
+    record = ErasureRecord()
+    # The Patch Replacer's default: where the SAE reads, and in the middle.
+    at = tuple(dict.fromkeys((MIDDLE, find(block))))
+    observers = {
+        "bare": None,
+        "detect": Eraser(detection, Replacement("none", where=LISTED, at=at), ErasureRecord()),
+        "detect and replace": Eraser(detection, Replacement("random", where=LISTED, at=at), record),
+        "published approach": FullReconstruction(whole.load_decoder(), detection.concept.bands[0].latents),
     }
-    return {name: lambda used=used: denoise(used, noise, *prompts, 1) for name, used in models.items()}
+
+    def way(observer: Any) -> Callable[[], tuple[float, float]]:
+        clocked = Clocked(observer, clock)
+        used = model if observer is None else attach_observer(model, clocked, [sae.patcher])
+
+        def step() -> tuple[float, float]:
+            clocked.spent = 0.0
+            started = clock()
+            denoise(used, noise, *prompts, 1)
+            return clock() - started, clocked.spent
+
+        return step
+
+    found = {name: way(observer) for name, observer in observers.items()}
+    found["detect and replace"]()
+    print(f"{record.latest.replaced()} patches are replaced at {', '.join(at)}", flush=True)
+    return found
+
+
+def say_memory(module: SparseAutoencoder, path: Path) -> None:
+    """Print what an SAE holds in memory, beside its encoder alone and its file."""
+    held = sum(value.numel() * value.element_size() for value in module.parameters())
+    encoder = module.encoder.weight.numel() * module.encoder.weight.element_size()
+    print(
+        f"the SAE holds {held / 2**20:.1f} MiB, of which {encoder / 2**20:.1f} MiB are the encoder's weights; its "
+        f"file has {file_size(path) / 2**20:.1f} MiB"
+    )
 
 
 def file_size(path: Path) -> int:
@@ -107,28 +164,32 @@ def main() -> None:
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     model = random_model(arguments.model, TYPES[arguments.dtype])
     with tempfile.TemporaryDirectory() as folder:
-        actions = ways(arguments.model, model, arguments.size, Path(folder))
-        times: dict[str, list[float]] = {name: [] for name in actions}
+        actions = ways(arguments.model, model, arguments.size, Path(folder), clock)
+        steps: dict[str, list[float]] = {name: [] for name in actions}
+        hooks: dict[str, list[float]] = {name: [] for name in actions}
         for turn in range(arguments.rounds + 1):
             for name, action in actions.items():
-                started = clock()
-                action()
+                whole, hooked = action()
                 if turn:
-                    times[name].append(clock() - started)
-                    print(f"  turn {turn}: {name} {times[name][-1]:.2f} s", flush=True)
+                    steps[name].append(whole)
+                    hooks[name].append(hooked)
+                    print(f"  turn {turn}: {name} {whole:.2f} s, {hooked:.4f} s in hooks", flush=True)
     print(
         f"{arguments.model}, {arguments.size} px, batch 1, {arguments.dtype}, {torch.get_num_threads()} thread(s), "
         f"{'processor' if arguments.cpu_time else 'wall'} seconds a step, n {arguments.rounds}: median (quartiles)"
     )
-    for name, values in times.items():
-        ratios = [a / b for a, b in zip(values, times["bare"], strict=True)]
+    for name, values in steps.items():
+        ratios = [a / b for a, b in zip(values, steps["bare"], strict=True)]
+        shares = [hooked / (whole - hooked) for whole, hooked in zip(values, hooks[name], strict=True)]
         print(f"  {name:20} {quartiles(values)}   x bare {quartiles(ratios)}")
+        print(f"  {'':20} in hooks {quartiles(hooks[name])} s, that is {quartiles(shares, 5)} of the rest of its step")
+    ours = [a / b for a, b in zip(hooks["detect and replace"], hooks["published approach"], strict=True)]
+    print(f"  detect and replace takes {quartiles(ours)} of the published approach's time in hooks")
 
 
-def quartiles(values: list[float]) -> str:
+def quartiles(values: list[float], places: int = 4) -> str:
     """Return median and quartiles as text."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.4f} ({low:.4f} to {high:.4f})"
+    return "{1:.{3}f} ({0:.{3}f} to {2:.{3}f})".format(*statistics.quantiles(values, n=4), places)
 
 
 if __name__ == "__main__":

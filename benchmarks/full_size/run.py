@@ -1,7 +1,9 @@
 """``python host benchmarks.full_size.run --model sd15 --size 512``: the proof of attachment at full size.
 
 The checkpoint is made once, in ``--folder``, and loaded by ComfyUI's own CheckpointLoaderSimple. Weights stay float16,
-as published, and are widened layer by layer where the device wants that (``--fp16-unet`` of ComfyUI).
+as published, and are widened layer by layer where the device wants that (``--fp16-unet`` of ComfyUI), unless
+``COMFYUI_OPTIONS`` asks for another type. At 1024 px it should ask for ``--use-pytorch-cross-attention`` too: what
+ComfyUI takes on a processor else holds whole rows of attention scores, as many as the memory of the moment allows.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import comfy.model_management
 import folder_paths
 import torch
 from comfy.cli_args import args as host_options
+from comfy.ldm.modules.attention import optimized_attention
 
 from .checkpoints import PUBLISHED, default_folder, make_checkpoint
 from .proof import prove
@@ -23,7 +26,7 @@ def load(path: Path) -> tuple[Any, Any, Any]:
     """Load a checkpoint as the node does: model, and the encoded positive and negative prompts."""
     import nodes as host_nodes
 
-    host_options.fp16_unet = True
+    host_options.fp16_unet = not (host_options.bf16_unet or host_options.fp32_unet)
     folder_paths.add_model_folder_path("checkpoints", str(path.parent))
     model, clip, _ = host_nodes.CheckpointLoaderSimple().load_checkpoint(path.name)
     encode = host_nodes.CLIPTextEncode().encode
@@ -62,7 +65,9 @@ def main() -> None:
     )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"proved: {arguments.model} at {arguments.size} px, {arguments.steps} step(s), {replaced} cells replaced; "
+        f"proved: {arguments.model} at {arguments.size} px, {arguments.steps} step(s), kept as "
+        f"{model.model.get_dtype()}, computed as {model.model.manual_cast_dtype or model.model.get_dtype()}, "
+        f"{optimized_attention.__name__}, {replaced} cells replaced; "
         f"{time.perf_counter() - started:.0f} s, peak resident memory {peak:.1f} GiB (pages of the file included)"
     )
 

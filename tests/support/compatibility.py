@@ -3,6 +3,7 @@
 A case is a function from the model, as loaded or with the pack on it, to a `Setup`: what to sample with.
 """
 
+import itertools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,22 +13,28 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+CUSTOM = "comfy_extras.nodes_custom_sampler"
 PROMPT, SECOND, NEGATIVE = "A cat image in photo style", "A dog image in photo style", "A tree image in comic style"
 
 
 @dataclass
 class Setup:
-    """Arguments of a sampler node."""
+    """Arguments of a sampler node.
+
+    With ``sigmas`` it is SamplerCustom, with a ``guider`` SamplerCustomAdvanced, else KSampler. ``sampler`` is the
+    name of one of ComfyUI's, or with ``sigmas`` a SAMPLER of any node.
+    """
 
     model: Any
     positive: Any
     negative: Any
     cfg: float = 4.5
-    sampler: str = "euler"
+    sampler: Any = "euler"
     scheduler: str = "normal"
     batch: int = 1
     guider: Any = None
     steps: int = 4
+    sigmas: Any = None
 
 
 class Workbench:
@@ -51,27 +58,33 @@ class Workbench:
         return getattr(found(), found.FUNCTION)(**inputs)[0]
 
     def sample(self, setup: Setup, seed: int = 7) -> torch.Tensor:
-        """Sample through KSampler, or SamplerCustomAdvanced for a setup with a guider."""
+        """Sample through the node that a setup asks for."""
         # Token merging and HyperTile draw from the global generator.
         torch.manual_seed(0)
         latent = {"samples": torch.zeros(setup.batch, 4, 16, 16)}
         with torch.inference_mode():
+            if setup.sigmas is not None:
+                named = isinstance(setup.sampler, str)
+                return self.node(
+                    CUSTOM, "SamplerCustom", model=setup.model, add_noise=True, noise_seed=seed, cfg=setup.cfg,
+                    positive=setup.positive, negative=setup.negative, sigmas=setup.sigmas, latent_image=latent,
+                    sampler=self.node(CUSTOM, "KSamplerSelect", sampler_name=setup.sampler) if named else setup.sampler,
+                )["samples"]  # fmt: skip
             if setup.guider is None:
                 return self.node(
                     "nodes", "KSampler", model=setup.model, seed=seed, steps=setup.steps, cfg=setup.cfg,
                     sampler_name=setup.sampler, scheduler=setup.scheduler, positive=setup.positive,
                     negative=setup.negative, latent_image=latent,
                 )["samples"]  # fmt: skip
-            extra = "comfy_extras.nodes_custom_sampler"
             schedule = {"scheduler": setup.scheduler, "steps": setup.steps, "denoise": 1.0}
             return self.node(
-                extra,
+                CUSTOM,
                 "SamplerCustomAdvanced",
                 guider=setup.guider,
                 latent_image=latent,
-                noise=self.node(extra, "RandomNoise", noise_seed=seed),
-                sampler=self.node(extra, "KSamplerSelect", sampler_name=setup.sampler),
-                sigmas=self.node(extra, "BasicScheduler", model=setup.model, **schedule),
+                noise=self.node(CUSTOM, "RandomNoise", noise_seed=seed),
+                sampler=self.node(CUSTOM, "KSamplerSelect", sampler_name=setup.sampler),
+                sigmas=self.node(CUSTOM, "BasicScheduler", model=setup.model, **schedule),
             )["samples"]
 
     def _files(self) -> None:
@@ -202,6 +215,48 @@ def lcm(bench: Workbench, model: Any) -> Setup:
     return Setup(distilled, bench.positive, bench.negative, cfg=1.5, sampler="lcm", scheduler="sgm_uniform")
 
 
+def turbo(steps: int, sampler: str = "euler_ancestral") -> Callable[[Workbench, Any], Setup]:
+    """A case sampled as SD Turbo and SDXL Turbo are: their own noise levels, without guidance."""
+
+    def case(bench: Workbench, model: Any) -> Setup:
+        sigmas = bench.node(CUSTOM, "SDTurboScheduler", model=model, steps=steps, denoise=1.0)
+        return Setup(model, bench.positive, bench.negative, cfg=1.0, sampler=sampler, steps=steps, sigmas=sigmas)
+
+    return case
+
+
+def sampler_object(make: Callable[[Workbench], Any]) -> Callable[[Workbench, Any], Setup]:
+    """A case whose sampler is an object, as sampler nodes and other packs give it."""
+
+    def case(bench: Workbench, model: Any) -> Setup:
+        sigmas = bench.node(CUSTOM, "BasicScheduler", model=model, scheduler="sgm_uniform", steps=4, denoise=1.0)
+        return Setup(model, bench.positive, bench.negative, cfg=2.0, sampler=make(bench), sigmas=sigmas)
+
+    return case
+
+
+def advanced(name: str, **inputs: Any) -> Callable[[Workbench, Any], Setup]:
+    """A case with one of ComfyUI's advanced samplers."""
+    return sampler_object(lambda bench: bench.node("comfy_extras.nodes_advanced_samplers", name, **inputs))
+
+
+def sample_tcd(model: Any, x: Any, sigmas: Any, extra_args: Any = None, gamma: float = 0.3, **_: Any) -> Any:
+    """Sample with strategic stochastic steps (Zheng et al. 2024, arXiv 2402.19159, algorithm 4), for which ComfyUI has
+    no node: go down to a share of the next noise level, and up to that level with fresh noise.
+    """
+    for now, after in itertools.pairwise(sigmas):
+        denoised = model(x, now * x.new_ones(len(x)), **(extra_args or {}))
+        below = (1 - gamma) * after
+        x = denoised + below / now * (x - denoised) + (after**2 - below**2).sqrt() * torch.randn_like(x)
+    return x
+
+
+def tcd(_: Workbench) -> Any:
+    import comfy.samplers
+
+    return comfy.samplers.KSAMPLER(sample_tcd)
+
+
 DOWNSCALE = {
     "block_number": 1,
     "downscale_factor": 2.0,
@@ -228,6 +283,12 @@ CASES: dict[str, Callable[[Workbench, Any], Setup]] = {
     "Deep Shrink": patched("comfy_extras.nodes_model_downscale", "PatchModelAddDownscale", **DOWNSCALE),
     "RescaleCFG": patched("comfy_extras.nodes_model_advanced", "RescaleCFG", multiplier=0.7),
     "LCM": lcm,
+    "TCD": sampler_object(tcd),
+    "LCM that grows": advanced("SamplerLCMUpscale", scale_ratio=2.0, scale_steps=-1, upscale_method="bislerp"),
+    "Euler CFG++": advanced("SamplerEulerCFGpp", version="regular"),
+    "turbo, 1 step": turbo(1),
+    "turbo, 4 steps": turbo(4),
+    "lightning": sampled(cfg=1.0, scheduler="sgm_uniform"),
     "ModelSamplingContinuousEDM": patched(
         "comfy_extras.nodes_model_advanced",
         "ModelSamplingContinuousEDM",
