@@ -20,10 +20,15 @@ INK, PAPER, ALARM, FAINT = (25, 25, 25), (255, 255, 255), (190, 20, 20), (200, 2
 LETTERS, LETTERS_A_LINE = 13, 24
 
 
+def shrunk(picture: Tensor) -> Tensor:
+    """Return a picture of any size as large as a tile, [TILE, TILE, 3] on the CPU."""
+    planes = picture[..., :3].permute(2, 0, 1)[None].float().cpu()
+    return F.interpolate(planes, (TILE, TILE), mode="area")[0].permute(1, 2, 0)
+
+
 def tile(picture: Tensor, heat: Tensor | None = None) -> Image.Image:
     """Return a picture as a tile, tinted where a heat map is hot and paler elsewhere."""
-    square = F.interpolate(picture[..., :3].permute(2, 0, 1)[None].float().cpu(), (TILE, TILE), mode="area")[0]
-    square = square.permute(1, 2, 0)
+    square = shrunk(picture)
     if heat is not None:
         cells = F.interpolate(heat[None, None].float(), (TILE, TILE), mode="nearest-exact")[0, 0, :, :, None]
         square = (0.6 * square + 0.3) * (1 - cells) + COLOUR * cells

@@ -116,6 +116,29 @@ def look(
     return _split(capture.take_fired(), len(latents))
 
 
+def look_at_each(
+    model: ModelPatcher,
+    clip: Any,
+    sae: LoadedSAE,
+    prompts: Sequence[str],
+    latents: Tensor,
+    timesteps: Sequence[float],
+    seed: int,
+) -> list[list[FiredLatents]]:
+    """Look at pictures as ``look`` does, each with a prompt of its own.
+
+    Args:
+        prompts: what each picture shows.
+        latents: of the pictures, [B, C, h, w]; as many as have prompts of one shape are looked at at once.
+        seed: of the noise; those used are seed to seed + B * len(timesteps) - 1.
+    """
+    fired = []
+    for start, positive, count in _batches(clip, prompts, len(latents)):
+        part = latents[start : start + count]
+        fired += look(model, sae, positive, part, timesteps, seed + start * len(timesteps))
+    return fired
+
+
 def ask_once(
     model: ModelPatcher, noise: Tensor, latents: Tensor, timestep: float, conditioning: Conditioning, seed: int
 ) -> None:

@@ -64,7 +64,7 @@ def widget_names(name: str, spec: list[Any]) -> list[str]:
     kind, options = spec[0], spec[1] if len(spec) > 1 else {}
     if not (isinstance(kind, list) or kind in WIDGET_TYPES) or options.get("forceInput"):
         return []
-    controlled = options.get("control_after_generate") or (kind == "INT" and name in SEEDS)
+    controlled = options.get("control_after_generate", kind == "INT" and name in SEEDS)
     extra = controlled or any(options.get(f"{media}_upload") for media in ("image", "video", "audio"))
     return [name, ""] if extra else [name]
 

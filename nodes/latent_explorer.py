@@ -1,5 +1,7 @@
 """Latent Explorer: pictures of what single latents mean."""
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,9 +13,10 @@ from ..erasure import prompts as prompt_lists
 from ..erasure.blocks import check_fit
 from ..erasure.collecting import Sampling, draw
 from ..erasure.detection import NonFiniteActivations
-from ..erasure.explorer import choose, latent_pictures, look_at_picture
+from ..erasure.explorer import choose, drawn_examples, latent_pictures, look_at_pictures
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
+from . import folders
 from .concept_detector import parse_latents
 from .finding_sockets import sampler_inputs, seed_input, size_input
 from .showing import picture_and_words
@@ -33,7 +36,7 @@ class LatentExplorer(io.ComfyNode):
             display_name=NAME,
             category=CATEGORY,
             description="Draws one picture for each latent, so that you can say what it means: at which steps it "
-            "fires, which prompts excite it most, and where in their pictures. Give your names to Save Concept.",
+            "fires, which prompts or pictures excite it most, and where in them. Give your names to Save Concept.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the SAE was made for."),
                 io.Clip.Input("clip", tooltip="Its text encoder, for the prompts."),
@@ -53,10 +56,26 @@ class LatentExplorer(io.ComfyNode):
                     "prompts",
                     default=DEFAULT_PROMPTS,
                     multiline=True,
-                    tooltip="Prompts to try the latents on, one a line; each is drawn once.",
+                    tooltip="Prompts to try the latents on, one a line; each is drawn once. May be empty if there is "
+                    "an image_folder.",
                 ),
                 *sampler_inputs(),
                 seed_input("Seed of the pictures and of the noise."),
+                io.Combo.Input(
+                    "image_folder",
+                    options=[folders.NO_FOLDER, *folders.picture_folders()],
+                    default=folders.NO_FOLDER,
+                    tooltip="A folder in ComfyUI's input folder, with pictures to try the latents on beside the drawn "
+                    "ones. Cropped and scaled to the size of latent_image; a text file of the same name may say what "
+                    "a picture shows.",
+                ),
+                io.Int.Input(
+                    "folder_pictures",
+                    default=64,
+                    min=1,
+                    max=100_000,
+                    tooltip="How many pictures of the folder are looked at, at most, evenly spread over their names.",
+                ),
                 CONCEPT.Input(
                     "concept",
                     optional=True,
@@ -92,13 +111,18 @@ class LatentExplorer(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         seed: int,
+        image_folder: str = folders.NO_FOLDER,
+        folder_pictures: int = 64,
         concept: Concept | None = None,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         check_fit(model, sae, NAME)
         listed = prompt_lists.lines(prompts)
-        if not listed:
-            raise ValueError(f"{NAME}: input 'prompts' is empty. Write at least one prompt, one a line.")
+        chosen = [] if image_folder == folders.NO_FOLDER else folders.pictures_of(image_folder, NAME, folder_pictures)
+        if not listed and not chosen:
+            raise ValueError(
+                f"{NAME}: input 'prompts' is empty. Write at least one prompt, one a line, or choose an 'image_folder'."
+            )
         wanted = parse_latents(latents, sae, NAME)
         if concept is not None:
             try:
@@ -106,14 +130,32 @@ class LatentExplorer(io.ComfyNode):
             except ValueError as error:
                 raise ValueError(f"{NAME}: input 'concept': {error}.") from error
         try:
-            given = None if image is None else look_at_picture(model, clip, vae, sae, image[:1], seed)
-            sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
-            seen = draw(model, clip, sae, listed, latent_image["samples"], sampling)
+            given = None
+            if image is not None:
+                (given,) = look_at_pictures(model, clip, vae, sae, [("your picture", image[0], "")], 1, seed)
+            empty = latent_image["samples"]
+            examples = []
+            if listed:
+                seen = draw(model, clip, sae, listed, empty, Sampling(steps, cfg, sampler_name, scheduler, seed))
+                examples = drawn_examples(seen, vae.decode(seen.latents), listed)
+            examples += look_at_pictures(model, clip, vae, sae, _read(chosen, empty, vae), len(empty), seed)
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         size = sae.config.num_latents
-        shown = wanted or choose(seen, size, min(count, size), given)
+        shown = wanted or choose(examples, size, min(count, size), given)
         names = dict(concept.latent_names) if concept is not None else {}
-        pictures, said = latent_pictures(seen, vae.decode(seen.latents), listed, shown, names, size, given)
+        pictures, said = latent_pictures(examples, shown, names, size, given)
         text = "\n".join(said)
         return io.NodeOutput(pictures, text, ui=picture_and_words(pictures, text, cls))
+
+    @classmethod
+    def fingerprint_inputs(cls, image_folder: str = folders.NO_FOLDER, **_: Any) -> object:
+        """Look again when the folder has changed."""
+        return folders.folder_fingerprint(image_folder)
+
+
+def _read(paths: Sequence[Path], empty: torch.Tensor, vae: Any) -> Iterator[tuple[str, torch.Tensor, str]]:
+    """Yield pictures of a folder in the size that a latent stands for: name, picture, and what it shows."""
+    height, width = (side * vae.spacial_compression_encode() for side in empty.shape[-2:])
+    for path in paths:
+        yield path.name, folders.read_picture(path, width, height, NAME), folders.caption_of(path, NAME)

@@ -31,37 +31,95 @@ def run(canvas, sae, **changes):
     return LatentExplorer.execute(model, clip, vae, sae, size, **{**inputs, **changes}).args
 
 
-def seen(timesteps, fires):
-    """Pictures whose every patch fires latent 3 with a given strength at each step, and latent 5 with 1."""
+def examples(timesteps, fires, drawn=True):
+    """Pictures a, b, c, ... whose every patch fires latent 3 with given strengths at the steps, and latent 5 with 1."""
     from concept_erasure.erasure.capture import FiredLatents
-    from concept_erasure.erasure.collecting import Observed
+    from concept_erasure.erasure.explorer import Example
 
     def call(timestep, strength):
         values = torch.tensor([strength, 1.0]).expand(1, 4, 2).half()
         return FiredLatents(timestep, values, torch.tensor([3, 5]).expand(1, 4, 2).int(), (2, 2))
 
-    fired = [[call(t, s) for t, s in zip(timesteps, strengths, strict=True)] for strengths in fires]
-    return Observed(fired, torch.zeros(len(fires), 4, 2, 2))
+    return [
+        Example(torch.zeros(8, 8, 3), [call(t, s) for t, s in zip(timesteps, strengths, strict=True)], name, drawn)
+        for name, strengths in zip("abcdef", fires, strict=False)
+    ]
 
 
 def test_the_curve_is_the_mean_over_pictures_at_each_step(pack):
     from concept_erasure.erasure.explorer import over_steps
 
-    observed = seen((900.0, 100.0), [(2.0, 0.0), (4.0, 0.0)])
-    assert over_steps(observed, 3, 10) == ([100.0, 900.0], [0.0, 3.0])
-    assert over_steps(observed, 7, 10) == ([100.0, 900.0], [0.0, 0.0])
+    drawn = examples((900.0, 100.0), [(2.0, 0.0), (4.0, 0.0)])
+    assert over_steps(drawn, 3, 10) == ([100.0, 900.0], [0.0, 3.0])
+    assert over_steps(drawn, 7, 10) == ([100.0, 900.0], [0.0, 0.0])
+    noised = examples((500.0,), [(8.0,)], drawn=False)
+    assert over_steps(drawn + noised, 3, 10) == ([100.0, 900.0], [0.0, 3.0]), "noised ones are not on its steps"
+    assert over_steps(noised, 3, 10) == ([500.0], [8.0])
 
 
-def test_the_prompt_that_excites_a_latent_most_comes_first(pack):
+def test_the_picture_that_excites_a_latent_most_comes_first(pack):
     from concept_erasure.erasure.explorer import choose, latent_pictures
 
-    observed = seen((500.0,), [(0.0,), (6.0,), (2.0,)])
-    pictures = torch.zeros(3, 8, 8, 3)
-    sheets, lines = latent_pictures(observed, pictures, ["a", "b", "c"], [3, 5], {3: "fur"}, 10)
+    tried = examples((500.0,), [(0.0,), (6.0,), (2.0,)])
+    sheets, lines = latent_pictures(tried, [3, 5], {3: "fur"}, 10)
     assert sheets.ndim == 4 and len(sheets) == 2 and 0 <= sheets.min() <= sheets.max() <= 1
     assert lines[0] == "latent 3: fur: most in 'b' (mean 6); in 66.7% of places" and lines[1].startswith("latent 5")
-    assert choose(observed, 10, 1) == [5], "only it fires in the first picture"
-    assert set(choose(observed, 10, 2)) == {3, 5}
+    assert choose(tried, 10, 1) == [5], "only it fires in the first picture"
+    assert set(choose(tried, 10, 2)) == {3, 5}
+
+
+@pytest.fixture
+def pets(canvas, tmp_path, monkeypatch):
+    """A folder of the input folder: a cat and a tower as the model draws them, wider than high, and the cat's text."""
+    import folder_paths
+    from concept_erasure.canvas.sampling import generate
+    from PIL import Image
+
+    (tmp_path / "pets").mkdir()
+    drawn = generate(*canvas, ["A cat image in photo style", "A tower image in photo style"], [1, 2])
+    for name, picture in zip(("one.png", "two.png"), drawn, strict=True):
+        wide = Image.new("RGB", (192, 128))
+        wide.paste(Image.fromarray((picture * 255).byte().numpy()), (32, 0))
+        wide.save(tmp_path / "pets" / name)
+    (tmp_path / "pets" / "one.txt").write_text("A cat image in photo style")
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
+    return tmp_path / "pets"
+
+
+def most_exciting(summary):
+    return [line.split("most in '")[1].split("'")[0] for line in summary.splitlines()]
+
+
+def test_the_picture_of_a_folder_that_shows_a_concept_excites_its_latents_most(canvas, sae, pets):
+    for name, file in (("cat", "one.png"), ("tower", "two.png")):
+        concept = sae.concept(name)
+        band = concept.bands[1]
+        best = max(zip(band.means, band.latents, strict=True))[1]
+        _, summary = run(canvas, sae, prompts="", latents=str(best), image_folder="pets")
+        assert most_exciting(summary) == [file]
+
+
+def test_a_folder_is_looked_at_beside_prompts_and_only_as_much_of_it_as_wanted(canvas, sae, pets):
+    pictures, both = run(canvas, sae, image_folder="pets")
+    assert len(pictures) == 2 and run(canvas, sae, image_folder="pets")[1] == both
+    assert both != run(canvas, sae)[1], "the folder's pictures count"
+    _, one = run(canvas, sae, prompts="", image_folder="pets", folder_pictures=1, count=4)
+    assert set(most_exciting(one)) == {"one.png"}
+
+
+def test_a_caption_is_what_the_model_is_told(canvas, sae, pets):
+    with_caption = run(canvas, sae, prompts="", image_folder="pets", folder_pictures=1)[1]
+    (pets / "one.txt").unlink()
+    assert run(canvas, sae, prompts="", image_folder="pets", folder_pictures=1)[1] != with_caption
+
+
+def test_the_node_runs_again_when_a_folder_has_changed(pack, pets):
+    from concept_erasure.nodes import LatentExplorer
+
+    before = LatentExplorer.fingerprint_inputs(image_folder="pets")
+    (pets / "two.png").unlink()
+    assert LatentExplorer.fingerprint_inputs(image_folder="pets") != before
+    assert "pets" in next(each.options for each in LatentExplorer.define_schema().inputs if each.id == "image_folder")
 
 
 def test_the_strongest_of_a_drawn_set_are_shown_and_seeds_repeat(canvas, sae):
@@ -85,6 +143,7 @@ def test_a_concepts_latents_carry_their_names_and_a_picture_of_ones_own_is_shown
     ("changes", "message"),
     [
         ({"prompts": " \n"}, "input 'prompts' is empty"),
+        ({"image_folder": "../pets"}, "there is no folder '../pets' with pictures \\(input 'image_folder'\\)"),
         ({"latents": "99999999"}, "input 'latents': 99999999 is out of range"),
         ({"latents": "fur"}, "input 'latents' must hold whole numbers"),
     ],

@@ -1,0 +1,112 @@
+"""Folders of pictures in ComfyUI's input folder: which there are, and what is in them.
+
+A picture may have a caption, in a text file of the same name: ``cat_01.png`` and ``cat_01.txt``.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+NO_FOLDER = "none"
+EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def picture_folders() -> list[str]:
+    """Return the folders below ComfyUI's input folder that hold pictures, such as ``cats`` and ``pets/dogs``."""
+    root = Path(folder_paths.get_input_directory())
+    return [name for name in folder_paths.get_input_subfolders() if next(_picture_names(root / name), None)]
+
+
+def pictures_of(name: str, node: str, most: int | None = None) -> list[Path]:
+    """Return the pictures of a folder, by name.
+
+    Args:
+        name: as ``picture_folders`` lists it; anything else is refused, whatever path it spells.
+        node: display name of the node, for messages.
+        most: how many at most, evenly spread over the names; None for all.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if name not in picture_folders():
+        raise ValueError(
+            f"{node}: there is no folder '{name}' with pictures (input 'image_folder'). Make a folder in ComfyUI's "
+            f"input folder, put pictures into it ({', '.join(sorted(end[1:] for end in EXTENSIONS))}), press R to "
+            "refresh the lists, and choose it again."
+        )
+    found = _pictures_in(Path(folder_paths.get_input_directory()) / name)
+    if most is None or len(found) <= most:
+        return found
+    return [found[i * len(found) // most] for i in range(most)]
+
+
+def read_picture(path: Path, width: int, height: int, node: str) -> Tensor:
+    """Return a picture, cropped around its middle to the shape that is asked for, and scaled to it.
+
+    Args:
+        path: of ``pictures_of``.
+        width, height: in pixels.
+        node: display name of the node, for messages.
+
+    Returns:
+        [height, width, 3] in 0..1.
+
+    Raises:
+        ValueError: the file is no picture, or damaged, or too large for PIL to trust it.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(
+            f"{node}: {path.name} in folder {path.parent.name} cannot be read as a picture ({error}; input "
+            "'image_folder'). Take it out of the folder, or save it anew."
+        ) from error
+    return torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)
+
+
+def caption_of(path: Path, node: str) -> str:
+    """Return what the text file beside a picture says, in one line; "" if there is none.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    beside = path.with_suffix(".txt")
+    if not beside.is_file():
+        return ""
+    try:
+        return " ".join(beside.read_text(encoding="utf-8-sig").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{node}: {beside.name} in folder {beside.parent.name} cannot be read as text ({error}; input "
+            "'image_folder'). Save it as UTF-8."
+        ) from error
+
+
+def folder_fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
+    """Return what changes when a folder's pictures or captions change: names, sizes and times; () for no folder."""
+    if name not in picture_folders():
+        return ()
+    pictures = _pictures_in(Path(folder_paths.get_input_directory()) / name)
+    files = [file for path in pictures for file in (path, path.with_suffix(".txt")) if file.is_file()]
+    return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    return [folder / name for name in sorted(_picture_names(folder))]
+
+
+def _picture_names(folder: Path) -> Iterator[str]:
+    """Yield the names of a folder's pictures; of none if it may not be read, or has just gone."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if Path(entry.name).suffix.lower() in EXTENSIONS and entry.is_file():
+                yield entry.name
