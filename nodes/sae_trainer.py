@@ -1,4 +1,4 @@
-"""SAE Trainer: a model and some prompts become an SAE."""
+"""SAE Trainer: a model, and prompts or pictures, become an SAE."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..canvas.vocabulary import OBJECTS, STYLES, caption
 from ..sae_models.training.settings import RULES
+from ..trainer.folder import Captioned
 from ..trainer.request import Request
 from ..trainer.run import train_for_model
 from . import files
@@ -35,9 +36,9 @@ class SAETrainer(io.ComfyNode):
             node_id="ConceptErasureSAETrainer",
             display_name=NAME,
             category=CATEGORY,
-            description="Trains a sparse autoencoder (SAE) for the model at hand: samples prompts, collects what "
-            "chosen blocks of the model put out, and trains on it meanwhile. The SAE is saved in models/sae. Stop it "
-            "at any time: running again with the same settings goes on where it was.",
+            description="Trains a sparse autoencoder (SAE) for the model at hand: samples prompts, or noises a folder "
+            "of pictures, collects what chosen blocks of the model put out, and trains on it meanwhile. The SAE is "
+            "saved in models/sae. Stop it at any time: running again with the same settings goes on where it was.",
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model to train for, with the LoRAs it will be used with."),
@@ -45,7 +46,7 @@ class SAETrainer(io.ComfyNode):
                 io.Latent.Input(
                     "latent",
                     tooltip="An Empty Latent Image: the size to sample at, and how many pictures at a time. More at a "
-                    "time is faster, if memory allows it.",
+                    "time is faster, if memory allows it. Pictures of 'image_folder' are cut and scaled to this size.",
                 ),
                 io.String.Input(
                     "name",
@@ -78,7 +79,8 @@ class SAETrainer(io.ComfyNode):
                     min=1,
                     max=1_000_000,
                     tooltip="How many pictures to sample. 400 suit the Canvas Checkpoint; for a large model several "
-                    "thousand give a better SAE.",
+                    "thousand give a better SAE. Those of 'image_folder' are used in turn until there were so many, "
+                    "each time with other noise.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -88,7 +90,13 @@ class SAETrainer(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the first picture's noise, and of the training. The same seed gives the same SAE.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps, as in the KSampler."),
+                io.Int.Input(
+                    "steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Sampling steps, as in the KSampler; with 'image_folder' the noise levels of a picture.",
+                ),
                 io.Float.Input(
                     "cfg",
                     default=4.5,
@@ -164,6 +172,15 @@ class SAETrainer(io.ComfyNode):
                     default=False,
                     tooltip="Whether a file of that name is replaced. Off: this node says so before it begins.",
                 ),
+                io.Combo.Input(
+                    "image_folder",
+                    options=[NO_FILE, *files.picture_folders()],
+                    default=NO_FILE,
+                    tooltip="A folder of pictures in ComfyUI's input folder, instead of prompts. They are noised to "
+                    "the levels of 'steps' and 'scheduler', and the model looks at each once. A text file of a "
+                    "picture's name says what it shows.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="The model's VAE; needed for 'image_folder' only."),
             ],
             outputs=[
                 SAE.Output(display_name="sae", tooltip="The SAE of the first hookpoint, for the Concept Detector."),
@@ -197,7 +214,11 @@ class SAETrainer(io.ComfyNode):
         store_gb: float,
         keep_patches: bool,
         overwrite: bool,
+        image_folder: str = NO_FILE,
+        vae: Any = None,
     ) -> io.NodeOutput:
+        _check_source(prompts_file, image_folder, vae)
+        folder = () if image_folder == NO_FILE else files.read_captioned(image_folder)
         request = Request(
             prompts=prompts if prompts_file == NO_FILE else files.read_prompts(prompts_file),
             hookpoints="" if hookpoints.strip() == AUTOMATIC else hookpoints,
@@ -215,16 +236,39 @@ class SAETrainer(io.ComfyNode):
             concepts=guided_concepts,
             limit=int(store_gb * 1e9),
             keep=keep_patches,
+            folder=tuple(Captioned(path, caption) for path, caption in folder),
         )
 
         def target(part: str) -> Path:
             return files.new_file(name.strip().removesuffix(".safetensors") + part, overwrite, NAME)
 
-        result = train_for_model(model, clip, request, target, files.training_folder)
+        result = train_for_model(model, clip, request, target, files.training_folder, vae)
         shown = picture_and_words(result.curves, result.summary, cls)
         return io.NodeOutput(result.sae, result.curves, ui=shown)
 
     @classmethod
-    def fingerprint_inputs(cls, prompts_file: str = NO_FILE, **_: Any) -> object:
-        """Train again when the text file has changed."""
-        return files.read_prompts(prompts_file) if prompts_file in files.prompt_files() else ""
+    def fingerprint_inputs(cls, prompts_file: str = NO_FILE, image_folder: str = NO_FILE, **_: Any) -> object:
+        """Train again when the text file, or a picture of the folder, has changed."""
+        prompts = files.read_prompts(prompts_file) if prompts_file in files.prompt_files() else ""
+        folder = files.read_captioned(image_folder) if image_folder in files.picture_folders() else []
+        return prompts, [Captioned(path, caption).stamp for path, caption in folder]
+
+
+def _check_source(prompts_file: str, image_folder: str, vae: Any) -> None:
+    """Check that there is one source of pictures, and what it needs.
+
+    Raises:
+        ValueError: there are two, or the VAE is missing.
+    """
+    if image_folder == NO_FILE:
+        return
+    if prompts_file != NO_FILE:
+        raise ValueError(
+            f"{NAME}: both 'prompts_file' and 'image_folder' are chosen. Set one of them to '{NO_FILE}': prompts are "
+            "sampled, pictures are noised."
+        )
+    if vae is None:
+        raise ValueError(
+            f"{NAME}: pictures of a folder must be encoded (input 'image_folder'), which needs the model's VAE. "
+            "Connect it to input 'vae'."
+        )

@@ -1,11 +1,39 @@
 """SAE Trainer: from the shipped model to an SAE that loads, stopped and taken up again, and refusals that help."""
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from load import ROOT
+from PIL import Image
+from safetensors.torch import load_file
 
 PROMPTS = "A cat image in photo style\nA dog image in photo style\nAn image of a cat and a tree in neon style"
+
+# Trains as the tests below do, without an end, in the folder given; writes to disk every half second.
+WITHOUT_END = """
+import sys
+from pathlib import Path
+from load import load_pack
+load_pack()
+import folder_paths, torch
+from concept_erasure import nodes
+from concept_erasure.canvas import checkpoint
+from concept_erasure.nodes import files
+from concept_erasure.sae_models.training import session
+from concept_erasure.trainer import collection
+from test_sae_trainer import train
+torch.set_num_threads(1)
+folder = Path(sys.argv[1])
+folder_paths.folder_names_and_paths["sae"] = ([str(folder / "sae")], set(files.EXTENSIONS))
+folder_paths.output_directory, folder_paths.input_directory = str(folder / "output"), str(folder)
+session.SAVE_EVERY = collection.FLUSH_EVERY = 0.5
+train(nodes, checkpoint.load(), train_steps=10_000_000)
+"""
 
 
 @pytest.fixture
@@ -107,6 +135,43 @@ def test_an_interrupt_keeps_what_was_trained(nodes, canvas, tmp_path, monkeypatc
         assert all(torch.equal(value, again[key]) for key, value in whole.items())
 
 
+def test_a_killed_process_loses_little(nodes, canvas, tmp_path, monkeypatch):
+    """SIGKILL, which nothing can catch: the next run samples nothing again and goes on from the last checkpoint."""
+    from concept_erasure.sae_models.training import checkpoint, session
+    from concept_erasure.trainer import collection
+
+    assert max(session.SAVE_EVERY, collection.FLUSH_EVERY) < 60, "at most a minute is lost"
+    command = [sys.executable, "-c", WITHOUT_END, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "host"), str(ROOT / "tests")])}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as running:
+        try:
+            kept = wait_for_checkpoint(tmp_path, running, 50)
+            age = time.time() - kept.stat().st_mtime
+        finally:
+            running.kill()
+    assert age < 10, f"the last checkpoint was {age:.0f} s old"
+    step = int(checkpoint.load(kept)[1]["step"])
+    steps = []
+    advance = session.Trainer.advance
+    monkeypatch.setattr(session.Trainer, "advance", lambda *args: (steps.append(1), advance(*args))[1])
+    monkeypatch.setattr(collection.comfy.sample, "sample", lambda *_, **__: pytest.fail("sampled again"))
+    sae = train(nodes, canvas, train_steps=step + 5).args[0]
+    assert sae.file.facts["steps"] == step + 5 and len(steps) == 5
+
+
+def wait_for_checkpoint(folder: Path, running: subprocess.Popen, steps: int) -> Path:
+    """Wait until training in another process is past some steps and a checkpoint says so; return the checkpoint."""
+    from concept_erasure.sae_models.training import checkpoint
+
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and running.poll() is None:
+        for path in (folder / "output").glob("sae_training/*/*/run.training"):
+            if int(checkpoint.load(path)[1]["step"]) > steps:
+                return path
+        time.sleep(0.2)
+    raise AssertionError(f"training in another process did not get anywhere; it ended with {running.poll()}")
+
+
 def test_a_full_store_ends_collecting_not_training(nodes, canvas):
     """heun looks twice a step, which the plan does not know."""
     output = train(nodes, canvas, store_gb=0.0015, train_steps=10, sampler_name="heun")
@@ -150,6 +215,94 @@ def test_batchtopk_and_prompts_from_a_file(nodes, canvas, tmp_path):
     for name in ("../prompts.txt", "secret.key", "/etc/passwd"):
         with pytest.raises(ValueError, match=r"no text file .*'prompts_file'"):
             train(nodes, canvas, prompts_file=name)
+
+
+@pytest.fixture
+def pictures(nodes, tmp_path):
+    """A folder of 20 pictures in ComfyUI's input folder; the odd ones have a caption."""
+    from concept_erasure.canvas import scenes
+
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    for number in range(20):
+        scene = scenes.render(scenes.VALIDATION[number])
+        Image.fromarray(scene.image).resize((160, 128)).save(folder / f"{number:02d}.png")
+        if number % 2:
+            (folder / f"{number:02d}.txt").write_text(f"{scene.caption}\n", encoding="utf-8")
+    return folder
+
+
+def looked_at(nodes, canvas, tmp_path, **changed):
+    """Train on the folder; return all patches that were stored, trained on and held, and their timesteps."""
+    inputs = {"image_folder": "scenes", "vae": canvas[2], "train_steps": 10, "keep_patches": True}
+    train(nodes, canvas, **{"pictures": 40, "steps": 8, **inputs, **changed})
+    (folder,) = state(tmp_path)
+    found = []
+    for store in (folder / "output_blocks.1.1", folder / "output_blocks.1.1" / "held"):
+        tensors = [load_file(path) for path in sorted(store.glob("*.safetensors"))]
+        found.append({key: torch.cat([each[key] for each in tensors]) for key in tensors[0]})
+    return found
+
+
+def test_a_folder_of_pictures_is_noised_and_looked_at(nodes, canvas, pictures, tmp_path):
+    kept, held = looked_at(nodes, canvas, tmp_path)
+    assert len(kept["embeddings"]) + len(held["embeddings"]) == 40 * 8 * 64, "each picture twice, once a level"
+    assert len(held["embeddings"]) * 10 == 40 * 8 * 64, "one picture in ten is held, both times"
+    levels = kept["timesteps"].unique()
+    assert len(levels) == 8 and levels.max() > 900 and levels.min() < 150
+
+
+def test_what_is_looked_at_is_the_picture_with_its_caption(nodes, canvas, pictures, tmp_path):
+    """Other pixels or another caption give other patches; the same ones give the same."""
+    import shutil
+
+    def patches(name: str) -> torch.Tensor:
+        kept, _ = looked_at(nodes, canvas, tmp_path, name=name, pictures=20, steps=7)
+        shutil.rmtree(tmp_path / "output")
+        return kept["embeddings"]
+
+    first = patches("first")
+    assert torch.equal(patches("second"), first)
+    (pictures / "01.txt").write_text("A ship image in neon style", encoding="utf-8")
+    captioned = patches("third")
+    assert not torch.equal(captioned, first)
+    Image.new("RGB", (64, 64), "red").save(pictures / "00.png")
+    assert not torch.equal(patches("fourth"), captioned)
+
+
+def test_a_changed_picture_or_caption_trains_again(nodes, pictures):
+    def fingerprint() -> object:
+        return nodes.SAETrainer.fingerprint_inputs(image_folder="scenes", seed=1)
+
+    first = fingerprint()
+    assert fingerprint() == first
+    (pictures / "00.txt").write_text("A cat image", encoding="utf-8")
+    assert fingerprint() != first
+
+
+def test_captions_can_guide(nodes, canvas, pictures):
+    for number in range(20):
+        (pictures / f"{number:02d}.txt").write_text("A cat image" if number % 2 else "A dog image", encoding="utf-8")
+    inputs = {"image_folder": "scenes", "vae": canvas[2], "guided_concepts": "cat", "train_steps": 10, "pictures": 40}
+    assert train(nodes, canvas, **inputs, steps=8).args[0].file.facts["guided"] == ["cat"]
+
+
+def test_folders_that_cannot_be_used_are_explained(nodes, canvas, pictures, tmp_path):
+    for name in ("../scenes", "scenes/../scenes", "/etc", "output", "none "):
+        with pytest.raises(ValueError, match=r"SAE Trainer: there is no folder of pictures .*'image_folder'"):
+            train(nodes, canvas, image_folder=name, vae=canvas[2])
+    with pytest.raises(ValueError, match=r"SAE Trainer: .*'image_folder'.*input 'vae'"):
+        train(nodes, canvas, image_folder="scenes")
+    (tmp_path / "prompts.txt").write_text("A cat image", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"SAE Trainer: both 'prompts_file' and 'image_folder'"):
+        train(nodes, canvas, image_folder="scenes", vae=canvas[2], prompts_file="prompts.txt")
+    (pictures / "03.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"SAE Trainer: scenes/03\.txt cannot be read as text.*'image_folder'"):
+        train(nodes, canvas, image_folder="scenes", vae=canvas[2])
+    (pictures / "03.txt").unlink()
+    (pictures / "07.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"SAE Trainer: 07\.png cannot be read as a picture.*'image_folder'"):
+        train(nodes, canvas, image_folder="scenes", vae=canvas[2])
 
 
 @pytest.mark.parametrize(

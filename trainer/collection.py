@@ -1,4 +1,4 @@
-"""Sample prompts through ComfyUI's sampler and store what blocks put out: the data that SAEs are trained on."""
+"""Sample prompts, or noise pictures, and store what blocks put out: the data that SAEs are trained on."""
 
 import re
 import time
@@ -19,9 +19,10 @@ from ..erasure.collecting import Conditioning, encode, stacked, starting_noise
 from ..erasure.model_patcher import attach_observer
 from ..sae_models.reader import generator
 from ..sae_models.store import SHARD_ROWS, Contents, StoreFull, Writer
+from . import folder
 
 HELD = "held"
-HELD_EVERY = 10  # of so many batches of pictures, one is kept for measuring
+HELD_EVERY = 10  # of so many batches of sampled pictures, or so many files, one is kept for measuring
 FLUSH_EVERY = 40.0  # seconds
 HELD_SHARE = 0.2  # of the limit, at most
 PLANNED_SHARE = 0.85  # of the limit; headers, and samplers that look more than once a step, take the rest
@@ -29,7 +30,7 @@ PLANNED_SHARE = 0.85  # of the limit; headers, and samplers that look more than 
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """What to sample.
+    """What to sample, or to look at.
 
     Attributes:
         prompts: used in turn.
@@ -38,6 +39,8 @@ class Pictures:
         seed: of the first picture's noise; each next one has the next seed.
         steps, cfg, sampler, scheduler: as in the KSampler.
         concepts: words; each has a label, 1 for all patches of a picture whose prompt has the word.
+        files: with them nothing is sampled: each is a picture that its prompt describes, and is noised to the levels
+            that a sampling run of so many steps has.
     """
 
     prompts: tuple[str, ...]
@@ -49,6 +52,14 @@ class Pictures:
     sampler: str
     scheduler: str
     concepts: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+
+    def is_held(self, number: int) -> bool:
+        """Return whether a picture is kept for measuring; a file that is used again is kept again."""
+        if self.files:
+            return number % len(self.files) % HELD_EVERY == HELD_EVERY - 1
+        at_a_time = len(self.latent)
+        return self.count > at_a_time and number // at_a_time % HELD_EVERY == 0
 
     def labels(self, prompt: str) -> list[int]:
         """Return 1 for each concept that a prompt names, else 0."""
@@ -67,6 +78,7 @@ class Collector:
         limit: most bytes of all stores together; of each picture so many patches are kept, drawn at random, that
             they fit.
         family: of the model, for people.
+        vae: of the model, to encode the pictures' files.
 
     Raises:
         StoreError: what is in the folder cannot be gone on with.
@@ -81,8 +93,9 @@ class Collector:
         folder: Path,
         limit: int,
         family: str = "",
+        vae: Any = None,
     ) -> None:
-        self.pictures, self.folder, self.clip = pictures, folder, clip
+        self.pictures, self.folder, self.clip, self.vae = pictures, folder, clip, vae
         self._capture = Capture(list(widths))
         self._model = attach_observer(model, self._capture)
         self._share = limit // max(1, len(widths))
@@ -113,7 +126,7 @@ class Collector:
         return 1.0 if self.finished else self.done / self.pictures.count
 
     def collect(self, tick: Callable[[float], None]) -> None:
-        """Sample the next batch of pictures and store what the blocks put out.
+        """Sample, or look at, the next batch of pictures and store what the blocks put out.
 
         Args:
             tick: called after each sampling step with how much of this batch is done, 0..1; what it raises ends
@@ -121,6 +134,7 @@ class Collector:
 
         Raises:
             StoreError: the disk is full, or the activations hold NaN.
+            PictureError: a file is no picture.
         """
         numbers = range(self.done, min(self.done + len(self.pictures.latent), self.pictures.count))
         parts = self._encoded(numbers)
@@ -172,8 +186,6 @@ class Collector:
     @torch.inference_mode()
     def _sample(self, positive: list[Any], numbers: list[int], tick: Callable[[float], None]) -> None:
         p = self.pictures
-        latent = comfy.sample.fix_empty_latent_channels(self._model, p.latent[:1].repeat(len(numbers), 1, 1, 1))
-        noise = starting_noise(latent, [p.seed + number for number in numbers])
         labels = torch.tensor([p.labels(p.prompts[n % len(p.prompts)]) for n in numbers], dtype=torch.uint8)
         seen = 0
 
@@ -184,6 +196,13 @@ class Collector:
                 self._keep(captured, labels, numbers, seen)
             tick((step + 1) / p.steps)
 
+        if p.files:
+            latents = folder.encode(self.vae, [p.files[n % len(p.files)] for n in numbers], p.latent)
+            seeds = [p.seed + number for number in numbers]
+            folder.look(self._model, latents, positive, (p.scheduler, p.steps), seeds, step_done)
+            return
+        latent = comfy.sample.fix_empty_latent_channels(self._model, p.latent[:1].repeat(len(numbers), 1, 1, 1))
+        noise = starting_noise(latent, [p.seed + number for number in numbers])
         comfy.sample.sample(
             self._model,
             noise,
@@ -210,11 +229,11 @@ class Collector:
         order = torch.rand(images, patches, generator=generator(self.pictures.seed, numbers[0], seen)).argsort(1)
         rows = order[:, :kept].sort(1).values
         embeddings = captured.embeddings.gather(1, rows[..., None].expand(-1, -1, width))
-        at_a_time = len(self.pictures.latent)
-        is_held = self.pictures.count > at_a_time and numbers[0] // at_a_time % HELD_EVERY == 0
-        writer = self._writers[captured.hookpoint][is_held]
-        marks = labels[:, None].expand(-1, kept, -1).flatten(0, 1)
-        self._new.append((writer, embeddings.flatten(0, 1), captured.timestep, marks))
+        held = torch.tensor([self.pictures.is_held(number) for number in numbers])
+        for which, writer in zip((~held, held), self._writers[captured.hookpoint], strict=True):
+            if bool(which.any()):
+                marks = labels[which][:, None].expand(-1, kept, -1).flatten(0, 1)
+                self._new.append((writer, embeddings[which].flatten(0, 1), captured.timestep, marks))
 
 
 def _part_done(tick: Callable[[float], None], before: int, members: int, of: int, share: float) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..erasure.blocks import hookpoints
 from ..sae_models import hookpoints as names
 from .collection import Pictures
+from .folder import Captioned
 
 NODE = "SAE Trainer"
 # Blocks that hold objects: SAeUron's of SD1.5, sdxl-unbox's of SDXL, and the small world's best; the first that fits.
@@ -26,6 +27,7 @@ class Request:
         keep: whether they stay.
         pictures, latent, seed, steps, cfg, sampler, scheduler: see Pictures.
         train_steps, rule, latents, k: see TrainingSettings and Size.
+        folder: pictures to be noised instead of prompts to be sampled.
     """
 
     prompts: str
@@ -44,14 +46,17 @@ class Request:
     concepts: str
     limit: int
     keep: bool
+    folder: tuple[Captioned, ...] = ()
 
     def to_sample(self) -> Pictures:
-        """Return what to sample.
+        """Return what to sample, or to look at.
 
         Raises:
             ValueError: there is no prompt.
         """
         prompts = tuple(line.strip() for line in self.prompts.splitlines() if line.strip())
+        if self.folder:
+            prompts = tuple(picture.caption for picture in self.folder)
         if not prompts:
             raise ValueError(f"{NODE}: there is no prompt (input 'prompts'). Write at least one line.")
         concepts = tuple(dict.fromkeys(c.strip() for c in self.concepts.split(",") if c.strip()))
@@ -65,12 +70,13 @@ class Request:
             self.sampler,
             self.scheduler,
             concepts,
+            tuple(picture.path for picture in self.folder),
         )
         for column, concept in enumerate(concepts):
             if len({pictures.labels(prompt)[column] for prompt in prompts}) < 2:
                 raise ValueError(
-                    f"{NODE}: all prompts or none have the word '{concept}' (input 'guided_concepts'). Some must have "
-                    "it and some not, for a latent to learn the difference."
+                    f"{NODE}: all prompts (or captions) or none have the word '{concept}' (input 'guided_concepts'). "
+                    "Some must have it and some not, for a latent to learn the difference."
                 )
         return pictures
 

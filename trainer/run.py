@@ -27,6 +27,7 @@ from ..sae_models.training.trainer import NotFinite
 from .alternating import SAETraining, Size
 from .collection import HELD, Collector, fingerprint
 from .display import Display, draw
+from .folder import PictureError
 from .request import NODE, Request, chosen
 
 
@@ -45,6 +46,7 @@ def train_for_model(
     request: Request,
     target: Callable[[str], Path],
     state: Callable[[str, str], Path],
+    vae: Any = None,
 ) -> Trained:
     """Train an SAE for each hookpoint and save it.
 
@@ -53,6 +55,7 @@ def train_for_model(
         request: see there.
         target: from what is added to the artist's name to the file to write; raises ValueError if it must not be.
         state: from a name and a digest of everything that makes a difference to the folder of the run's state.
+        vae: of the checkpoint, where pictures of a folder are to be noised.
 
     Raises:
         ValueError: the request cannot be fulfilled, or training had to stop; the message says what to do.
@@ -71,7 +74,7 @@ def train_for_model(
         comfy.model_management.free_memory(sum(map(size.bytes_to_train, widths.values())), device)
     # Parameters made in ComfyUI's inference mode could not be changed outside it.
     with torch.inference_mode(False), torch.no_grad(), _advice(folder):
-        collector = Collector(model, clip, pictures, widths, folder, request.limit, family)
+        collector = Collector(model, clip, pictures, widths, folder, request.limit, family, vae)
         training = SAETraining(collector, widths, size, settings, team)
         try:
             training.run(Display(training))
@@ -111,7 +114,9 @@ def _settings(request: Request, device: torch.device, width: int) -> TrainingSet
 
 def _digest(model: ModelPatcher, request: Request, widths: dict[str, int], settings: TrainingSettings) -> str:
     """Return a name for everything that makes a difference to the result but the number of training steps."""
-    asked = {key: value for key, value in vars(request).items() if key not in ("latent", "keep", "train_steps")}
+    asked = {k: v for k, v in vars(request).items() if k not in ("latent", "keep", "train_steps", "folder")}
+    if request.folder:
+        asked["folder"] = [picture.stamp for picture in request.folder]
     about = [asked, list(request.latent.shape), fingerprint(model, list(widths)), widths, settings.batch]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:10]
 
@@ -128,6 +133,8 @@ def _advice(folder: Path) -> Iterator[None]:
             "patches were collected, raise 'pictures' or 'store_gb'; to begin anew, delete "
             f"{folder}."
         ) from error
+    except PictureError as error:
+        raise ValueError(f"{NODE}: {error} (input 'image_folder'). Remove or replace it and run again.") from error
     except NotFinite as error:
         raise ValueError(
             f"{NODE}: {error}. What was trained before is saved. Delete {folder} and train again, with other "
