@@ -1,8 +1,8 @@
-"""The project's commands: ``nox -s demo``, ``tests``, ``lint``, ``bench``, ``compare``, ``trainers``, ``run``.
+"""The project's commands: ``nox -s demo``, ``tests``, ``lint``, ``bench``, ``run`` and more, see ``nox -l``.
 
 All sessions share one environment in ``.host/``, made on first use by host/prepare.py: torch alone is several
-GB, so an environment for each session would cost far more than it isolates. ``compare`` and ``trainers``
-alone add libraries that must not be in it, and put them into one of their own that borrows the rest.
+GB, so an environment for each session would cost far more than it isolates. ``compare``, ``trainers`` and
+``unlearn_canvas`` alone add libraries that must not be in it, and put them into others that borrow the rest.
 """
 
 import os
@@ -66,6 +66,14 @@ def trainers(session: nox.Session) -> None:
 
 
 @nox.session
+def unlearn_canvas(session: nox.Session) -> None:
+    """Run the UnlearnCanvas protocol on a ComfyUI server, with its classifiers; see benchmarks/unlearn_canvas."""
+    interpreter = borrowing(session, "unlearn_canvas")
+    session.run(*pip(interpreter), "timm==1.0.31")
+    session.run(interpreter, "-m", "benchmarks.unlearn_canvas", *session.posargs)
+
+
+@nox.session
 def run(session: nox.Session) -> None:
     """Run one of the pack's modules inside ComfyUI: ``nox -s run -- canvas.train_unet --steps 5``."""
     session.run(prepare(session), "host", *session.posargs)
@@ -77,9 +85,18 @@ def pip(interpreter: str) -> tuple[str, ...]:
 
 
 def comparison(session: nox.Session) -> str:
-    """Make the environment of the public SAE libraries, which borrows the rest; return its interpreter."""
+    """Make the environment of the public SAE libraries; return its interpreter."""
+    interpreter = borrowing(session, "compare")
+    session.run(*pip(interpreter), "-r", "tests/compare-requirements.txt")
+    # It pins an old nnsight and much else to gather activations from language models; to load a file it needs none.
+    session.run(*pip(interpreter), "--no-deps", "dictionary-learning==0.1.0")
+    return interpreter
+
+
+def borrowing(session: nox.Session, name: str) -> str:
+    """Make an environment in ``.host/`` that borrows what the usual one has; return its interpreter."""
     python = prepare(session)
-    own = ROOT / ".host" / "compare"
+    own = ROOT / ".host" / name
     interpreter = own / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not interpreter.exists():
         session.run(python, "-m", "venv", str(own))
@@ -88,9 +105,6 @@ def comparison(session: nox.Session) -> str:
     ask[0] = str(interpreter)
     site = subprocess.run(ask, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
     (Path(site) / "borrowed.pth").write_text(borrowed)
-    session.run(*pip(str(interpreter)), "-r", "tests/compare-requirements.txt")
-    # It pins an old nnsight and much else to gather activations from language models; to load a file it needs none.
-    session.run(*pip(str(interpreter)), "--no-deps", "dictionary-learning==0.1.0")
     return str(interpreter)
 
 

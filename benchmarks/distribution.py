@@ -1,5 +1,7 @@
 """Does an edited run keep to the model's distribution? ``python host benchmarks.distribution`` prints a table.
 
+``--figure`` draws ``docs/images/distribution.jpg`` instead: the values and norms at the SAE's block behind the table.
+
 For every object, pictures of it are sampled unedited and edited; the log2 norms of the patch embeddings at the SAE's
 block and in the middle, in the conditional half, are compared step by step with those of the unedited run (see
 erasure/statistics.py). The first row compares unedited runs of the same prompt with each other's seed, which says what
@@ -9,13 +11,17 @@ Diffusion Models" (arXiv 2606.31699), put into numbers.
 
 import argparse
 from collections import defaultdict
+from pathlib import Path
 
 import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
 
 from ..canvas.vocabulary import OBJECTS, STYLES, caption
+from ..erasure.plots import BACKGROUND, EDITED, INK, TITLE, UNEDITED, Series, font, line_chart
 from ..erasure.record import RunRecord
 from ..erasure.run_report import USUAL
-from ..erasure.statistics import Distance, distance
+from ..erasure.statistics import REACH, Distance, Statistics, distance, pooled_counts
 from .erasure import SPLITS, Setting, World
 
 SITE = "output_blocks.1.1"
@@ -25,6 +31,16 @@ SETTINGS = (
     f"{SITE} random conditional 1.0",
     *(f"{SITE} SAeUron both {strength}" for strength in (-1, -5, -15, -30)),
 )
+
+# The ends and the middle of the published range of strengths, and replacement.
+FIGURE = {
+    "SAeUron's steering, -1": f"{SITE} SAeUron both -1",
+    "SAeUron's steering, -15": f"{SITE} SAeUron both -15",
+    "SAeUron's steering, -30": f"{SITE} SAeUron both -30",
+    "Replaced, the defaults": SETTINGS[0],
+}
+SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "distribution.jpg"
+CHART, GAP, STEPS = (320, 170), 8, ("first step", "last")
 
 
 def sampled(world: World, setting: str, target: str, seeds: list[int]) -> RunRecord:
@@ -45,16 +61,112 @@ def distances(run: RunRecord, reference: RunRecord, shift: int = 0) -> list[Dist
     ]
 
 
+def at_block(run: RunRecord) -> list[Statistics]:
+    """Return the numbers of what the SAE's block passed on at each step."""
+    return [found for sigma in run.sigmas() if (found := run.statistics_at(SITE, sigma)) is not None]
+
+
+def outside(ours: Tensor, theirs: Tensor) -> float:
+    """Return the share of norms beyond another run's range, in percent; mean over images, [B, N] each."""
+    low, high = theirs.amin(1, keepdim=True), theirs.amax(1, keepdim=True)
+    return 100 * float(((ours < low) | (ours > high)).float().mean())
+
+
+def row(title: str, edited: list[list[Statistics]], unedited: list[list[Statistics]]) -> Image.Image:
+    """Draw the charts of one way to edit.
+
+    Args:
+        title: above them.
+        edited, unedited: for each object its steps.
+    """
+    norms = [torch.cat([step.norms.flatten() for run in side for step in run]) for side in (unedited, edited)]
+    low, high = float(min(n.min() for n in norms)), float(max(n.max() for n in norms))
+    heights = [torch.histc(n, 64, low, high) / len(n) for n in norms]
+    counts = [pooled_counts(step.counts.sum(0) for run in side for step in run) for side in (unedited, edited)]
+    steps = len(edited[0])
+    beyond = [
+        [
+            sum(outside(e[k].norms, u[k].norms) for e, u in zip(edited, unedited, strict=True)) / len(edited),
+            sum(outside(u[k].norms.roll(1, 0), u[k].norms) for u in unedited) / len(unedited),
+        ]
+        for k in range(steps)
+    ]
+    usual, found = [pair[1] for pair in beyond], [pair[0] for pair in beyond]
+    reach = float(torch.tensor(REACH).sinh())
+    charts = [
+        line_chart(CHART, "log2 norm of patch embeddings", both(*(h.tolist() for h in heights)), ends(low, high)),
+        line_chart(
+            CHART,
+            "activations (asinh axis), log share",
+            both(*((1 + share * 1e5).log10().tolist() for share in counts)),
+            (f"-{reach:.0f}", f"{reach:.0f}"),
+        ),
+        line_chart(
+            CHART, f"norms outside a step (most {max(usual + found):.0f} %)", both(usual, found, "other seed"), STEPS
+        ),
+    ]
+    strip = Image.new("RGB", ((CHART[0] + GAP) * 3 - GAP, CHART[1] + 26), BACKGROUND)
+    ImageDraw.Draw(strip).text((12, 6), title, fill=INK, font=font(TITLE))
+    for i, chart in enumerate(charts):
+        strip.paste(chart, (i * (CHART[0] + GAP), 26))
+    return strip
+
+
+def both(unedited: list[float], edited: list[float], name: str = "unedited") -> list[Series]:
+    """Return two lines of a chart, the unedited one below the other."""
+    return [Series(unedited, UNEDITED, name), Series(edited, EDITED, "edited")]
+
+
+def ends(low: float, high: float) -> tuple[str, str]:
+    """Return the ends of an axis as text."""
+    return f"{low:.1f}", f"{high:.1f}"
+
+
+def draw_figure(world: World, split: str, pictures: int) -> None:
+    """Sample every object unedited and edited in each of FIGURE's ways, and draw a row of charts for each."""
+    unedited: list[list[Statistics]] = []
+    edited: dict[str, list[list[Statistics]]] = {title: [] for title in FIGURE}
+    figures: dict[str, list[Distance]] = defaultdict(list)
+    for number, target in enumerate(OBJECTS):
+        seeds = seeds_of(split, number, pictures)
+        reference = sampled(world, REFERENCE, target, seeds)
+        unedited.append(at_block(reference))
+        for title, setting in FIGURE.items():
+            run = sampled(world, setting, target, seeds)
+            edited[title].append(at_block(run))
+            steps = zip(edited[title][-1], unedited[-1], strict=True)
+            pairs = [(ours.norms, theirs.norms) for ours, theirs in steps]
+            figures[title] += [distance([(a[i], b[i]) for a, b in pairs]) for i in range(len(seeds))]
+    rows = []
+    for title, runs in edited.items():
+        shift, far = (torch.tensor([getattr(d, key) for d in figures[title]]) for key in ("norm_shift", "outside"))
+        text = f"{title}: {100 * far.median():.1f} % of norms outside, moved by {shift.median():.2f} octaves (medians)"
+        rows.append(row(text, runs, unedited))
+    sheet = Image.new("RGB", (rows[0].width, sum(r.height + GAP for r in rows)), BACKGROUND)
+    for i, strip in enumerate(rows):
+        sheet.paste(strip, (0, i * (strip.height + GAP)))
+    sheet.save(SHEET, quality=80)
+    print(f"{SHEET}: {len(OBJECTS) * pictures} pictures a row")
+
+
+def seeds_of(split: str, number: int, pictures: int) -> list[int]:
+    """Return the seeds of an object's pictures."""
+    start = SPLITS[split].start + 800_000 + 100 * number
+    return list(range(start, start + pictures))
+
+
 def main() -> None:
-    """Print median, 5th and 95th percentile of both distances, and the share beyond the report's limit."""
+    """Print median, 5th and 95th percentile of both distances, and the share beyond the report's limit; or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=list(SPLITS), default="reporting")
     parser.add_argument("--pictures", type=int, default=4, help="of each object")
+    parser.add_argument("--figure", action="store_true", help="draw instead")
     arguments = parser.parse_args()
+    if arguments.figure:
+        return draw_figure(World(), arguments.split, arguments.pictures)
     world, found = World(), defaultdict(list)
     for number, target in enumerate(OBJECTS):
-        start = SPLITS[arguments.split].start + 800_000 + 100 * number
-        seeds = list(range(start, start + arguments.pictures))
+        seeds = seeds_of(arguments.split, number, arguments.pictures)
         reference = sampled(world, REFERENCE, target, seeds)
         found["unedited, another seed"] += distances(reference, reference, 1)
         for setting in SETTINGS:
@@ -62,10 +174,10 @@ def main() -> None:
     print(f"| run | norms outside | norm shift, octaves | beyond {USUAL:.0%} | n |\n|---|---|---|---|---|")
     quantiles = torch.tensor([0.5, 0.05, 0.95])
     for name, figures in found.items():
-        outside, shift = (torch.tensor([getattr(d, key) for d in figures]) for key in ("outside", "norm_shift"))
-        middle, low, high = (100 * outside.quantile(quantiles)).tolist()
+        far, shift = (torch.tensor([getattr(d, key) for d in figures]) for key in ("outside", "norm_shift"))
+        middle, low, high = (100 * far.quantile(quantiles)).tolist()
         usual, least, most = shift.quantile(quantiles).tolist()
         print(
             f"| {name} | {middle:.1f} % ({low:.1f} to {high:.1f}) | {usual:.3f} ({least:.3f} to {most:.3f}) | "
-            f"{100 * (outside > USUAL).float().mean():.0f} % | {len(figures)} |"
+            f"{100 * (far > USUAL).float().mean():.0f} % | {len(figures)} |"
         )

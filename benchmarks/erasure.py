@@ -25,11 +25,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import comfy.sd
+import comfy.utils
 import numpy as np
 from torch import Tensor
 
 from ..canvas import checkpoint, classifiers
-from ..canvas.sampling import REPORTING_SEEDS, TUNING_SEEDS, generate
+from ..canvas.sampling import CFG, REPORTING_SEEDS, SAMPLER, SCHEDULER, STEPS, TUNING_SEEDS, generate
 from ..canvas.train_sae import file_of
 from ..canvas.vocabulary import OBJECTS, STYLES, caption
 from ..erasure.detection import Detect, Detection, Join, Refine
@@ -109,18 +111,44 @@ def prompts_of(target: str, plan: Plan, seeds: range) -> tuple[list[Prompt], lis
     return singles, others, pairs
 
 
+@dataclass(frozen=True)
+class Condition:
+    """How pictures are sampled, and what else is on the model.
+
+    Attributes:
+        steps, sampler, scheduler, cfg: as in KSampler.
+        lora: a LoRA file in ComfyUI's format, at strength 1; "" for none.
+    """
+
+    steps: int = STEPS
+    sampler: str = SAMPLER
+    scheduler: str = SCHEDULER
+    cfg: float = CFG
+    lora: str = ""
+
+    def stamp(self) -> list[Any]:
+        """Return what results depend on; nothing for the usual condition."""
+        if self == Condition():
+            return []
+        return [asdict(replace(self, lora="")), zlib.crc32(Path(self.lora).read_bytes()) if self.lora else 0]
+
+
 class World:
     """The shipped model, its classifiers, and the SAEs used so far."""
 
-    def __init__(self) -> None:
-        self.model, self.clip, self.vae = checkpoint.load()
+    def __init__(self, condition: Condition = Condition()) -> None:
+        self.plain, self.clip, self.vae = checkpoint.load()
+        self.condition, self.model = condition, self.plain
+        if condition.lora:
+            lora = comfy.utils.load_torch_file(condition.lora, safe_load=True)
+            self.model, _ = comfy.sd.load_lora_for_models(self.plain, None, lora, 1.0, 0.0)
         self.judge = classifiers.load()
         self.saes: dict[str, LoadedSAE] = {}
 
     @cached_property
     def artefacts(self) -> artefacts.ArtefactJudge:
         """The measures of damage, fitted to this model's unedited pictures."""
-        return artefacts.fitted(self.model, self.clip, self.vae, self.judge)
+        return artefacts.fitted(self.plain, self.clip, self.vae, self.judge)
 
     def sae(self, site: str) -> LoadedSAE:
         """Return the SAE of a hookpoint."""
@@ -150,7 +178,8 @@ class World:
 
     def pictures(self, model: Any, texts: Sequence[str], seeds: Sequence[int], batch: int, negative: str) -> Tensor:
         """Generate a picture for each prompt."""
-        return generate(model, self.clip, self.vae, texts, seeds, batch=batch, negative=negative)
+        how = {name: getattr(self.condition, name) for name in ("steps", "cfg", "sampler", "scheduler")}
+        return generate(model, self.clip, self.vae, texts, seeds, batch=batch, negative=negative, **how)
 
 
 @dataclass(frozen=True)
@@ -253,17 +282,23 @@ def outcome_of(target: str, kinds: Sequence[list[Prompt]], found: Tensor, styles
 
 
 def results_of(
-    world: World | None, text: str, split: str, plan: Plan, batch: int
+    world: World | None,
+    text: str,
+    split: str,
+    plan: Plan,
+    batch: int,
+    condition: Condition = Condition(),
+    targets: Sequence[str] = OBJECTS,
 ) -> tuple[World | None, dict[str, Outcome]]:
-    """Return the outcome of every target, running those that are not on disk yet."""
-    stamp = zlib.crc32(json.dumps([asdict(plan), _stamps(text)]).encode())
+    """Return the outcome of every target, running those that are not on disk yet; a world must be the condition's."""
+    stamp = zlib.crc32(json.dumps([asdict(plan), _stamps(text), *condition.stamp()]).encode())
     folder = RESULTS / split / f"{text.replace(' ', '_').replace('/', '-')}.{stamp:08x}"
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = {}
-    for target in OBJECTS:
+    for target in targets:
         path = folder / f"{target}.json"
         if not path.exists():
-            world = world or World()
+            world = world or World(condition)
             outcome = run_target(world, text, target, plan, SPLITS[split], batch)
             path.write_text(json.dumps(asdict(outcome)))
         outcomes[target] = Outcome(**json.loads(path.read_text()))
@@ -297,11 +332,11 @@ def row_of(outcomes: dict[str, Outcome], plain: dict[str, Outcome]) -> dict[str,
     return pooled
 
 
-def print_table(rows: dict[str, dict[str, list[bool]]]) -> None:
+def print_table(rows: dict[str, dict[str, list[bool]]], columns: Sequence[str] = COLUMNS) -> None:
     """Print a Markdown table: percent, half width of the 95 % interval, number of pictures."""
-    print("| setting | " + " | ".join(COLUMNS) + " |\n|---|" + "---|" * len(COLUMNS))
+    print("| setting | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for name, pooled in rows.items():
-        cells = [f"{100 * np.mean(v):.1f} ± {100 * half_width(v):.1f} (n {len(v)})" for v in map(pooled.get, COLUMNS)]
+        cells = [f"{100 * np.mean(v):.1f} ± {100 * half_width(v):.1f} (n {len(v)})" for v in map(pooled.get, columns)]
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .plots import BACKGROUND, EDITED, INK, TITLE, UNEDITED, Series, font, line_chart
 from .preview import heat_overlay, step_tiles, to_pil
 from .record import RunRecord
-from .statistics import BINS, REACH, Distance, Statistics, distance, pooled_counts
+from .statistics import REACH, Distance, Statistics, distance, pooled_counts
 
 PANEL, GAP, CHART = 320, 10, 190
 # Unedited runs of a prompt that differ in their seed mostly stay below this; see docs/results.md.
@@ -37,7 +37,8 @@ class Verdict:
     @property
     def is_usual(self) -> bool:
         """True if no more norms are unusual than between two unedited runs."""
-        return self.distance.outside <= USUAL
+        # As many digits as are shown, or 10.04 % would be told as 10.0 % and beyond 10 %.
+        return round(self.distance.outside, 3) <= USUAL
 
     def sentence(self) -> str:
         """Return the verdict in one line."""
@@ -108,7 +109,7 @@ def _charts(run: RunRecord, pairs: Pairs, image: int) -> list[Image.Image]:
     return [
         line_chart(size, top, [shares], ("first step", "last")),
         line_chart(size, "log2 norm of patch embeddings", _pair(norms), (f"{low:.1f}", f"{high:.1f}")),
-        line_chart(size, f"activations, log share in {BINS} bins", _pair(logs), (f"-{reach:.0f}", f"{reach:.0f}")),
+        line_chart(size, "activations (asinh axis), log share", _pair(logs), (f"-{reach:.0f}", f"{reach:.0f}")),
     ]
 
 

@@ -40,7 +40,101 @@ class ServerError(RuntimeError):
     """The server, or a workflow on it, failed; the message says where and ends with the server's log."""
 
 
-class LiveServer:
+class Server:
+    """A running ComfyUI server, on whatever machine.
+
+    Args:
+        url: its address.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Take the address, without a slash at the end; nothing is asked of the server yet."""
+        self.url = url.rstrip("/")
+
+    def log(self, lines: int | None = None) -> str:
+        """Return what the server has printed; nothing is known of one that others started."""
+        return ""
+
+    def check_alive(self) -> None:
+        """Raise ServerError if the server has ended, where that is known."""
+
+    def get(self, path: str) -> Any:
+        """Return the JSON that the server answers to ``GET path``."""
+        return json.loads(self.fetch(path))
+
+    def fetch(self, path: str) -> bytes:
+        """Return the bytes that the server answers to ``GET path``."""
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return bytes(answer.read())
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Post JSON and return the answer's JSON (None where it is empty).
+
+        Raises:
+            ServerError: the server refused; the message names the nodes and inputs it objects to.
+        """
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise ServerError(refusal(error.read().decode(errors="replace"))) from None
+        return json.loads(text) if text else None
+
+    def object_info(self) -> dict[str, Any]:
+        """Return the description of every node type the server knows."""
+        info: dict[str, Any] = self.get("/object_info")
+        return info
+
+    def submit(self, prompt: dict[str, Any]) -> str:
+        """Queue a prompt in API format and return its id."""
+        return str(self.post("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex})["prompt_id"])
+
+    def wait(self, prompt_id: str, limit: float = 240.0) -> dict[str, Any]:
+        """Wait for a queued prompt and return its history entry, whether it went well or not."""
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            entry: dict[str, Any] | None = self.get(f"/history/{prompt_id}").get(prompt_id)
+            if entry is not None:
+                return entry
+            self.check_alive()
+            time.sleep(0.1)
+        raise ServerError(f"Prompt {prompt_id} is not done after {limit:.0f} s.\n{self.log(LOG_TAIL)}")
+
+    def run(self, prompt: dict[str, Any], limit: float = 240.0) -> dict[str, list[bytes]]:
+        """Run a prompt in API format.
+
+        Returns:
+            The PNG files each output node showed or saved, by node id.
+
+        Raises:
+            ServerError: a node failed, or the server did.
+        """
+        return self.images(self.wait(self.submit(prompt), limit))
+
+    def images(self, entry: dict[str, Any]) -> dict[str, list[bytes]]:
+        """Return the PNG files of a history entry, by node id.
+
+        Raises:
+            ServerError: the prompt did not end well.
+        """
+        if entry["status"]["status_str"] != "success":
+            raise ServerError(f"{failure(entry)}\n{self.log(LOG_TAIL)}")
+        return {
+            node: [self.fetch("/view?" + urllib.parse.urlencode(image)) for image in shown.get("images", [])]
+            for node, shown in entry["outputs"].items()
+        }
+
+    def forget(self) -> None:
+        """Drop the server's cached results and models, so that the next run computes everything again."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        # The server's worker takes a waiting prompt before it looks at this wish, so give it the time to wake up.
+        time.sleep(0.5)
+
+
+class LiveServer(Server):
     """A ComfyUI server on a free local port.
 
     Attributes:
@@ -53,7 +147,7 @@ class LiveServer:
         self._temporary = tempfile.TemporaryDirectory(prefix="comfyui-", ignore_cleanup_errors=True)
         self.folder = Path(self._temporary.name)
         self._port = free_port()
-        self.url = f"http://127.0.0.1:{self._port}"
+        super().__init__(f"http://127.0.0.1:{self._port}")
         self._arguments = arguments
         self._with_pack = with_pack
         self._process: subprocess.Popen[bytes] | None = None
@@ -106,85 +200,10 @@ class LiveServer:
         text = (self.folder / "server.log").read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.splitlines()[-lines:]) if lines else text
 
-    def get(self, path: str) -> Any:
-        """Return the JSON that the server answers to ``GET path``."""
-        return json.loads(self.fetch(path))
-
-    def fetch(self, path: str) -> bytes:
-        """Return the bytes that the server answers to ``GET path``."""
-        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
-            return bytes(answer.read())
-
-    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Post JSON and return the answer's JSON (None where it is empty).
-
-        Raises:
-            ServerError: the server refused; the message names the nodes and inputs it objects to.
-        """
-        request = urllib.request.Request(
-            self.url + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            raise ServerError(refusal(error.read().decode(errors="replace"))) from None
-        return json.loads(text) if text else None
-
-    def object_info(self) -> dict[str, Any]:
-        """Return the description of every node type the server knows."""
-        info: dict[str, Any] = self.get("/object_info")
-        return info
-
-    def submit(self, prompt: dict[str, Any]) -> str:
-        """Queue a prompt in API format and return its id."""
-        return str(self.post("/prompt", {"prompt": prompt, "client_id": uuid.uuid4().hex})["prompt_id"])
-
-    def wait(self, prompt_id: str, limit: float = 240.0) -> dict[str, Any]:
-        """Wait for a queued prompt and return its history entry, whether it went well or not."""
-        deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
-            entry: dict[str, Any] | None = self.get(f"/history/{prompt_id}").get(prompt_id)
-            if entry is not None:
-                return entry
-            self._check_alive()
-            time.sleep(0.1)
-        raise ServerError(f"Prompt {prompt_id} is not done after {limit:.0f} s.\n{self.log(LOG_TAIL)}")
-
-    def run(self, prompt: dict[str, Any], limit: float = 240.0) -> dict[str, list[bytes]]:
-        """Run a prompt in API format.
-
-        Returns:
-            The PNG files each output node showed or saved, by node id.
-
-        Raises:
-            ServerError: a node failed, or the server did.
-        """
-        return self.images(self.wait(self.submit(prompt), limit))
-
-    def images(self, entry: dict[str, Any]) -> dict[str, list[bytes]]:
-        """Return the PNG files of a history entry, by node id.
-
-        Raises:
-            ServerError: the prompt did not end well.
-        """
-        if entry["status"]["status_str"] != "success":
-            raise ServerError(f"{failure(entry)}\n{self.log(LOG_TAIL)}")
-        return {
-            node: [self.fetch("/view?" + urllib.parse.urlencode(image)) for image in shown.get("images", [])]
-            for node, shown in entry["outputs"].items()
-        }
-
-    def forget(self) -> None:
-        """Drop the server's cached results and models, so that the next run computes everything again."""
-        self.post("/free", {"unload_models": True, "free_memory": True})
-        # The server's worker takes a waiting prompt before it looks at this wish, so give it the time to wake up.
-        time.sleep(0.5)
-
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_LIMIT
         while time.monotonic() < deadline:
-            self._check_alive()
+            self.check_alive()
             try:
                 self.get("/system_stats")
                 return
@@ -192,7 +211,8 @@ class LiveServer:
                 time.sleep(0.1)
         raise ServerError(f"ComfyUI does not answer after {START_LIMIT:.0f} s.\n{self.log(LOG_TAIL)}")
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raise ServerError if the process has ended."""
         if self._process is None or self._process.poll() is not None:
             raise ServerError(f"ComfyUI has ended.\n{self.log(LOG_TAIL)}")
 

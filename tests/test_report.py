@@ -77,6 +77,14 @@ def test_replacement_stays_in_distribution_and_wild_steering_does_not(nodes, run
     assert all(line.startswith("OUT OF DISTRIBUTION") for line in steered), steered
 
 
+def test_the_verdict_fits_the_figure_that_is_shown(pack):
+    from concept_erasure.erasure.run_report import Verdict
+    from concept_erasure.erasure.statistics import Distance
+
+    for outside, said in ((0.1004, "In distribution: 10.0%"), (0.1006, "OUT OF DISTRIBUTION: 10.1%")):
+        assert Verdict(Distance(0.0, outside), 0.3, "the unedited run").sentence().startswith(said)
+
+
 def test_an_unedited_run_is_no_distance_from_itself(nodes, runs):
     assert "In distribution: 0.0%" in report(nodes, runs, "none").args[1]
     assert "0.0% of the cells were edited" in report(nodes, runs, "none").args[1]

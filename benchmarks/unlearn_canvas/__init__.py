@@ -1,0 +1,1 @@
+"""The UnlearnCanvas protocol over ComfyUI's HTTP API; see README.md beside this file."""

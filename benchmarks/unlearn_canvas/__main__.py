@@ -1,0 +1,119 @@
+"""``nox -s unlearn_canvas -- generate | judge | report | stand-in``; see README.md beside this file."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .generate import UNEDITED, folder_of, generate, read_graph
+from .metrics import FIGURES, row_of
+from .protocol import OBJECTS, SEEDS, STYLES, Picture, pictures
+
+HOST = Path(__file__).resolve().parents[2] / "host"
+
+
+def wanted(given: argparse.Namespace) -> list[Picture]:
+    """Return the pictures of the chosen subset; ``--limit`` takes an even share of each object."""
+    chosen = pictures(given.objects, given.styles, given.seeds)
+    return chosen if given.limit is None else chosen[: given.limit * len(given.objects)]
+
+
+def targets(given: argparse.Namespace, run: str) -> list[str | None]:
+    """Return what is erased in turn; once nothing for the unedited run."""
+    return [None] if run == UNEDITED else list(given.targets or given.objects)
+
+
+def folders(given: argparse.Namespace) -> Iterator[tuple[str, str | None, Path]]:
+    """Yield run, target and folder of all that was asked for."""
+    for run in given.runs:
+        for target in targets(given, run):
+            yield run, target, folder_of(given.out, run, target)
+
+
+def make(given: argparse.Namespace) -> None:
+    """Make the pictures."""
+    sys.path.insert(0, str(HOST))
+    from live_server import Server
+
+    server = Server(given.server)
+    fill = {name: number(value) for name, value in (item.split("=", 1) for item in given.fill)}
+    for run, target, folder in folders(given):
+        values = {"TARGET": target, **fill}
+        made = generate(server, read_graph(given.graph or run), values, wanted(given), folder)
+        print(f"{run}, {target}: {made} pictures made, {len(wanted(given)) - made} were there", flush=True)
+
+
+def number(text: str) -> str | int | float:
+    """Return a number where a text is one: a graph's inputs have types."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def judge(given: argparse.Namespace) -> None:
+    """Classify the pictures that were made."""
+    from .judge import ask_for_artefacts, classify, load_classifier
+
+    ready = [(run, target, folder) for run, target, folder in folders(given) if folder.is_dir()]
+    objects = load_classifier(given.object_weights, len(OBJECTS), given.device)
+    styles = load_classifier(given.style_weights, len(STYLES), given.device)
+    for run, target, folder in ready:
+        print(f"{run}, {target}: {classify(folder, objects, styles, given.device, given.batch)} classified", flush=True)
+        if given.artefacts:
+            print(f"{run}, {target}: {ask_for_artefacts(folder, given.artefacts, given.batch)} asked for damage")
+
+
+def report(given: argparse.Namespace) -> None:
+    """Print the table."""
+    from .judge import answers_of
+
+    chosen = wanted(given)
+    print("| run | " + " | ".join(FIGURES) + " | targets | pictures |\n|---|" + "---|" * (len(FIGURES) + 2))
+    for run in given.runs:
+        erased = list(given.targets or given.objects)
+        every = {t: answers_of(folder_of(given.out, run, t if run != UNEDITED else None), chosen) for t in erased}
+        answered = {target: answers for target, answers in every.items() if answers}
+        for target, answers in answered.items():
+            if len(answers) < len(chosen):
+                print(f"{run}, {target}: {len(answers)} of {len(chosen)} pictures judged", file=sys.stderr)
+        if answered:
+            print(f"| {run} | {row_of(answered)} |")
+
+
+def main() -> None:
+    """Run one step."""
+    if sys.argv[1:2] == ["stand-in"]:
+        from . import stand_in
+
+        sys.argv.pop(1)
+        return stand_in.main()
+    parser = argparse.ArgumentParser(prog="nox -s unlearn_canvas --", description=__doc__)
+    parser.add_argument("step", choices=["generate", "judge", "report"])
+    parser.add_argument("--out", type=Path, required=True, help="folder for pictures and answers")
+    parser.add_argument("--runs", nargs="+", default=["plain", "replaced", "steered"], help="their graphs, or --graph")
+    parser.add_argument("--objects", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT")
+    parser.add_argument("--targets", nargs="+", choices=OBJECTS, metavar="OBJECT", help="to erase; default: all")
+    parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES, metavar="STYLE")
+    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--limit", type=int, help="pictures an object, the first seeds and styles")
+    making = parser.add_argument_group("generate")
+    making.add_argument("--server", default="http://127.0.0.1:8188", help="a running ComfyUI with the pack")
+    making.add_argument("--graph", help="a workflow of your own, saved in API format, for all --runs")
+    making.add_argument("--fill", nargs="*", default=[], metavar="NAME=VALUE", help="what $NAME in it stands for")
+    asking = parser.add_argument_group("judge")
+    asking.add_argument("--object-weights", type=Path, help="the classifier of 20 objects")
+    asking.add_argument("--style-weights", type=Path, help="the classifier of 51 styles")
+    asking.add_argument("--artefacts", metavar="COMMAND", help="says which pictures are damaged; see README.md")
+    asking.add_argument("--device", default="cpu")
+    asking.add_argument("--batch", type=int, default=32)
+    given = parser.parse_args()
+    if given.step == "judge" and not (given.object_weights and given.style_weights):
+        parser.error("judge needs --object-weights and --style-weights")
+    {"generate": make, "judge": judge, "report": report}[given.step](given)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The protocol end to end without the published files: ``nox -s unlearn_canvas -- stand-in --out FOLDER``.
+
+The small model that ships with the pack takes the place of Stable Diffusion, in the same graphs, on a ComfyUI server
+that is started for it. Its judges take the place of the classifiers, so that the figures mean something; after that two
+vision transformers of the published size with random weights are written to files, read back through timm and asked
+about some of the pictures, which proves only that this path works.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .generate import UNEDITED, Graph, folder_of, generate, read_graph
+from .judge import ARCHITECTURE, Classifier, answers_of, classify, load_classifier
+from .metrics import FIGURES, row_of
+from .protocol import OBJECTS, PHOTO, STYLES, Picture, pictures
+
+ROOT = Path(__file__).resolve().parents[2]
+# Styles of the protocol that the small model knows, by its own names. It knows Mosaic too, but its tiles do not outlive
+# the scaling to the 224 pixels that the classifiers take.
+KNOWN = {PHOTO: "photo", "Neon_Lines": "neon", "Sketch": "sketch", "Watercolor": "watercolor"}
+SAE = "shipped/canvas_output_blocks.1.1.safetensors"
+RUNS = (UNEDITED, "replaced", "published", "steered")
+
+
+def adapted(graph: Graph) -> Graph:
+    """Return one of the protocol's graphs with the small model in it, at its own size and guidance and 20 steps."""
+    changes = {
+        "CheckpointLoaderSimple": {"class_type": "ConceptErasureCanvasCheckpoint", "inputs": {}},
+        "EmptyLatentImage": {"inputs": {"width": 128, "height": 128, "batch_size": 1}},
+    }
+    changed = {node: {**content, **changes.get(content["class_type"], {})} for node, content in graph.items()}
+    for content in changed.values():
+        if content["class_type"] == "KSampler":
+            content["inputs"] = {**content["inputs"], "steps": 20, "cfg": 4.5}
+    return changed
+
+
+def values_of(target: str | None) -> dict[str, object]:
+    """Return what the graphs' placeholders stand for; both worlds list the same objects in the same order."""
+    from canvas.vocabulary import OBJECTS as names
+
+    return {"SAE": SAE, "STRENGTH": -15, "TARGET": target and names[OBJECTS.index(target)]}
+
+
+def judges() -> tuple[Classifier, Classifier]:
+    """Return the small world's judges in the shape of the published classifiers: logits of 20 objects and 51 styles."""
+    from canvas import classifiers
+    from canvas.vocabulary import STYLES as names
+
+    network = classifiers.load().network
+
+    def objects(pixels: Tensor) -> Tensor:
+        return network(F.interpolate(pixels, (128, 128), mode="bilinear", antialias=True))[0]
+
+    def styles(pixels: Tensor) -> Tensor:
+        found = network(F.interpolate(pixels, (128, 128), mode="bilinear", antialias=True))[1]
+        placed = torch.full((len(found), len(STYLES)), float("-inf"))
+        for style, name in KNOWN.items():
+            placed[:, STYLES.index(style)] = found[:, names.index(name)]
+        return placed
+
+    return objects, styles
+
+
+def random_classifiers(folder: Path) -> tuple[Classifier, Classifier]:
+    """Write two networks of the published size with random weights, laid out as published, and load them again."""
+    import timm
+
+    loaded = []
+    for outputs in (len(OBJECTS), len(STYLES)):
+        path = folder / f"random_{outputs}.pth"
+        if not path.exists():
+            torch.manual_seed(outputs)
+            network = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=outputs)
+            torch.save({"model_state_dict": network.state_dict()}, path)
+        loaded.append(load_classifier(path, outputs, "cpu"))
+    return loaded[0], loaded[1]
+
+
+def main() -> None:
+    """Run the protocol on the small world."""
+    parser = argparse.ArgumentParser(prog="nox -s unlearn_canvas -- stand-in", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS[4::5], metavar="OBJECT")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[188])
+    parser.add_argument("--random", type=int, default=4, help="pictures for the random transformers; 0 for none")
+    given = parser.parse_args()
+    # Behind all else: the pack's nodes/ must not hide ComfyUI's nodes.py from anyone.
+    sys.path += [str(ROOT), str(ROOT / "host")]
+    wanted = pictures(OBJECTS, list(KNOWN), given.seeds)
+    make(given, wanted)
+    objects, styles = judges()
+    print("| run | " + " | ".join(FIGURES) + " | targets | pictures |\n|---|" + "---|" * (len(FIGURES) + 2))
+    for run in RUNS:
+        answers = {}
+        for target in given.targets:
+            folder = folder_of(given.out, run, None if run == UNEDITED else target)
+            classify(folder, objects, styles, "cpu", 32)
+            answers[target] = answers_of(folder, wanted)
+        print(f"| {run} | {row_of(answers)} |", flush=True)
+    if given.random:
+        ask_random(given, wanted[: given.random])
+
+
+def make(given: argparse.Namespace, wanted: list[Picture]) -> None:
+    """Make all pictures on a server of our own."""
+    from live_server import LiveServer
+
+    with LiveServer() as server:
+        for run in RUNS:
+            for target in [None] if run == UNEDITED else given.targets:
+                folder = folder_of(given.out, run, target)
+                made = generate(server, adapted(read_graph(run)), values_of(target), wanted, folder)
+                print(f"{run}, {target}: {made} made", file=sys.stderr, flush=True)
+
+
+def ask_random(given: argparse.Namespace, some: list[Picture]) -> None:
+    """Ask transformers of the published size about copies of some unedited pictures, and print what they say."""
+    folder = given.out / "random"
+    folder.mkdir(exist_ok=True)
+    for picture in some:
+        (folder / picture.file).write_bytes((given.out / UNEDITED / picture.file).read_bytes())
+    classify(folder, *random_classifiers(given.out), "cpu", 4)
+    for picture, answer in answers_of(folder, some).items():
+        print(f"{ARCHITECTURE}, random weights: {picture.file} -> {answer.object}, {answer.style}")
