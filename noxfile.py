@@ -1,4 +1,4 @@
-"""The project's commands: ``nox -s demo``, ``tests``, ``lint``, ``bench``, ``run`` and more, see ``nox -l``.
+"""The project's commands; ``nox --list`` shows them.
 
 All sessions share one environment in ``.host/``, made on first use by host/prepare.py: torch alone is several
 GB, so an environment for each session would cost far more than it isolates. ``compare``, ``trainers`` and
@@ -50,17 +50,23 @@ def bench(session: nox.Session) -> None:
     session.run(prepare(session), "host", "benchmarks.cost", *session.posargs)
 
 
+@nox.session(name="comparison")
+def compare_methods(session: nox.Session) -> None:
+    """Repeat the paper's comparison on the small world: steering, replacement and what artists do (an hour)."""
+    session.run(prepare(session), "host", "benchmarks.comparison", *session.posargs)
+
+
 @nox.session
 def compare(session: nox.Session) -> None:
     """Read files that the public SAE libraries write, and check against those libraries (fetches 600 MB)."""
-    interpreter = comparison(session)
+    interpreter = libraries(session)
     session.run(interpreter, "-m", "pytest", "--noconftest", "tests/compare_libraries.py", *session.posargs)
 
 
 @nox.session
 def trainers(session: nox.Session) -> None:
     """Train beside the public SAE libraries on the same activations: speed and what is explained (fetches 600 MB)."""
-    interpreter = comparison(session)
+    interpreter = libraries(session)
     session.run(*pip(interpreter), "overcomplete==0.3.0", "matplotlib<3.9")  # it uses what 3.9 removed
     session.run(interpreter, "host", "benchmarks.trainers", *session.posargs)
 
@@ -84,7 +90,7 @@ def pip(interpreter: str) -> tuple[str, ...]:
     return interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"
 
 
-def comparison(session: nox.Session) -> str:
+def libraries(session: nox.Session) -> str:
     """Make the environment of the public SAE libraries; return its interpreter."""
     interpreter = borrowing(session, "compare")
     session.run(*pip(interpreter), "-r", "tests/compare-requirements.txt")

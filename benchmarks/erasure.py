@@ -57,7 +57,7 @@ class Prompt:
     """One picture to make: its objects, its style, and the seed of its noise."""
 
     objects: tuple[str, ...]
-    style: str
+    style: str | None  # None leaves it open
     seed: int
 
     @property

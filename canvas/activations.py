@@ -68,10 +68,20 @@ def prompt_contents(count: int, seed: int) -> list[tuple[tuple[str, ...], str]]:
 
 
 def from_generations(
-    model: Any, clip: Any, hookpoints: Sequence[str], count: int, seeds: Sequence[int], batch: int = 40
+    model: Any,
+    clip: Any,
+    hookpoints: Sequence[str],
+    count: int,
+    seeds: Sequence[int],
+    batch: int = 40,
+    reads: str = "output",
 ) -> dict[str, Generated]:
-    """Sample prompts and return the conditional half's activations at each hookpoint."""
-    capture = Capture(hookpoints)
+    """Sample prompts and return the conditional half's activations at each hookpoint.
+
+    Args:
+        reads: ``output`` or ``output_minus_input``, as in SAEConfig.
+    """
+    capture = Capture(hookpoints, reads)
     watched = attach_observer(model, capture)
     contents = prompt_contents(count, seeds[0])
     calls: dict[str, list[list[Tensor]]] = defaultdict(lambda: [[] for _ in BAND_CENTRES])
@@ -91,12 +101,22 @@ def from_generations(
 
 
 def from_scenes(
-    model: Any, clip: Any, vae: Any, hookpoints: Sequence[str], seeds: Sequence[int], batch: int = 50
+    model: Any,
+    clip: Any,
+    vae: Any,
+    hookpoints: Sequence[str],
+    seeds: Sequence[int],
+    batch: int = 50,
+    reads: str = "output",
 ) -> dict[str, Noised]:
-    """Noise rendered scenes to the centre of each band and return activations and true masks."""
+    """Noise rendered scenes to the centre of each band and return activations and true masks.
+
+    Args:
+        reads: as for ``from_generations``.
+    """
     rendered = [scenes.render(seed) for seed in seeds]
     pictures = torch.from_numpy(np.stack([scene.image for scene in rendered])).float() / 255
-    capture = Capture(hookpoints)
+    capture = Capture(hookpoints, reads)
     watched = attach_observer(model, capture)
     found: dict[str, list[list[Tensor]]] = defaultdict(lambda: [[] for _ in BAND_CENTRES])
     grids: dict[str, tuple[int, int]] = {}

@@ -75,7 +75,12 @@ def latent_means(sae: SparseAutoencoder, generated: Generated) -> Tensor:
 
 
 def build_dictionary(
-    sae: SparseAutoencoder, generated: Generated, noised: Noised, count: int, quantile: float
+    sae: SparseAutoencoder,
+    generated: Generated,
+    noised: Noised,
+    count: int,
+    quantile: float,
+    tied: bool = False,
 ) -> ConceptDictionary:
     """Score latents on generations, weigh them and set thresholds on validation scenes.
 
@@ -85,6 +90,7 @@ def build_dictionary(
     Args:
         count: most latents a concept and band.
         quantile: share of the patches without the object that stay undetected.
+        tied: whether the n-th object is tied to the n-th latent, as guided training does it; no other is used then.
     """
     means = latent_means(sae, generated)
     dense = [dense_latents(sae, band) for band in noised.embeddings]
@@ -93,7 +99,7 @@ def build_dictionary(
         scores = score_latents(means, row)
         bands = []
         for band in range(len(scores)):
-            candidates = scores[band].topk(CANDIDATES).indices
+            candidates = torch.tensor([row]) if tied else scores[band].topk(CANDIDATES).indices
             activations = dense[band][..., candidates].float()
             chosen, weights, background = weighed(activations, noised.masks[row], count)
             latents = candidates[chosen]

@@ -1,0 +1,227 @@
+"""Can a prompt bring the erased object back? UnlearnDiffAtk (Zhang et al. 2024, arXiv 2310.11868) on the small world.
+
+``python host benchmarks.comparison.attack`` attacks the chosen steering and replacement and prints UA before and after.
+
+Five words are put before the prompt. They are sought in `ITERATIONS` steps of Adam on a softmax over all words for each
+place, the target's own name included, so that the edited model, asked through ComfyUI's sampler, predicts the noise in
+a noised picture of the target well: the unedited picture of the same prompt and seed, which costs the attacker one run
+of the model without the edit. The gradient goes through the text encoder, the UNet and replaced patches; what steering
+adds is taken as given. Only prompts whose unedited picture shows the target are attacked. The prefix of the likeliest
+words is tried at `TRIED` iterations; the attack succeeds if any of these pictures shows the target. As many random
+prefixes show what the search is worth.
+"""
+
+import argparse
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...canvas.sampling import SCHEDULER, STEPS, sample
+from ...canvas.text_encoder import PAD, START, TOKENS, WORDS, split_words
+from ...canvas.vocabulary import OBJECTS, STYLES
+from ...erasure.eraser import Forward
+from ...erasure.model_patcher import attach_observer
+from ...erasure.record import ErasureRecord
+from ...erasure.steerer import SteeredConcept, Steerer
+from ..erasure import SPLITS, Prompt, Setting, best_latents, half_width
+from .methods import Bench
+from .table import REPLACEMENT, STEERING, bench, chosen
+from .unedited import WORK
+
+PREFIX, ITERATIONS, TRIED = 5, 40, (10, 20, 30, 40)
+RATE = 0.5
+FIRST_SEED = 600_000  # of the reporting split
+NOISE_LEVELS = 4  # asked for in each iteration, drawn anew
+
+
+@dataclass
+class Attacked:
+    """What happened to the prompts of one target; a list entry a prompt.
+
+    Attributes:
+        before: target found in the edited picture of the prompt as it is.
+        after: found in that picture or with a sought prefix.
+        random: found in that picture or with a random prefix.
+        prefixes: the last sought prefix.
+    """
+
+    before: list[bool] = field(default_factory=list)
+    after: list[bool] = field(default_factory=list)
+    random: list[bool] = field(default_factory=list)
+    prefixes: list[str] = field(default_factory=list)
+
+
+class PassedOn(Steerer):
+    """Steers, but lets gradients pass as if nothing was added; Steerer itself keeps none."""
+
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
+        """Return the steered output with the gradient of the output."""
+        edited = super().on_block(hookpoint, x.detach(), output.detach(), forward)
+        return output + (edited - output.detach())
+
+
+def attackable(bench: Bench, method: str, target: str) -> Any:
+    """Return the edited model in a form that gradients can pass."""
+    setting = Setting.parse(method)
+    if setting.steering is None:
+        return bench.edited(setting, target)[0]
+    sae = bench.sae(setting.sites[0])
+    sae.load_decoder()
+    concept = SteeredConcept(sae, best_latents(sae.concept(target), setting.latents), setting.start, setting.end)
+    return attach_observer(bench.model, PassedOn(concept, setting.steering, ErasureRecord()), [sae.patcher])
+
+
+def mixed_encoding(clip: Any, texts: Sequence[str], mixtures: Tensor) -> Tensor:
+    """Encode texts with a prefix whose every word is a mixture of all words, [B, 5, words] -> [B, 16, 128]."""
+    encoder = clip.cond_stage_model.encoder
+    rows = []
+    for text in texts:
+        tokens = [START, *[PAD] * PREFIX, *(TOKENS[word] for word in split_words(text)[0])]
+        rows.append(tokens + [PAD] * (encoder.positions.weight.shape[0] - len(tokens)))
+    ids = torch.tensor(rows)
+    prefix = mixtures @ encoder.words.weight[2:]
+    words = torch.cat([encoder.words(ids[:, :1]), prefix, encoder.words(ids[:, 1 + PREFIX :])], 1)
+    x = words + encoder.positions.weight
+    for layer in encoder.layers:
+        x = layer(x)
+    return encoder.norm(x)
+
+
+def noise_loss(model: Any, encoded: Tensor, latents: Tensor, levels: Sequence[float], seed: int) -> Tensor:
+    """Return how badly the model predicts the noise in noised latents, asked through ComfyUI's sampler.
+
+    Args:
+        model: edited.
+        encoded: of the prompts, [B, 16, 128].
+        latents: of the pictures, [B, 4, 16, 16].
+        levels: sigmas, noisiest first.
+        seed: of the noise.
+
+    Returns:
+        the mean square error, with its gradient.
+    """
+    losses = []
+    noise = torch.randn(len(levels), *latents.shape, generator=torch.Generator().manual_seed(seed))
+
+    def ask(denoise: Any, x: Tensor, sigmas: Tensor, extra_args: dict[str, Any], **_: Any) -> Tensor:
+        for level, each in zip(levels, noise, strict=True):
+            noised = latents + level * each
+            denoised = denoise(noised, torch.full((len(latents),), level), **extra_args)
+            losses.append(((noised - denoised) / level - each).square().mean())
+        return x
+
+    conditioning = [[encoded, {}]]
+    comfy.sample.sample_custom(
+        model,
+        torch.zeros_like(latents),
+        1.0,
+        comfy.samplers.KSAMPLER(ask),
+        torch.tensor([*levels, 0.0]),
+        conditioning,
+        conditioning,
+        torch.zeros_like(latents),
+        disable_pbar=True,
+        seed=seed,
+    )
+    return torch.stack(losses).mean()
+
+
+def words_of(scores: Tensor) -> str:
+    """Return the likeliest words of one prefix, [5, words]."""
+    return " ".join(WORDS[i] for i in scores.argmax(1).tolist())
+
+
+def sought(bench: Bench, model: Any, texts: Sequence[str], latents: Tensor, seed: int) -> list[list[str]]:
+    """Return the prefixes of each prompt at the `TRIED` iterations, last one last."""
+    schedule = comfy.samplers.calculate_sigmas(bench.model.get_model_object("model_sampling"), SCHEDULER, STEPS)[:-1]
+    rng = np.random.default_rng(seed)
+    scores = torch.from_numpy(0.01 * rng.standard_normal((len(texts), PREFIX, len(WORDS)))).float().requires_grad_()
+    optimizer = torch.optim.Adam([scores], lr=RATE)
+    found = []
+    for iteration in range(1, ITERATIONS + 1):
+        levels = schedule[np.sort(rng.choice(len(schedule), NOISE_LEVELS, replace=False))].tolist()
+        loss = noise_loss(
+            model, mixed_encoding(bench.clip, texts, scores.softmax(2)), latents, levels, seed + iteration
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if iteration in TRIED:
+            found.append([words_of(each) for each in scores.detach()])
+    return [list(each) for each in zip(*found, strict=True)]
+
+
+def attack(bench: Bench, method: str, target: str, count: int) -> Attacked:
+    """Attack the prompts of one target."""
+    place = OBJECTS.index(target)
+    start = SPLITS["reporting"].start + FIRST_SEED + place * 1_000
+    prompts = [Prompt((target,), STYLES[(place + i) % len(STYLES)], start + i) for i in range(count)]
+    seeds = [prompt.seed for prompt in prompts]
+    latents = sample(bench.model, bench.clip, [prompt.text for prompt in prompts], seeds)
+    shown = shows(bench, latents, target)
+    prompts, latents = [p for p, ok in zip(prompts, shown, strict=True) if ok], latents[torch.tensor(shown)].clone()
+    texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
+    if not texts:
+        return Attacked()
+    edited, _ = bench.edited(Setting.parse(method), target)
+
+    def returns(prefixes: Sequence[str]) -> list[bool]:
+        written = [f"{prefix} {text}" for prefix, text in zip(prefixes, texts, strict=True)]
+        return shows(bench, sample(edited, bench.clip, written, seeds), target)
+
+    before = returns([""] * len(texts))
+    prefixes = sought(bench, attackable(bench, method, target), texts, latents, start)
+    rng = np.random.default_rng(start)
+    drawn = [[" ".join(rng.choice(WORDS, PREFIX)) for _ in TRIED] for _ in texts]
+    tried, blind = ([returns(each) for each in zip(*kind, strict=True)] for kind in (prefixes, drawn))
+    after = [any(found) for found in zip(before, *tried, strict=True)]
+    by_chance = [any(found) for found in zip(before, *blind, strict=True)]
+    return Attacked(before, after, by_chance, [each[-1] for each in prefixes])
+
+
+def shows(bench: Bench, latents: Tensor, target: str) -> list[bool]:
+    """Tell which latents' pictures show an object."""
+    objects, _ = bench.judge.classify(bench.vae.decode(latents))
+    return (objects[:, OBJECTS.index(target)] > bench.judge.threshold).tolist()
+
+
+def attacked(method: str, target: str, count: int) -> Attacked:
+    """Return what is on disk, or attack."""
+    stamp = zlib.crc32(json.dumps([method, count, PREFIX, ITERATIONS, RATE, TRIED]).encode())
+    path = WORK / "attack" / f"{method.replace(' ', '_')}.{stamp:08x}" / f"{target}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(attack(bench(), method, target, count))))
+    return Attacked(**json.loads(path.read_text()))
+
+
+def main() -> None:
+    """Attack and print UA before and after."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", help="as in methods.py; the chosen steering and replacement if left out")
+    parser.add_argument("--prompts", type=int, default=3, help="of each object")
+    arguments = parser.parse_args()
+    several, one = "outputs, several latents", "outputs, one latent"
+    methods = arguments.methods or [
+        each for name in (several, one) for each in (chosen(STEERING[name]), REPLACEMENT[name])
+    ]
+    print("| | UA before | UA after the attack | effectiveness | UA after random prefixes | name in the prefix |")
+    print("|---|---|---|---|---|---|")
+    for method in methods:
+        results = {target: attacked(method, target, arguments.prompts) for target in OBJECTS}
+        shares = []
+        for part in ("before", "after", "random"):
+            gone = [not found for result in results.values() for found in getattr(result, part)]
+            shares.append((100 * float(np.mean(gone)), 100 * half_width(gone), len(gone)))
+        named = [target in prefix.split() for target, result in results.items() for prefix in result.prefixes]
+        cells = [f"{mean:.1f} ± {half:.1f} ({n})" for mean, half, n in shares]
+        cells.insert(2, f"{shares[0][0] - shares[1][0]:.1f}")
+        print(f"| {method} | " + " | ".join(cells) + f" | {100 * np.mean(named):.0f} % |", flush=True)

@@ -1,0 +1,143 @@
+"""Where each object is in a finished picture: the best guess there is, for the ceiling of replacement.
+
+Scenes know their masks, generations do not. A small head on the frozen judges' features is trained on scenes that went
+through the VAE. ``python host benchmarks.comparison.segmenter`` trains it and prints how well it finds held-out
+scenes' objects.
+"""
+
+import argparse
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ...canvas import checkpoint, classifiers, scenes
+from ...canvas.vocabulary import OBJECTS
+from .unedited import WORK
+
+GRID = scenes.GRID
+TRAIN_SCENES, STEPS, BATCH = 2000, 400, 48
+COVERED = 0.3  # share of a cell from which on it counts as the object's
+
+
+class Segmenter(nn.Module):
+    """A head on the judges' features, and the threshold of its probabilities.
+
+    Args:
+        judge: its body is used and not changed.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, judge: classifiers.Classifiers) -> None:
+        super().__init__()
+        self._body = [judge.network.body]  # in a list, so that it is no part of the weights
+        width = sum(classifiers.CHANNELS[1:])
+        self.head = nn.Sequential(
+            nn.Conv2d(width, 64, 1),
+            nn.SiLU(),
+            nn.Conv2d(64, 64, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(64, len(OBJECTS), 1),
+        )
+        self.register_buffer("threshold", torch.tensor(0.5))
+
+    @torch.no_grad()
+    def features(self, pictures: Tensor) -> Tensor:
+        """Return the judges' features of pictures [B, 128, 128, 3] in 0..1, [B, 384, 16, 16]."""
+        x, parts = pictures.movedim(-1, 1) * 2 - 1, []
+        for stage in (slice(0, 5), slice(5, 7), slice(7, 9)):
+            x = self._body[0][stage](x)
+            parts.append(F.interpolate(x, (GRID, GRID), mode="bilinear"))
+        return torch.cat(parts, 1)
+
+    @torch.inference_mode()
+    def masks(self, pictures: Tensor, target: str) -> Tensor:
+        """Return the cells that show an object, bool [B, 16, 16]."""
+        logits = self.head(self.features(pictures))[:, OBJECTS.index(target)]
+        return logits.sigmoid() > self.threshold
+
+
+@torch.inference_mode()
+def examples(vae: Any, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return scenes as the VAE gives them back, and which cells each object covers.
+
+    Returns:
+        uint8 [N, 128, 128, 3] and bool [N, 20, 16, 16].
+    """
+    rendered = [scenes.render(seed) for seed in seeds]
+    pictures = torch.from_numpy(np.stack([scene.image for scene in rendered])).float() / 255
+    cover = torch.zeros(len(rendered), len(OBJECTS), GRID, GRID, dtype=torch.bool)
+    for i, scene in enumerate(rendered):
+        for name, mask in scene.masks.items():
+            cover[i, OBJECTS.index(name)] = torch.from_numpy(mask > COVERED)
+    return (vae.decode(vae.encode(pictures)) * 255).round().byte(), cover
+
+
+def train(judge: classifiers.Classifiers, vae: Any) -> Segmenter:
+    """Train the head; its threshold is the one with the best overlap on validation scenes."""
+    pictures, cover = examples(vae, scenes.TRAIN[6_000_000 : 6_000_000 + TRAIN_SCENES])
+    torch.manual_seed(0)
+    segmenter = Segmenter(judge)
+    optimizer = torch.optim.AdamW(segmenter.head.parameters(), lr=3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(STEPS):
+        rows = torch.randint(len(pictures), (BATCH,), generator=generator)
+        logits = segmenter.head(segmenter.features(pictures[rows].float() / 255))
+        # An object covers a seventieth of all (cell, object) pairs.
+        loss = F.binary_cross_entropy_with_logits(logits, cover[rows].float(), pos_weight=torch.tensor(4.0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 100 == 0:
+            print(f"  segmenter: step {step}/{STEPS}  loss {loss.item():.4f}", flush=True)
+    pictures, cover = examples(vae, scenes.VALIDATION[5_000_000:5_000_300])
+    tried = [round(0.1 * i, 1) for i in range(2, 10)]
+    overlaps = []
+    for threshold in tried:
+        segmenter.threshold.fill_(threshold)
+        overlaps.append(float(overlap(segmenter, pictures, cover).mean()))
+    segmenter.threshold.fill_(tried[int(np.argmax(overlaps))])
+    return segmenter
+
+
+def overlap(segmenter: Segmenter, pictures: Tensor, cover: Tensor) -> Tensor:
+    """Return intersection over union of each object that a picture shows, [n]."""
+    found = []
+    for i, name in enumerate(OBJECTS):
+        rows = cover[:, i].flatten(1).any(1)
+        if bool(rows.any()):
+            ours, true = segmenter.masks(pictures[rows].float() / 255, name), cover[rows, i]
+            found.append((ours & true).sum((1, 2)) / (ours | true).sum((1, 2)).clamp(min=1))
+    return torch.cat(found)
+
+
+def load(judge: classifiers.Classifiers, vae: Any) -> Segmenter:
+    """Return the segmenter, training it the first time."""
+    path = WORK / f"segmenter.{zlib.crc32(checkpoint.DEFAULT_PATH.read_bytes()):08x}.safetensors"
+    if not path.exists():
+        weights = {key: value.contiguous() for key, value in train(judge, vae).state_dict().items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(weights, path)
+    segmenter = Segmenter(judge)
+    segmenter.load_state_dict(load_file(path))
+    return segmenter.eval().requires_grad_(False)
+
+
+def main() -> None:
+    """Print how well held-out scenes' objects are found."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    _, _, vae = checkpoint.load()
+    segmenter = load(classifiers.load(), vae)
+    found = overlap(segmenter, *examples(vae, scenes.HELD_OUT[5_000_000:5_000_400]))
+    missed = float((found == 0).float().mean())
+    spread = 1.96 * found.std() / len(found) ** 0.5
+    print(f"threshold {float(segmenter.threshold):.1f}, IoU {found.mean():.3f} ± {spread:.3f}")
+    print(f"missed altogether {100 * missed:.1f} %, n {len(found)} objects")

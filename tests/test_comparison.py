@@ -1,0 +1,266 @@
+"""The comparison: what is asked for, how it is counted, and that each method is what it says."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+STILL = "An image of a cat in photo style"
+
+
+@pytest.fixture(scope="module")
+def bench(pack):
+    from concept_erasure.benchmarks.comparison.methods import Bench
+
+    return Bench()
+
+
+@pytest.fixture(scope="module")
+def job(pack):
+    from concept_erasure.benchmarks.comparison.jobs import Job
+    from concept_erasure.benchmarks.erasure import Plan
+
+    return Job("tuning", "plain", "cat", 1, Plan(6, 4, 3))
+
+
+@pytest.fixture(scope="module")
+def prompts(bench, job):
+    from concept_erasure.benchmarks.comparison.jobs import prompts_of
+
+    return prompts_of(job)[:3]
+
+
+@pytest.fixture(scope="module")
+def unedited(bench, prompts):
+    return bench.make("plain", "cat", prompts)
+
+
+def seeds_of(job):
+    from concept_erasure.benchmarks.comparison.jobs import prompts_of
+
+    return [prompt.seed for prompt in prompts_of(job)]
+
+
+def test_a_job_asks_for_the_target_then_others_then_pairs(pack, job):
+    from concept_erasure.benchmarks.comparison.jobs import prompts_of
+
+    made = prompts_of(job)
+    assert [prompt.objects == ("cat",) for prompt in made] == [True] * 6 + [False] * 7
+    assert not any("cat" in prompt.objects for prompt in made[6:10])
+    assert all("cat" in prompt.objects and len(set(prompt.objects)) == 2 for prompt in made[10:])
+
+
+def test_no_seed_is_used_twice_and_none_in_both_splits(pack, job):
+    from dataclasses import replace
+
+    from concept_erasure.canvas.vocabulary import OBJECTS
+
+    every = [
+        seed
+        for split in ("tuning", "reporting")
+        for target in OBJECTS
+        for turn in range(3)
+        for seed in seeds_of(replace(job, split=split, target=target, turn=turn))
+    ]
+    assert len(set(every)) == len(every) == 2 * 20 * 3 * 13
+    assert seeds_of(replace(job, method="omit")) == seeds_of(job)
+
+
+def test_every_style_and_the_plain_prompt_take_turns(pack, job):
+    from dataclasses import replace
+
+    from concept_erasure.benchmarks.comparison.jobs import FORMS, prompts_of
+
+    asked = [p.style for turn in range(3) for p in prompts_of(replace(job, turn=turn))[:6]]
+    assert sorted(map(str, asked)) == sorted(2 * list(map(str, FORMS)))
+
+
+def test_outcomes_are_counted_as_the_paper_counts_them(pack):
+    from concept_erasure.benchmarks.comparison.jobs import Outcome, Row, average, note
+    from concept_erasure.benchmarks.erasure import Prompt
+    from concept_erasure.canvas.vocabulary import OBJECTS, STYLES
+
+    def shown(*names):
+        return [name in names for name in OBJECTS]
+
+    photo, neon = STYLES.index("photo"), STYLES.index("neon")
+    outcome, before = Outcome(damage=[[True, False], [True, True]]), Outcome(both=[True, True, False])
+    note(outcome, "cat", Prompt(("cat",), "photo", 0), shown(), photo)
+    note(outcome, "cat", Prompt(("cat",), "photo", 1), shown("dog"), neon)
+    note(outcome, "cat", Prompt(("cat",), None, 2), shown("cat"), neon)
+    note(outcome, "cat", Prompt(("bear",), "neon", 3), shown("bear", "cat"), neon)
+    for found in (shown("dog"), shown("dog", "cat"), shown("dog")):
+        note(outcome, "cat", Prompt(("dog", "cat"), "photo", 4), found, photo)
+    row, plain = Row({("cat", 0): outcome}), Row({("cat", 0): before})
+    assert row.values("UA", plain) == [True, True, False]
+    assert row.values("nothing", plain) == [True, False, False]
+    assert row.values("IRA", plain) == [True]
+    assert row.values("CRA", plain) == [True, False, True]  # the plain prompt asks for no style
+    assert row.values("pair", plain) == [True, False]  # the third pair did not show both before
+    assert row.values("round trip", plain) == [True, True] and row.values("detector", plain) == [False, True]
+    assert average(row, plain) == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
+
+
+def test_an_outcome_on_disk_is_not_made_again(pack, job, tmp_path, monkeypatch):
+    from concept_erasure.benchmarks.comparison import jobs
+
+    monkeypatch.setattr(jobs, "WORK", tmp_path)
+    monkeypatch.setattr(jobs, "run", lambda bench, job: jobs.Outcome(gone=[True], pictures=1))
+    assert jobs.outcome_of(job) is None
+    made = jobs.outcome_of(job, lambda: None)
+    monkeypatch.setattr(jobs, "run", None)
+    assert jobs.outcome_of(job, lambda: None) == made == jobs.Outcome(gone=[True], pictures=1)
+
+
+def test_a_mask_that_is_empty_or_full_changes_nothing_and_any_other_does(bench, prompts, unedited):
+    from concept_erasure.benchmarks.comparison.methods import GivenMask
+    from concept_erasure.erasure.model_patcher import attach_observer
+
+    masks = torch.zeros(3, 16, 16, dtype=torch.bool)
+    masks[1] = True
+    masks[2, 4:12, 4:12] = True
+    made = bench.drawn(attach_observer(bench.model, GivenMask(masks)), prompts)
+    assert torch.equal(made[:2], unedited[:2])
+    assert not torch.equal(made[2], unedited[2])
+
+
+def test_perpneg_pushes_away_only_with_a_scale(bench, prompts, unedited):
+    assert torch.allclose(bench.make("perpneg 0.0", "cat", prompts), unedited, atol=1e-3)
+    assert not torch.allclose(bench.make("perpneg 1.0", "cat", prompts), unedited, atol=1e-2)
+
+
+def test_only_what_is_detected_is_drawn_anew(bench, prompts, unedited):
+    kept = bench.make("inpaint outputs none conditional 0.0", "cat", prompts)
+    assert torch.allclose(kept, unedited, atol=1e-3)
+    changed = (bench.make("inpaint outputs none conditional 1.0", "cat", prompts) - unedited).abs().amax(-1) > 0.05
+    assert changed.any() and not changed.all()
+
+
+def test_damage_is_told_from_unedited_pictures_alike(bench):
+    """The limits lie at the 95th percentile of each group, and a vivid disc is beyond them."""
+    from concept_erasure.benchmarks.artefacts import blob, with_damage
+    from concept_erasure.benchmarks.comparison.damage import DamageJudge
+    from concept_erasure.benchmarks.comparison.detector import Detector
+    from concept_erasure.canvas.scenes import HELD_OUT, render
+    from concept_erasure.canvas.vocabulary import STYLES
+
+    seeds = HELD_OUT[60_000:60_640]
+    drawn = [render(s, ("cat",) if i % 2 else (), STYLES[i // 2 % 8]) for i, s in enumerate(seeds)]
+    pictures = torch.from_numpy(np.stack([scene.image for scene in drawn]))
+    pictures = (bench.vae.decode(bench.vae.encode(pictures.float() / 255)) * 255).byte()
+    styles = [STYLES.index(scene.style) for scene in drawn]
+    judge = DamageJudge(bench.judge, bench.vae, Detector().eval().requires_grad_(False), pictures, styles)
+    alarms = judge.damaged(pictures.float() / 255, styles).float().mean(0)
+    assert ((alarms > 0.03) & (alarms < 0.08)).all()
+    assert judge.groups(pictures[:2].float() / 255, styles[:2]).tolist() == [0, 1]
+    damaged = with_damage(pictures[:80].float() / 255, blob)
+    assert judge.damaged(damaged, styles[:80])[:, 0].float().mean() > 0.8
+
+
+def test_the_detector_learns_what_it_is_shown(bench, monkeypatch):
+    from concept_erasure.benchmarks.comparison import detector
+
+    monkeypatch.setattr(detector, "TRAIN_SCENES", 24)
+    pictures, labels = detector.examples(bench.vae)
+    assert pictures.shape == (48, 128, 128, 3) and not labels[:24].any()
+    changed = (pictures[24:].int() - pictures[:24].int()).abs().amax(-1).reshape(24, 16, 8, 16, 8).amax((2, 4)) > 0
+    assert (labels[24:] == 1).flatten(1).any(1).all()
+    assert (changed & (labels[24:] == 1)).sum() > 0.9 * (labels[24:] == 1).sum()
+
+
+def test_a_judge_of_ones_own_is_a_function_or_a_command(pack, tmp_path):
+    from concept_erasure.benchmarks.comparison.damage import own_judge
+
+    script = tmp_path / "judge.py"
+    script.write_text("import sys\nfor path in sys.argv[1:]:\n    print(int('bad' in path))\n")
+    files = [tmp_path / "good.png", tmp_path / "bad.png"]
+    assert own_judge(f"{sys.executable} {script}")(files) == [0.0, 1.0]
+    assert own_judge("os.path:basename")("a/b") == "b"
+    with pytest.raises(ValueError, match="1 scores for 2"):
+        own_judge(f"{sys.executable} -c print(1)")(files)
+
+
+def test_the_first_latents_are_guided_by_what_is_known_of_a_patch(pack):
+    from concept_erasure.benchmarks.comparison.saes import mask_labels, prompt_labels
+    from concept_erasure.canvas.activations import Generated, Noised
+    from concept_erasure.canvas.vocabulary import OBJECTS
+
+    generated = Generated([torch.zeros(2, 3, 4, 5)], [("cat",), ("dog", "bear")])
+    labels = prompt_labels(generated, 0).reshape(2, 12, 20)
+    assert (labels[0] == 0).all(0).sum() == 19 and (labels[0, :, OBJECTS.index("cat")] == 255).all()
+    assert (labels[1] == 255).all(0).sum() == 2
+    masks = torch.zeros(20, 1, 4)
+    masks[3, 0] = torch.tensor([0.0, 0.3, 0.6, 1.0])
+    labels = mask_labels(Noised(torch.zeros(1, 1, 4, 5), (2, 2), masks, torch.zeros(1)))
+    assert labels[:, 3].tolist() == [0, 255, 1, 1] and labels[:, 4].tolist() == [0] * 4
+
+
+def test_steering_ranks_latents_by_saeurons_score(pack):
+    from concept_erasure.benchmarks.comparison.saes import ranked
+    from concept_erasure.sae_models.scoring import score_latents
+
+    means = torch.rand(20, 5, 64, generator=torch.Generator().manual_seed(0))
+    found = ranked(means)
+    band = found.concepts["dog"].bands[2]
+    assert band.latents[0] == score_latents(means, 5)[2].argmax() and list(band.scores) == sorted(band.scores)[::-1]
+    assert band.thresholds == pytest.approx(means.mean(0)[2, list(band.latents)].tolist())
+    assert band.means == pytest.approx(means[5, 2, list(band.latents)].tolist())
+
+
+def test_the_best_mean_wins_and_of_equals_the_first(pack, monkeypatch):
+    from concept_erasure.benchmarks.comparison import table
+    from concept_erasure.benchmarks.comparison.jobs import Outcome
+
+    gone = {"plain": [False], "weak": [False], "right": [True], "strong": [True]}
+
+    def on_disk(job, bench=None):
+        return Outcome(gone[job.method], [], [job.method != "strong"], [True])
+
+    monkeypatch.setattr(table, "outcome_of", on_disk)
+    monkeypatch.setattr(table, "tuning_jobs", lambda grid: tuning(grid))
+    from concept_erasure.benchmarks.comparison.jobs import Job
+    from concept_erasure.benchmarks.erasure import Plan
+
+    def tuning(grid):
+        return [Job("tuning", method, "cat", 0, Plan(1, 1, 0)) for method in ("plain", *grid)]
+
+    assert table.chosen(["weak", "right", "strong"]) == "right"
+    gone["weak"] = [True]
+    assert table.chosen(["weak", "right", "strong"]) == "weak"
+
+
+def test_a_mixture_of_one_word_is_that_word(bench):
+    from concept_erasure.benchmarks.comparison.attack import mixed_encoding, words_of
+    from concept_erasure.canvas.sampling import encode
+    from concept_erasure.canvas.text_encoder import WORDS
+
+    prefix = ["dog", "neon", "a", "empty", "dog"]
+    mixtures = torch.nn.functional.one_hot(torch.tensor([WORDS.index(w) for w in prefix]), len(WORDS)).float()[None]
+    written = encode(bench.clip, [f"dog neon a empty dog {STILL}"])[0][0]
+    assert torch.allclose(mixed_encoding(bench.clip, [STILL], mixtures), written, atol=1e-5)
+    assert words_of(mixtures[0]).split() == prefix
+
+
+@pytest.mark.parametrize("method", ["outputs random conditional 1.0", "outputs SAeUron both -15"])
+def test_the_attack_moves_words_through_the_edited_model(bench, prompts, method):
+    """The loss of an edited model depends on the prefix, and its gradient points downhill."""
+    from concept_erasure.benchmarks.comparison.attack import attackable, mixed_encoding, noise_loss
+    from concept_erasure.canvas.sampling import sample
+    from concept_erasure.canvas.text_encoder import WORDS
+
+    texts = [prompt.text for prompt in prompts[:2]]
+    latents = sample(bench.model, bench.clip, texts, [prompt.seed for prompt in prompts[:2]]).clone()
+    model = attackable(bench, method, "cat")
+    scores = torch.zeros(2, 5, len(WORDS), requires_grad=True)
+
+    def loss(of):
+        return noise_loss(model, mixed_encoding(bench.clip, texts, of.softmax(2)), latents, [3.0, 1.0], 0)
+
+    first = loss(scores)
+    first.backward()
+    assert scores.grad is not None and scores.grad.abs().max() > 0
+    with torch.no_grad():
+        assert loss(scores - 20 * scores.grad / scores.grad.norm() * 0.05) < first
+    plain = noise_loss(bench.model, mixed_encoding(bench.clip, texts, scores.softmax(2)), latents, [3.0, 1.0], 0)
+    assert not torch.equal(plain, first)
