@@ -27,7 +27,7 @@ from ...erasure.eraser import Forward, RunInfo
 from ...erasure.model_patcher import attach_observer, load_sae
 from ...erasure.preview import image_mask
 from ...erasure.record import CONDITIONAL
-from ...erasure.replacement import donor_seed, random_donors, replace_patches
+from ...erasure.replacement import Edit, donor_seed, random_donors, replace_patches
 from ...sae_models.loaded import LoadedSAE
 from ..erasure import NEGATIVE, OMIT, PLAIN, Prompt, Setting, World
 from . import damage, saes, segmenter
@@ -184,12 +184,12 @@ class GivenMask:
         for chunk, half in enumerate(forward.halves):
             if half != CONDITIONAL:
                 continue
-            for image, mask in enumerate(inside):
-                targets, free = mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]
+            for image, mask in enumerate(inside.numpy()):
+                targets, free = mask.nonzero()[0], (~mask).nonzero()[0]
                 if not len(targets) or not len(free):
                     continue
                 seed = donor_seed(0, self.keys[image], hookpoint, forward.sigma)
                 donors = random_donors(free, len(targets), torch.Generator().manual_seed(seed))
                 row = chunk * len(self.masks) + image
-                replace_patches(edited, row, targets, donors, output, row)
+                replace_patches(edited, [Edit(row, targets, row, donors)], output)
         return edited
