@@ -240,6 +240,7 @@ def test_an_sae_that_fits_is_let_through(pack):
 def test_a_transformer_model_is_refused_as_such(pack, family):
     """Built as ComfyUI builds it; the sizes do not matter for what it lacks."""
     import comfy.supported_models
+    from comfy.ldm.flux.model import FluxParams
     from comfy.model_patcher import ModelPatcher
     from concept_erasure.erasure import blocks
 
@@ -254,6 +255,8 @@ def test_a_transformer_model_is_refused_as_such(pack, family):
         "PixArtAlpha": {"image_model": "pixart_alpha", "hidden_size": 32, "num_heads": 2, "depth": 1,
                         "input_size": 8, "caption_channels": 8},
     }  # fmt: skip
+    if "txt_ids_dims" in FluxParams.__dataclass_fields__:  # since 2026
+        sizes["Flux"]["txt_ids_dims"] = []
     config = getattr(comfy.supported_models, family)(sizes[family])
     config.set_inference_dtype(torch.float32, None)
     model = ModelPatcher(config.get_model({}, "", device="meta"), torch.device("cpu"), torch.device("cpu"))

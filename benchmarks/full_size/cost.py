@@ -2,14 +2,16 @@
 
 A sampling step (both halves of guidance) without the pack, with detection, with detection and replacement, and as
 the published hooks do it, in turn in one process; ratios are taken turn by turn, and the time inside the hooks is
-measured by itself in the same steps. Weights are random, which changes no time; the SAE has the published size and the
-thresholds let a tenth of the patches through to the second look, where latents compete.
+measured by itself in the same steps. Where a step takes a minute, ``--together`` measures all hooks in one. Weights are
+random, which changes no time; the SAE has the published size, and the thresholds let a tenth of the patches through to
+the second look, where latents compete.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from .proof import denoise
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DETECTED = 0.1
 MIDDLE = "middle_block.1"
+REPLACE, PUBLISHED_WAY, TOGETHER = "detect and replace", "published approach", "all together"
 
 
 def random_model(kind: str, dtype: torch.dtype) -> Any:
@@ -93,10 +96,18 @@ class Clocked:
             self.spent += self._clock() - started
 
 
-def ways(
-    kind: str, model: Any, size: int, folder: Path, clock: Callable[[], float]
-) -> dict[str, Callable[[], tuple[float, float]]]:
-    """Return the four ways to take a step, by name; each gives the seconds of the step and of the hooks in it."""
+Step = Callable[[], tuple[float, dict[str, float]]]
+
+
+def ways(kind: str, model: Any, size: int, folder: Path, clock: Callable[[], float], together: bool) -> dict[str, Step]:
+    """Return the ways to take a step, by name; each gives the seconds of the step, and of each observer's hooks in it.
+
+    Args:
+        kind, model, size: see the command line.
+        folder: an empty one, for the SAE.
+        clock: what tells the seconds.
+        together: one way only, with all observers on the model.
+    """
     block, reads = PUBLISHED[kind][0]
     write_sae(folder, block, hookpoints(model)[find(block)], reads)
     path = next(folder.glob("unet*"))
@@ -113,26 +124,28 @@ def ways(
     # The Patch Replacer's default: where the SAE reads, and in the middle.
     at = tuple(dict.fromkeys((MIDDLE, find(block))))
     observers = {
-        "bare": None,
         "detect": Eraser(detection, Replacement("none", where=LISTED, at=at), ErasureRecord()),
-        "detect and replace": Eraser(detection, Replacement("random", where=LISTED, at=at), record),
-        "published approach": FullReconstruction(whole.load_decoder(), detection.concept.bands[0].latents),
+        REPLACE: Eraser(detection, Replacement("random", where=LISTED, at=at), record),
+        PUBLISHED_WAY: FullReconstruction(whole.load_decoder(), detection.concept.bands[0].latents),
     }
 
-    def way(observer: Any) -> Callable[[], tuple[float, float]]:
-        clocked = Clocked(observer, clock)
-        used = model if observer is None else attach_observer(model, clocked, [sae.patcher])
+    def way(*names: str) -> Step:
+        clocked = {name: Clocked(observers[name], clock) for name in names}
+        used = model
+        for observer in clocked.values():
+            used = attach_observer(used, observer, [sae.patcher])
 
-        def step() -> tuple[float, float]:
-            clocked.spent = 0.0
+        def step() -> tuple[float, dict[str, float]]:
+            for observer in clocked.values():
+                observer.spent = 0.0
             started = clock()
             denoise(used, noise, *prompts, 1)
-            return clock() - started, clocked.spent
+            return clock() - started, {name: observer.spent for name, observer in clocked.items()}
 
         return step
 
-    found = {name: way(observer) for name, observer in observers.items()}
-    found["detect and replace"]()
+    found = {TOGETHER: way(*observers)} if together else {"bare": way(), **{name: way(name) for name in observers}}
+    found[TOGETHER if together else REPLACE]()
     print(f"{record.latest.replaced()} patches are replaced at {', '.join(at)}", flush=True)
     return found
 
@@ -159,32 +172,43 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--dtype", choices=list(TYPES), default="bfloat16")
+    parser.add_argument("--together", action="store_true", help="one step a turn, with all hooks on it at once")
     parser.add_argument("--cpu-time", action="store_true", help="count the process's own time, for a busy machine")
     arguments = parser.parse_args()
     clock = time.process_time if arguments.cpu_time else time.perf_counter
     model = random_model(arguments.model, TYPES[arguments.dtype])
+    steps: dict[str, list[float]] = defaultdict(list)
+    hooks: dict[str, list[float]] = defaultdict(list)
+    shares: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        actions = ways(arguments.model, model, arguments.size, Path(folder), clock)
-        steps: dict[str, list[float]] = {name: [] for name in actions}
-        hooks: dict[str, list[float]] = {name: [] for name in actions}
-        for turn in range(arguments.rounds + 1):
+        actions = ways(arguments.model, model, arguments.size, Path(folder), clock, arguments.together)
+        # One turn that does not count; all together, the one that told how much is replaced was that.
+        for turn in range(1 if arguments.together else 0, arguments.rounds + 1):
             for name, action in actions.items():
-                whole, hooked = action()
-                if turn:
-                    steps[name].append(whole)
-                    hooks[name].append(hooked)
-                    print(f"  turn {turn}: {name} {whole:.2f} s, {hooked:.4f} s in hooks", flush=True)
+                whole, spent = action()
+                print(f"  turn {turn}: {name} {whole:.2f} s, in hooks {spent}", flush=True)
+                if not turn:
+                    continue
+                steps[name].append(whole)
+                for observer, seconds in spent.items():
+                    hooks[observer].append(seconds)
+                    shares[observer].append(seconds / (whole - sum(spent.values())))
     print(
         f"{arguments.model}, {arguments.size} px, batch 1, {arguments.dtype}, {torch.get_num_threads()} thread(s), "
-        f"{'processor' if arguments.cpu_time else 'wall'} seconds a step, n {arguments.rounds}: median (quartiles)"
+        f"{'processor' if arguments.cpu_time else 'wall'} seconds, n {arguments.rounds}: median (quartiles)"
     )
+    report(steps, hooks, shares)
+
+
+def report(steps: dict[str, list[float]], hooks: dict[str, list[float]], shares: dict[str, list[float]]) -> None:
+    """Print seconds of steps by way, seconds in hooks by observer, and these as shares of the step without hooks."""
     for name, values in steps.items():
-        ratios = [a / b for a, b in zip(values, steps["bare"], strict=True)]
-        shares = [hooked / (whole - hooked) for whole, hooked in zip(values, hooks[name], strict=True)]
-        print(f"  {name:20} {quartiles(values)}   x bare {quartiles(ratios)}")
-        print(f"  {'':20} in hooks {quartiles(hooks[name])} s, that is {quartiles(shares, 5)} of the rest of its step")
-    ours = [a / b for a, b in zip(hooks["detect and replace"], hooks["published approach"], strict=True)]
-    print(f"  detect and replace takes {quartiles(ours)} of the published approach's time in hooks")
+        ratios = [a / b for a, b in zip(values, steps.get("bare", []), strict=False)]
+        print(f"  step, {name:20} {quartiles(values)}" + (f"   x bare {quartiles(ratios)}" if ratios else ""))
+    for name, values in hooks.items():
+        print(f"  hooks, {name:20} {quartiles(values)}   {quartiles(shares[name], 5)} of the step without them")
+    ours = [a / b for a, b in zip(hooks[REPLACE], hooks[PUBLISHED_WAY], strict=True)]
+    print(f"  {REPLACE} takes {quartiles(ours)} of the time that the published approach takes in hooks")
 
 
 def quartiles(values: list[float], places: int = 4) -> str:

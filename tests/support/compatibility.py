@@ -54,7 +54,9 @@ class Workbench:
         __import__(module)
         found = getattr(sys.modules[module], name)
         if hasattr(found, "define_schema"):
-            return found.execute(**inputs)[0]
+            # A newer ComfyUI may have inputs that an older one lacks.
+            defaults = {one.id: getattr(one, "default", None) for one in found.define_schema().inputs}
+            return found.execute(**{key: value for key, value in defaults.items() if value is not None} | inputs)[0]
         return getattr(found(), found.FUNCTION)(**inputs)[0]
 
     def sample(self, setup: Setup, seed: int = 7) -> torch.Tensor:
