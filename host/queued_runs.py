@@ -31,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--warm-up", type=int, default=20, help="runs before those that count")
+    parser.add_argument("--steps", type=int, default=20, help="of every KSampler")
     parser.add_argument("--without", action="store_true", help="run the graph without the pack's patch")
     arguments = parser.parse_args()
     with LiveServer() as server:
@@ -38,7 +39,7 @@ def main() -> None:
         if arguments.without:
             prompt = needed_for(prompt, UNEDITED)
         process, resident = psutil.Process(server.pid), []
-        for number, variant in enumerate(variants(prompt, arguments.warm_up + arguments.runs)):
+        for number, variant in enumerate(variants(prompt, arguments.warm_up + arguments.runs, arguments.steps)):
             server.images(server.wait(server.submit(variant)))
             resident.append(process.memory_info().rss / MEBIBYTE)
             if number % CHANGES == 0:
@@ -57,12 +58,12 @@ def needed_for(prompt: Prompt, title: str) -> Prompt:
     return needed
 
 
-def variants(prompt: Prompt, count: int) -> Iterator[Prompt]:
+def variants(prompt: Prompt, count: int, steps: int) -> Iterator[Prompt]:
     """Yield prompts, each with a seed of its own; every tenth brings another seed of the donors too."""
     for number in range(count):
         for node in prompt.values():
             if node["class_type"] == "KSampler":
-                node["inputs"]["seed"] = number
+                node["inputs"] |= {"seed": number, "steps": steps}
             if node["class_type"] == PATCH:
                 node["inputs"]["donor_seed"] = number // CHANGES
         yield prompt
