@@ -41,10 +41,12 @@ def rows_of(
     name: str, condition: Condition, targets: Sequence[str], plan: Plan, given: argparse.Namespace
 ) -> dict[str, dict[str, list[bool]]]:
     """Run settings under a condition; pairs count where the unedited picture of that condition showed both."""
-    world, plain = results_of(None, PLAIN, given.split, plan, given.batch, condition, targets)
+    world, plain = results_of(None, PLAIN, given.split, plan, given.batch, condition, targets, damage=False)
     rows = {f"{name}: no edit": row_of(plain, plain)}
     for title in given.settings:
-        world, outcomes = results_of(world, SETTINGS[title], given.split, plan, given.batch, condition, targets)
+        world, outcomes = results_of(
+            world, SETTINGS[title], given.split, plan, given.batch, condition, targets, damage=False
+        )
         rows[f"{name}: {title}"] = row_of(outcomes, plain)
     return rows
 

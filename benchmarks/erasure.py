@@ -235,8 +235,10 @@ def best_latents(concept: Concept, count: int | None) -> Concept:
     return replace(concept, bands=tuple(best(band) for band in concept.bands))
 
 
-def run_target(world: World, text: str, target: str, plan: Plan, seeds: range, batch: int) -> Outcome:
-    """Make and judge all pictures of one target under one setting."""
+def run_target(
+    world: World, text: str, target: str, plan: Plan, seeds: range, batch: int, damage: bool = True
+) -> Outcome:
+    """Make and judge all pictures of one target under one setting, with the measures of damage or without."""
     model, record = (world.model, None) if text in PROMPTING else world.edited(Setting.parse(text), target)
     kinds = prompts_of(target, plan, seeds)
     prompts = [prompt for kind in kinds for prompt in kind]
@@ -247,6 +249,8 @@ def run_target(world: World, text: str, target: str, plan: Plan, seeds: range, b
     outcome = outcome_of(target, kinds, objects > world.judge.threshold, styles.argmax(1))
     if record is not None and record.latest is not None:
         outcome.detected.append(float(record.latest.heat().mean()))
+    if not damage:
+        return outcome
     alone = prompts[: plan.singles + plan.others]
     damaged = world.artefacts.damaged(pictures[: len(alone)], [STYLES.index(prompt.style) for prompt in alone])
     outcome.strange, outcome.round_trip = damaged[:, 0].tolist(), damaged[:, 1].tolist()
@@ -289,9 +293,19 @@ def results_of(
     batch: int,
     condition: Condition = Condition(),
     targets: Sequence[str] = OBJECTS,
+    damage: bool = True,
 ) -> tuple[World | None, dict[str, Outcome]]:
-    """Return the outcome of every target, running those that are not on disk yet; a world must be the condition's."""
-    stamp = zlib.crc32(json.dumps([asdict(plan), _stamps(text), *condition.stamp()]).encode())
+    """Return the outcome of every target, running those that are not on disk yet.
+
+    Args:
+        world: one of the condition, or None.
+        text, split, plan, batch: see the module.
+        condition: how pictures are sampled.
+        targets: what is erased in turn.
+        damage: whether damage is measured too.
+    """
+    extras = [*condition.stamp(), *([] if damage else ["no damage"])]
+    stamp = zlib.crc32(json.dumps([asdict(plan), _stamps(text), *extras]).encode())
     folder = RESULTS / split / f"{text.replace(' ', '_').replace('/', '-')}.{stamp:08x}"
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = {}
@@ -299,7 +313,7 @@ def results_of(
         path = folder / f"{target}.json"
         if not path.exists():
             world = world or World(condition)
-            outcome = run_target(world, text, target, plan, SPLITS[split], batch)
+            outcome = run_target(world, text, target, plan, SPLITS[split], batch, damage)
             path.write_text(json.dumps(asdict(outcome)))
         outcomes[target] = Outcome(**json.loads(path.read_text()))
     return world, outcomes

@@ -24,8 +24,8 @@ from ..canvas.vocabulary import OBJECTS
 
 WORK = Path(__file__).resolve().parent.parent / "canvas" / "work" / "lora"
 TAUGHT = OBJECTS[4::5]  # cat, frog, sandwich, waterfall: every fifth, not chosen by results
-RANK, STEPS, BATCH, RATE = 8, 300, 16, 2e-3
-SCENES, HELD = 400, 64
+RANK, STEPS, BATCH, RATE = 8, 200, 16, 2e-3
+SCENES, HELD = 320, 48
 
 
 def file_of(name: str) -> Path:

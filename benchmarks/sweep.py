@@ -39,13 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=3, help="of each target, and as many of other objects")
     plan = Plan(parser.parse_args().pictures, parser.parse_args().pictures, 0)
-    world, plain = results_of(World(), PLAIN, "tuning", plan, 40)
+    world, plain = results_of(World(), PLAIN, "tuning", plan, 40, damage=False)
     assert world is not None
     sheet = Image.new("RGB", (len(COLUMNS) * SIDE, HEAD + len(SHOWN) * (SIDE + LINE)), "white")
     draw = ImageDraw.Draw(sheet)
     print("| | UA | IRA |\n|---|---|---|")
     for x, (title, setting) in enumerate(COLUMNS.items()):
-        world, outcomes = results_of(world, setting, "tuning", plan, 40)
+        world, outcomes = results_of(world, setting, "tuning", plan, 40, damage=False)
         assert world is not None
         rates = [row_of(outcomes, plain)[name] for name in ("UA", "IRA")]
         said = [f"{100 * np.mean(rate):.0f} ± {100 * half_width(rate):.0f}" for rate in rates]

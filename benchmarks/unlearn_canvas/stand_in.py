@@ -86,13 +86,14 @@ def main() -> None:
     """Run the protocol on the small world."""
     parser = argparse.ArgumentParser(prog="nox -s unlearn_canvas -- stand-in", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS[4::5], metavar="OBJECT")
+    parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS[4::10], metavar="OBJECT")
+    parser.add_argument("--styles", nargs="+", choices=KNOWN, default=list(KNOWN), metavar="STYLE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[188])
     parser.add_argument("--random", type=int, default=4, help="pictures for the random transformers; 0 for none")
     given = parser.parse_args()
     # Behind all else: the pack's nodes/ must not hide ComfyUI's nodes.py from anyone.
     sys.path += [str(ROOT), str(ROOT / "host")]
-    wanted = pictures(OBJECTS, list(KNOWN), given.seeds)
+    wanted = pictures(OBJECTS, given.styles, given.seeds)
     make(given, wanted)
     objects, styles = judges()
     print("| run | " + " | ".join(FIGURES) + " | targets | pictures |\n|---|" + "---|" * (len(FIGURES) + 2))
