@@ -18,6 +18,9 @@ from ..sae_models.sae import COMPETING, SparseAutoencoder
 from .refinement import Refinement
 
 JOINS = ("union", "intersection")
+# From so many latents on, a patch first competes with one in SOME of them. Below, another product costs more than it
+# saves.
+MANY, SOME = 4096, 8
 
 
 class NonFiniteActivations(RuntimeError):
@@ -185,7 +188,7 @@ class Detector:
         if not band.latents:
             return Look(torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x), device=x.device))
         centered = sae.center(x.float() if self._float32 else x)
-        loudest = torch.addmm(self._bias.to(centered), centered, self._rows.to(centered).T)
+        loudest = self._pre_activations(centered)
         # A finite sum has finite parts, and only where it is not finite does each of them have to be looked at.
         if not math.isfinite(loudest.sum()) and not torch.isfinite(loudest).all():
             raise NonFiniteActivations("the feature map holds NaN or infinity")
@@ -196,10 +199,40 @@ class Detector:
             return Look(self._score(latents) > 1 if band.against else likeness > 1, likeness)
         detected = likeness > 1
         candidates = detected.nonzero().squeeze(1)
+        if len(candidates) and sae.config.num_latents >= MANY and sae.config.activation != "groupmax":
+            detected[candidates] = self._may_outlast(centered[candidates], loudest[candidates])
+            candidates = detected.nonzero().squeeze(1)
         if len(candidates):
             latents = competing_latents(sae, centered[candidates], self.wanted).float()
             detected[candidates] = self._score(latents) > 1
         return Look(detected, likeness)
+
+    def _pre_activations(self, centered: Tensor) -> Tensor:
+        """Return the wanted latents before competition, [N, D] -> [N, n + m]."""
+        rows, bias = self._rows.to(centered), self._bias.to(centered)
+        if centered.is_contiguous():
+            return torch.addmm(bias, centered, rows.T)
+        # The patches of a single image lie across; multiplied the other way round, they take a fiftieth of the time.
+        return torch.addmm(bias[:, None], rows, centered.T).T
+
+    def _may_outlast(self, centered: Tensor, loudest: Tensor) -> Tensor:
+        """Tell which patches may still hold the concept after competition with some of the latents.
+
+        What is silenced by some is silenced by all, and most patches of a large SAE need not be held against all of it.
+
+        Args:
+            centered: input of the encoder, [N, D].
+            loudest: pre-activations of the wanted latents, [N, n + m].
+
+        Returns:
+            bool [N].
+        """
+        encoder, config = self.sae.encoder, self.sae.config
+        some = slice(max(config.k, config.num_latents // SOME))
+        rivals = torch.addmm(encoder.bias[some].to(centered), centered, encoder.weight[some].to(centered).T)
+        weakest_kept = rivals.topk(config.k, dim=-1).values[:, -1:]
+        latents = torch.where(loudest >= weakest_kept, self.sae.loudness(loudest), 0.0).float()
+        return self._evidence(latents) * self.sensitivity > 1
 
     def _evidence(self, latents: Tensor) -> Tensor:
         """Score the concept's own latents, [N, n + m] -> [N]."""

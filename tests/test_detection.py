@@ -37,6 +37,29 @@ def test_shortcut_equals_a_full_encode(made, combine, threshold, sensitivity):
     assert found.any() == (threshold < 50)
 
 
+@pytest.mark.parametrize("activation", ["topk", "topk_sigmoid"])
+@pytest.mark.parametrize("against", [(), (9, 4000)])
+def test_a_large_sae_is_not_asked_in_full_for_every_patch(pack, activation, against):
+    from concept_erasure.erasure.detection import MANY, Detector, band_score
+    from concept_erasure.sae_models.concepts import ConceptBand
+    from concept_erasure.sae_models.sae import SAEConfig, SparseAutoencoder
+
+    torch.manual_seed(0)
+    sae = SparseAutoencoder(SAEConfig(64, MANY, 32, "output_blocks.0.1", activation=activation)).requires_grad_(False)
+    x = torch.randn(600, 64)
+    # Latents that are loud in the first patches win there; elsewhere they are merely above their thresholds.
+    sae.encoder.weight[[5, 2000]] = x[:2] * 0.05
+    x[:60] += x[0] + x[1]
+    band = ConceptBand((5, 2000), (0.3, 0.3), against=against, against_thresholds=(0.5,) * len(against))
+    asked = []
+    sae.encoder.register_forward_pre_hook(lambda _, inputs: asked.append(len(inputs[0])))
+    look = Detector(sae, band, "sum", 1.0, x.device)(x)
+    assert 0 < sum(asked) < (look.likeness > 1).sum() / 2, "most candidates are ruled out by an eighth of the latents"
+    chosen = [*band.latents, *against]
+    assert torch.equal(look.detected, band_score(sae.encode_dense(x)[:, chosen], band, "sum") > 1)
+    assert 0 < look.detected.sum() < 600
+
+
 def test_sensitivity_zero_finds_nothing(made):
     from concept_erasure.erasure.detection import detect_patches
     from concept_erasure.sae_models.concepts import ConceptBand
