@@ -3,8 +3,8 @@
 A sampling step (both halves of guidance) without the pack, with detection, with detection and replacement, and as
 the published hooks do it, in turn in one process; ratios are taken turn by turn, and the time inside the hooks is
 measured by itself in the same steps. Where a step takes a minute, ``--together`` measures all hooks in one. Weights are
-random, which changes no time; the SAE has the published size, and the thresholds let a tenth of the patches through to
-the second look, where latents compete.
+random, which changes no time; the SAE has the published size, and the thresholds are to let a tenth of the patches
+through to the second look, where latents compete. Printed is how many are detected then.
 """
 
 import argparse
@@ -66,7 +66,10 @@ def conditioning(kind: str, seed: int) -> list[Any]:
 
 
 def concept_for(sae: Any, patches: torch.Tensor) -> Concept:
-    """Return a concept of two latents that a tenth of the patches [cells, C] exceeds before competition."""
+    """Return a concept of two latents that a tenth of the patches [cells, C] exceeds before competition.
+
+    Where the random weights give nearly the same patch everywhere, as those of SDXL do, it is all or none.
+    """
     levels = sae.module.pre_activations(patches.float())
     chosen = levels.amax(0).topk(2).indices.tolist()
     limits = [max(float(levels[:, latent].quantile(1 - DETECTED)), 1e-6) for latent in chosen]
@@ -123,10 +126,12 @@ def ways(kind: str, model: Any, size: int, folder: Path, clock: Callable[[], flo
     record = ErasureRecord()
     # The Patch Replacer's default: where the SAE reads, and in the middle.
     at = tuple(dict.fromkeys((MIDDLE, find(block))))
+    sought = detection.concept.bands[0].latents
     observers = {
         "detect": Eraser(detection, Replacement("none", where=LISTED, at=at), ErasureRecord()),
         REPLACE: Eraser(detection, Replacement("random", where=LISTED, at=at), record),
-        PUBLISHED_WAY: FullReconstruction(whole.load_decoder(), detection.concept.bands[0].latents),
+        # Other latents, or with all on one model nothing would be left to detect.
+        PUBLISHED_WAY: FullReconstruction(whole.load_decoder(), [n for n in range(4) if n not in sought][:2]),
     }
 
     def way(*names: str) -> Step:
@@ -146,7 +151,12 @@ def ways(kind: str, model: Any, size: int, folder: Path, clock: Callable[[], flo
 
     found = {TOGETHER: way(*observers)} if together else {"bare": way(), **{name: way(name) for name in observers}}
     found[TOGETHER if together else REPLACE]()
-    print(f"{record.latest.replaced()} patches are replaced at {', '.join(at)}", flush=True)
+    there = next(entry for entry in record.latest.entries.values() if entry.hookpoint == find(block))
+    detected = f"{int(there.mask.sum())} of {there.mask.numel()}"
+    print(
+        f"{detected} patches are detected; {record.latest.replaced()} are replaced at {', '.join(at)}",
+        flush=True,
+    )
     return found
 
 

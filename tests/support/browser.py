@@ -26,7 +26,7 @@ LOAD = """async (workflow) => {
     await new Promise((done) => setTimeout(done, 300));
 }"""
 NODES = """() => window.app.graph.nodes.map((node) => ({
-    id: node.id,
+    id: Number(node.id),
     type: node.type,
     title: node.title,
     known: node.type in window.LiteGraph.registered_node_types,
@@ -36,7 +36,7 @@ NODES = """() => window.app.graph.nodes.map((node) => ({
     least: [...node.computeSize()],
 }))"""
 LINKS = """() => [...window.app.graph.links.values()].map(
-    (link) => [link.origin_id, link.origin_slot, link.target_id, link.target_slot])"""
+    (link) => [link.origin_id, link.origin_slot, link.target_id, link.target_slot].map(Number))"""
 READY = "() => window.app?.graph && Object.keys(window.LiteGraph.registered_node_types).length > 100"
 
 
