@@ -37,19 +37,25 @@ class Capture:
     Args:
         hookpoints: blocks to watch.
         reads: ``output`` or ``output_minus_input``, as in SAEConfig.
+        part: the share of the sampling range (0..1) to watch, as ComfyUI's start_percent and end_percent.
     """
 
-    def __init__(self, hookpoints: Sequence[str], reads: str = "output") -> None:
+    def __init__(
+        self, hookpoints: Sequence[str], reads: str = "output", part: tuple[float, float] = (0.0, 1.0)
+    ) -> None:
         self.hookpoints = list(hookpoints)
         self.reads = reads
+        self.part = part
+        self._sigmas = (float("inf"), 0.0)
         self.collected: list[Captured] = []
 
     def sampling_ranges(self) -> list[tuple[float, float]]:
-        """No part of the sampling range is special."""
-        return []
+        """The part that is watched."""
+        return [self.part]
 
     def begin(self, info: RunInfo) -> None:
-        """Nothing to prepare; what was collected stays until it is taken."""
+        """Learn which noise levels are watched; what was collected stays until it is taken."""
+        (self._sigmas,) = info.sigma_ranges
 
     def end(self) -> None:
         """Nothing to clean up."""
@@ -61,6 +67,9 @@ class Capture:
 
     def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
         """Note the conditional chunks of a block's output; return it unchanged."""
+        highest, lowest = self._sigmas
+        if not lowest < forward.sigma <= highest:
+            return output
         for chunk, half in enumerate(forward.halves):
             if half == CONDITIONAL:
                 rows = forward.rows(chunk, len(output))

@@ -37,10 +37,14 @@ def main() -> None:
     print(f"Done in {time.monotonic() - start:.0f} s.")
 
 
-def pictures_of(server: LiveServer, workflow: dict) -> dict[str, bytes]:
-    """Run a workflow and return the PNG files it shows, by the title of the node that shows them, left to right."""
+def pictures_of(server: LiveServer, workflow: dict, limit: float = 240.0) -> dict[str, bytes]:
+    """Run a workflow and return the PNG files it shows, by the title of the node that shows them, left to right.
+
+    Args:
+        limit: seconds that it may take.
+    """
     prompt = to_prompt(workflow, server.object_info())
-    shown = server.run(prompt)
+    shown = server.run(prompt, limit)
     pictures = {}
     for node in left_to_right(workflow, shown):
         for index, png in enumerate(shown[node]):

@@ -75,12 +75,12 @@ class SAETrainer(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "pictures",
-                    default=400,
-                    min=1,
+                    default=0,
+                    min=0,
                     max=1_000_000,
-                    tooltip="How many pictures to sample. 400 suit the Canvas Checkpoint; for a large model several "
-                    "thousand give a better SAE. Those of 'image_folder' are used in turn until there were so many, "
-                    "each time with other noise.",
+                    tooltip="How many pictures to sample. 0: 400 for a small model such as the Canvas Checkpoint, 1000 "
+                    "for a large one, for which several thousand give a better SAE. Those of 'image_folder' are used "
+                    "in turn until there were so many, each time with other noise.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -119,11 +119,11 @@ class SAETrainer(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "train_steps",
-                    default=2000,
-                    min=10,
+                    default=0,
+                    min=0,
                     max=10_000_000,
-                    tooltip="Training steps, of 2048 patches each (4096 on a GPU). 2000 suit the Canvas Checkpoint; a "
-                    "large model wants 20000 or more.",
+                    tooltip="Training steps, of 2048 patches each (4096 on a GPU). 0: 2000 for a small model, 20000 "
+                    "for a large one.",
                 ),
                 io.Int.Input(
                     "latents",
@@ -180,6 +180,23 @@ class SAETrainer(io.ComfyNode):
                     "the levels of 'steps' and 'scheduler', and the model looks at each once. A text file of a "
                     "picture's name says what it shows.",
                 ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="When in sampling to begin collecting: 0 is the first, noisiest step.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="When to stop collecting: 1 is the end of sampling. An SAE knows only the steps that it "
+                    "was trained on.",
+                ),
                 io.Vae.Input("vae", optional=True, tooltip="The model's VAE; needed for 'image_folder' only."),
             ],
             outputs=[
@@ -215,6 +232,8 @@ class SAETrainer(io.ComfyNode):
         keep_patches: bool,
         overwrite: bool,
         image_folder: str = NO_FILE,
+        start_percent: float = 0.0,
+        end_percent: float = 1.0,
         vae: Any = None,
     ) -> io.NodeOutput:
         _check_source(prompts_file, image_folder, vae)
@@ -237,6 +256,7 @@ class SAETrainer(io.ComfyNode):
             limit=int(store_gb * 1e9),
             keep=keep_patches,
             folder=tuple(Captioned(path, caption) for path, caption in folder),
+            part=(start_percent, end_percent),
         )
 
         def target(part: str) -> Path:

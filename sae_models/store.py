@@ -106,6 +106,17 @@ def is_finite(x: Tensor) -> bool:
     return bool(torch.isfinite(low) and torch.isfinite(high))
 
 
+def require_space(folder: Path, size: int) -> None:
+    """Check that a disk has room for so many bytes, and some to spare.
+
+    Raises:
+        StoreError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size + SPARE_BYTES:
+        raise StoreError(f"the disk of {folder} is full: {free / 1e6:.0f} MB are left. Free some space there")
+
+
 def open_shard(path: Path) -> Shard:
     """Read the header of a shard.
 
@@ -233,10 +244,7 @@ class Writer:
             raise StoreFull(f"{self.folder} has reached its limit of {self.limit / 1e9:.2f} GB")
 
     def _write(self, tensors: dict[str, Tensor], progress: int) -> None:
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        free = shutil.disk_usage(self.folder).free
-        if free < size + SPARE_BYTES:
-            raise StoreError(f"the disk of {self.folder} is full: {free / 1e6:.0f} MB are left. Free some space there")
+        require_space(self.folder, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
         about = {"format": FORMAT, "contents": json.dumps(asdict(self.contents)), "progress": str(progress)}
         path = self.folder / f"{self.worker}-{self._next:06d}.safetensors"
         unfinished = path.with_suffix(".part")

@@ -1,6 +1,7 @@
 """SAE Trainer: from the shipped model to an SAE that loads, stopped and taken up again, and refusals that help."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -178,12 +179,30 @@ def test_a_full_store_ends_collecting_not_training(nodes, canvas):
     assert "after 10 steps" in output.ui["text"][0]
 
 
-def test_a_full_disk_is_explained(nodes, canvas, tmp_path, monkeypatch):
+@pytest.mark.parametrize("trained", [0, 25])
+def test_a_full_disk_is_explained_and_spares_the_last_checkpoint(nodes, canvas, tmp_path, monkeypatch, trained):
+    """Before the first shard, and when a checkpoint is due; once there is room the same run goes on."""
     from concept_erasure.sae_models import store
+    from concept_erasure.sae_models.training import session
 
-    monkeypatch.setattr(store, "SPARE_BYTES", 10**18)
-    with pytest.raises(ValueError, match=r"SAE Trainer: .*is full.*run again with the same settings to go on"):
-        train(nodes, canvas)
+    advance, spare = session.Trainer.advance, store.SPARE_BYTES
+
+    def fill(self, *args):
+        if self.step == trained:
+            monkeypatch.setattr(store, "SPARE_BYTES", 10**18)
+        advance(self, *args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session, "SAVE_EVERY", 0.0)
+        patched.setattr(session.Trainer, "advance", fill)
+        patched.setattr(store, "SPARE_BYTES", spare if trained else 10**18)
+        with pytest.raises(ValueError, match=r"SAE Trainer: .*is full.*run again with the same settings to go on"):
+            train(nodes, canvas)
+    monkeypatch.setattr(store, "SPARE_BYTES", spare)
+    steps = []
+    monkeypatch.setattr(session.Trainer, "advance", lambda *args: (steps.append(1), advance(*args))[1])
+    assert train(nodes, canvas).args[0].file.facts["steps"] == 30
+    assert len(steps) == 30 - trained
 
 
 def test_nan_from_the_model_is_explained(nodes, canvas):
@@ -195,6 +214,21 @@ def test_nan_from_the_model_is_explained(nodes, canvas):
             train(nodes, (broken, canvas[1]))
     finally:
         hook.remove()
+
+
+def test_nan_in_mid_training_leaves_a_usable_file(nodes, canvas, monkeypatch):
+    from concept_erasure.sae_models.training import session
+
+    advance = session.Trainer.advance
+
+    def poison(self, embeddings, labels=None):
+        advance(self, embeddings * (torch.nan if self.step == 20 else 1), labels)
+
+    monkeypatch.setattr(session.Trainer, "advance", poison)
+    with pytest.raises(ValueError, match=r"SAE Trainer: the loss is no number.*What was trained before is saved"):
+        train(nodes, canvas)
+    sae = nodes.SAELoader.execute("my_sae_unfinished.safetensors").args[0]
+    assert sae.file.facts["steps"] == 20 and sae.load_decoder().decoder_weight.isfinite().all()
 
 
 def test_guided_concepts_become_latents(nodes, canvas):
@@ -215,6 +249,40 @@ def test_batchtopk_and_prompts_from_a_file(nodes, canvas, tmp_path):
     for name in ("../prompts.txt", "secret.key", "/etc/passwd"):
         with pytest.raises(ValueError, match=r"no text file .*'prompts_file'"):
             train(nodes, canvas, prompts_file=name)
+
+
+def test_only_the_chosen_steps_are_collected(nodes, canvas, tmp_path):
+    train(nodes, canvas, keep_patches=True, train_steps=10, start_percent=0.3, end_percent=0.8, steps=10)
+    (folder,) = state(tmp_path)
+    there = [load_file(path) for path in (folder / "output_blocks.1.1").rglob("*.safetensors")]
+    seen = torch.cat([tensors["timesteps"] for tensors in there])
+    assert seen.min() > 199 and seen.max() < 701 and len(seen.unique()) == 5
+    assert len(seen) == 24 * 5 * 64
+
+
+def test_zero_means_what_suits_the_model(pack):
+    from concept_erasure.trainer.request import Request
+
+    fields = dict.fromkeys(Request.__dataclass_fields__, 0)
+    assert Request(**fields).usual(128) == (400, 2000) and Request(**fields).usual(1280) == (1000, 20_000)
+    assert Request(**{**fields, "pictures": 7, "train_steps": 8}).usual(1280) == (7, 8)
+
+
+def test_curves_and_time_left_are_shown_while_it_runs(nodes, canvas, monkeypatch):
+    import comfy.utils
+    from concept_erasure.trainer import display
+
+    shown, notes = [], []
+    draw = display.draw
+    monkeypatch.setattr(display, "DRAW_EVERY", 0.0)
+    monkeypatch.setattr(display, "draw", lambda training, note="": (notes.append(note), draw(training, note))[1])
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_: shown.append(args))
+    train(nodes, canvas, train_steps=60)
+    values, pictures = [args[0] for args in shown], [args[2] for args in shown if args[2] is not None]
+    assert values == sorted(values) and values[-1] > 900
+    assert len(pictures) > 3 and pictures[-1][1].size == (768, 300)
+    assert pictures[0][1].tobytes() != pictures[-1][1].tobytes(), "the curves grow"
+    assert any(re.fullmatch(r"\d+\.\d min left", note) for note in notes)
 
 
 @pytest.fixture
@@ -311,6 +379,8 @@ def test_folders_that_cannot_be_used_are_explained(nodes, canvas, pictures, tmp_
         ({"prompts": " \n"}, "no prompt.*'prompts'"),
         ({"hookpoints": "output_blocks.9.1"}, "no block 'output_blocks.9.1'.*'hookpoints'.*output_blocks.1.1"),
         ({"name": "../x"}, "'../x' cannot be the name of a file"),
+        ({"start_percent": 0.5, "end_percent": 0.5}, "nothing lies between 'start_percent'"),
+        ({"start_percent": 0.01, "end_percent": 0.02}, "none of the 4 steps lies between 'start_percent'"),
         ({"k": 300}, "k = 300 is not a whole number from 1 to 256"),
         ({"pictures": 1}, "too few patch embeddings.*raise 'pictures'"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 from live_server import LiveServer, ServerError, cached_nodes, failure
 from support.nodes import NODES
-from support.workflows import read, to_tensor
+from support.workflows import quickened, read, to_tensor
 from workflow import to_prompt
 
 GRAY = {
@@ -51,7 +51,8 @@ def test_the_pack_adds_little_to_the_start(server: LiveServer):
 
 
 def test_the_same_workflow_twice_gives_the_same_picture(server: LiveServer, shipped_workflow):
-    prompt = to_prompt(read(shipped_workflow), server.object_info())
+    info = server.object_info()
+    prompt = to_prompt(quickened(read(shipped_workflow), info), info)
     first = run_anew(server, prompt)
     assert any(first.values())
     assert_same_pictures(run_anew(server, prompt), first)

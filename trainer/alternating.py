@@ -21,6 +21,7 @@ STATE = "run.training"
 EARLY_SHARE = 0.5
 FIRST_BATCHES = 4  # training begins when there is data for so many
 COLLECTING_SHARE = 0.6  # of the progress bar
+SMALL = 256  # channels; blocks of so many or fewer are of small models
 FLOATS_TO_TRAIN = 6  # a weight, its gradient and the optimiser's, and what a step needs
 
 
@@ -37,7 +38,7 @@ class Size:
 
     def for_width(self, width: int) -> tuple[int, int]:
         """Return latents and k for a block of some width."""
-        small = width <= 256
+        small = width <= SMALL
         return self.latents or width * (12 if small else 16), self.k or (16 if small else 32)
 
     def bytes_to_train(self, width: int) -> int:
@@ -131,9 +132,10 @@ class SAETraining:
         return self.sessions[hookpoint]
 
     def _keep(self) -> None:
-        """Save what there is, however the run ended."""
-        with suppress(StoreError):  # of a full disk the run itself tells
+        """Save what there is, however the run ended. Of a full disk the run itself tells, or who saves the SAE."""
+        with suppress(StoreError):
             self.source.flush()
         for session in self.sessions.values():
             session.close()
-            session.save()
+            with suppress(StoreError):
+                session.save()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.sample
+import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -38,6 +39,7 @@ class Pictures:
         latent: [B, C, H, W] to start from; B are sampled at a time.
         seed: of the first picture's noise; each next one has the next seed.
         steps, cfg, sampler, scheduler: as in the KSampler.
+        part: share of the sampling range (0..1) that is collected, as start_percent and end_percent.
         concepts: words; each has a label, 1 for all patches of a picture whose prompt has the word.
         files: with them nothing is sampled: each is a picture that its prompt describes, and is noised to the levels
             that a sampling run of so many steps has.
@@ -51,6 +53,7 @@ class Pictures:
     cfg: float
     sampler: str
     scheduler: str
+    part: tuple[float, float] = (0.0, 1.0)
     concepts: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
 
@@ -96,7 +99,8 @@ class Collector:
         vae: Any = None,
     ) -> None:
         self.pictures, self.folder, self.clip, self.vae = pictures, folder, clip, vae
-        self._capture = Capture(list(widths))
+        self._capture = Capture(list(widths), part=pictures.part)
+        self._levels = levels(model, pictures)
         self._model = attach_observer(model, self._capture)
         self._share = limit // max(1, len(widths))
         self._writers: dict[str, tuple[Writer, Writer]] = {}
@@ -194,12 +198,12 @@ class Collector:
             for captured in self._capture.take():
                 seen += 1
                 self._keep(captured, labels, numbers, seen)
-            tick((step + 1) / p.steps)
+            tick((step + 1) / (len(self._levels) if p.files else p.steps))
 
         if p.files:
             latents = folder.encode(self.vae, [p.files[n % len(p.files)] for n in numbers], p.latent)
             seeds = [p.seed + number for number in numbers]
-            folder.look(self._model, latents, positive, (p.scheduler, p.steps), seeds, step_done)
+            folder.look(self._model, latents, positive, self._levels, seeds, step_done)
             return
         latent = comfy.sample.fix_empty_latent_channels(self._model, p.latent[:1].repeat(len(numbers), 1, 1, 1))
         noise = starting_noise(latent, [p.seed + number for number in numbers])
@@ -224,7 +228,7 @@ class Collector:
         if numbers[0] < self._written(captured.hookpoint):
             return
         images, patches, width = captured.embeddings.shape
-        room = PLANNED_SHARE * self._share / (self.pictures.count * self.pictures.steps)
+        room = PLANNED_SHARE * self._share / (self.pictures.count * max(1, len(self._levels)))
         kept = max(1, min(patches, int(room / (2 * width + 4 + labels.shape[1]))))
         order = torch.rand(images, patches, generator=generator(self.pictures.seed, numbers[0], seen)).argsort(1)
         rows = order[:, :kept].sort(1).values
@@ -238,6 +242,14 @@ class Collector:
 
 def _part_done(tick: Callable[[float], None], before: int, members: int, of: int, share: float) -> None:
     tick((before + share * members) / of)
+
+
+def levels(model: ModelPatcher, pictures: Pictures) -> list[float]:
+    """Return the noise levels (sigmas) of a sampling run that are collected, highest first."""
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, pictures.scheduler, pictures.steps)[:-1]
+    highest, lowest = (float(sampling.percent_to_sigma(share)) for share in pictures.part)
+    return [sigma for sigma in sigmas.tolist() if lowest < sigma <= highest]
 
 
 def fingerprint(model: ModelPatcher, hookpoints: Sequence[str]) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import comfy.samplers
 import comfy.utils
 import numpy as np
 import torch
@@ -68,23 +67,22 @@ def look(
     model: ModelPatcher,
     latents: Tensor,
     positive: Conditioning,
-    schedule: tuple[str, int],
+    sigmas: Sequence[float],
     seeds: Sequence[int],
     step_done: Callable[[int], None],
 ) -> None:
-    """Noise pictures to each level of a sampling run and let the model look at each once, conditional half only.
+    """Noise pictures to several levels and let the model look at each once, conditional half only.
 
     Args:
         model: an observer attached to it sees the activations.
         latents: of the pictures.
         positive: what they show.
-        schedule: scheduler and number of steps, as in the KSampler.
+        sigmas: the levels.
         seeds: one a picture; each level has noise of its own.
         step_done: called after each level with its number.
     """
     sampling = model.get_model_object("model_sampling")
-    sigmas = comfy.samplers.calculate_sigmas(sampling, *schedule)[:-1]
     for step, sigma in enumerate(sigmas):
         noise = starting_noise(latents, [seed * len(sigmas) + step for seed in seeds])
-        ask_once(model, noise, latents, float(sampling.timestep(sigma)), positive, seeds[0])
+        ask_once(model, noise, latents, float(sampling.timestep(torch.tensor(sigma))), positive, seeds[0])
         step_done(step)

@@ -7,12 +7,15 @@ from torch import Tensor
 
 from ..erasure.blocks import hookpoints
 from ..sae_models import hookpoints as names
+from .alternating import SMALL
 from .collection import Pictures
 from .folder import Captioned
 
 NODE = "SAE Trainer"
 # Blocks that hold objects: SAeUron's of SD1.5, sdxl-unbox's of SDXL, and the small world's best; the first that fits.
 USUAL = (("output_blocks.4.1", 1280), ("output_blocks.0.1", 1280), ("output_blocks.1.1", 128))
+# Pictures and training steps for a small model on a processor, and for a large one on a GPU.
+USUAL_WORK = ((400, 2000), (1000, 20_000))
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +28,8 @@ class Request:
         concepts: separated by commas.
         limit: bytes for collected patches.
         keep: whether they stay.
-        pictures, latent, seed, steps, cfg, sampler, scheduler: see Pictures.
-        train_steps, rule, latents, k: see TrainingSettings and Size.
+        pictures, latent, seed, steps, cfg, sampler, scheduler, part: see Pictures; 0 pictures for the usual number.
+        train_steps, rule, latents, k: see TrainingSettings and Size; 0 for the usual.
         folder: pictures to be noised instead of prompts to be sampled.
     """
 
@@ -47,13 +50,24 @@ class Request:
     limit: int
     keep: bool
     folder: tuple[Captioned, ...] = ()
+    part: tuple[float, float] = (0.0, 1.0)
 
-    def to_sample(self) -> Pictures:
-        """Return what to sample, or to look at.
+    def usual(self, width: int) -> tuple[int, int]:
+        """Return how many pictures and training steps a block of some width gets."""
+        pictures, steps = USUAL_WORK[width > SMALL]
+        return self.pictures or pictures, self.train_steps or steps
+
+    def to_sample(self, width: int) -> Pictures:
+        """Return what to sample, or to look at, for a block of some width.
 
         Raises:
-            ValueError: there is no prompt.
+            ValueError: there is no prompt, or nothing would be collected.
         """
+        if self.part[0] >= self.part[1]:
+            raise ValueError(
+                f"{NODE}: nothing lies between 'start_percent' ({self.part[0]}) and 'end_percent' ({self.part[1]}). "
+                "Make the end larger than the start."
+            )
         prompts = tuple(line.strip() for line in self.prompts.splitlines() if line.strip())
         if self.folder:
             prompts = tuple(picture.caption for picture in self.folder)
@@ -62,13 +76,14 @@ class Request:
         concepts = tuple(dict.fromkeys(c.strip() for c in self.concepts.split(",") if c.strip()))
         pictures = Pictures(
             prompts,
-            self.pictures,
+            self.usual(width)[0],
             self.latent,
             self.seed,
             self.steps,
             self.cfg,
             self.sampler,
             self.scheduler,
+            self.part,
             concepts,
             tuple(picture.path for picture in self.folder),
         )

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,20 @@ import comfy.model_management
 import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ..erasure.model_patcher import load_sae
 from ..sae_models import native
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.sae import SAEConfig
-from ..sae_models.store import StoreError
+from ..sae_models.sae import SAEConfig, SparseAutoencoder
+from ..sae_models.store import StoreError, require_space
 from ..sae_models.training import TrainingSettings
 from ..sae_models.training.session import Session, measure_on
 from ..sae_models.training.team import Team
 from ..sae_models.training.trainer import NotFinite
 from .alternating import SAETraining, Size
-from .collection import HELD, Collector, fingerprint
+from .collection import HELD, Collector, fingerprint, levels
 from .display import Display, draw
 from .folder import PictureError
 from .request import NODE, Request, chosen
@@ -60,8 +61,13 @@ def train_for_model(
     Raises:
         ValueError: the request cannot be fulfilled, or training had to stop; the message says what to do.
     """
-    pictures = request.to_sample()
     widths = chosen(model, request.hookpoints)
+    pictures = request.to_sample(min(widths.values()))
+    if not levels(model, pictures):
+        raise ValueError(
+            f"{NODE}: none of the {pictures.steps} steps lies between 'start_percent' and 'end_percent'. Set them "
+            "further apart, or raise 'steps'."
+        )
     targets = {h: target(f"_{h}" if len(widths) > 1 else "") for h in widths}
     device = comfy.model_management.get_torch_device()
     team = Team(device if device.type == "cuda" else "cpu")
@@ -81,7 +87,7 @@ def train_for_model(
         except BaseException:
             _save_unfinished(training, targets)
             raise
-    return _finish(training, targets, folder, request.keep)
+        return _finish(training, targets, folder, request.keep)
 
 
 def _check_size(size: Size, widths: dict[str, int]) -> None:
@@ -102,7 +108,7 @@ def _settings(request: Request, device: torch.device, width: int) -> TrainingSet
     else:
         half = bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
     return TrainingSettings(
-        steps=request.train_steps,
+        steps=request.usual(width)[1],
         batch=2048 if device.type == "cpu" else 4096,
         learning_rate=0.0,
         aux_k=min(256, max(1, width // 2)),
@@ -115,6 +121,7 @@ def _settings(request: Request, device: torch.device, width: int) -> TrainingSet
 def _digest(model: ModelPatcher, request: Request, widths: dict[str, int], settings: TrainingSettings) -> str:
     """Return a name for everything that makes a difference to the result but the number of training steps."""
     asked = {k: v for k, v in vars(request).items() if k not in ("latent", "keep", "train_steps", "folder")}
+    asked["pictures"] = request.usual(min(widths.values()))[0]
     if request.folder:
         asked["folder"] = [picture.stamp for picture in request.folder]
     about = [asked, list(request.latent.shape), fingerprint(model, list(widths)), widths, settings.batch]
@@ -150,7 +157,22 @@ def _save_unfinished(training: SAETraining, targets: dict[str, Path]) -> None:
     """Save what there is beside where the SAE will be, so that an interrupted run is of use."""
     for hookpoint, session in training.sessions.items():
         if session.step:
-            native.save(_unfinished(targets[hookpoint]), session.sae(), facts=session.facts(None))
+            with suppress(StoreError):  # why the run ended matters more
+                _write(_unfinished(targets[hookpoint]), session.sae(), session.facts(None))
+
+
+def _write(path: Path, sae: SparseAutoencoder, facts: Mapping[str, Any]) -> None:
+    """Write an SAE.
+
+    Raises:
+        StoreError: the disk is full or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        require_space(path.parent, sum(tensor.numel() * 2 for tensor in sae.state_dict().values()))
+        native.save(path, sae, facts=facts)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path} cannot be written ({error}). Free some space there") from error
 
 
 def _finish(training: SAETraining, targets: dict[str, Path], folder: Path, keep: bool) -> Trained:
@@ -172,7 +194,7 @@ def _save(session: Session, path: Path, held: Path) -> str:
     """Save one SAE; return what to say about it."""
     sae = session.sae()
     quality = measure_on(held, sae)
-    native.save(path, sae, facts=session.facts(quality))
+    _write(path, sae, session.facts(quality))
     said = f"Saved {path}: {sae.config.num_latents} latents after {session.step} steps"
     if quality is None:
         return said

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..store import StoreError
+from ..store import StoreError, require_space
 
 FORMAT = "sae-concept-erasure/training-1"
 
@@ -27,6 +27,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     unfinished = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        require_space(path.parent, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
         save_file(dict(tensors), str(unfinished), metadata={"format": FORMAT, "facts": json.dumps(facts)})
         unfinished.replace(path)
     except (OSError, SafetensorError) as error:
