@@ -240,10 +240,35 @@ def run_target(
 ) -> Outcome:
     """Make and judge all pictures of one target under one setting, with the measures of damage or without."""
     model, record = (world.model, None) if text in PROMPTING else world.edited(Setting.parse(text), target)
+    return judged_run(world, model, record, target, plan, seeds, batch, text, damage)
+
+
+def judged_run(
+    world: World,
+    model: Any,
+    record: ErasureRecord | None,
+    target: str,
+    plan: Plan,
+    seeds: range,
+    batch: int,
+    prompting: str = PLAIN,
+    damage: bool = True,
+) -> Outcome:
+    """Make all pictures of one target with a model and judge them.
+
+    Args:
+        world: whose VAE, text encoder and judges are used.
+        model, record: edited or not; None where nothing is detected.
+        target, plan, seeds: see ``prompts_of``.
+        batch: pictures drawn at once.
+        prompting: `OMIT` or `NEGATIVE` for what those do to the prompts; anything else leaves them as they are.
+        damage: whether damage is measured too.
+    """
     kinds = prompts_of(target, plan, seeds)
     prompts = [prompt for kind in kinds for prompt in kind]
-    texts = [caption([o for o in p.objects if o != target], p.style) if text == OMIT else p.text for p in prompts]
-    negative = caption((target,), None) if text == NEGATIVE else ""
+    omit = prompting == OMIT
+    texts = [caption([o for o in p.objects if o != target], p.style) if omit else p.text for p in prompts]
+    negative = caption((target,), None) if prompting == NEGATIVE else ""
     pictures = world.pictures(model, texts, [p.seed for p in prompts], batch, negative)
     objects, styles = world.judge.classify(pictures)
     outcome = outcome_of(target, kinds, objects > world.judge.threshold, styles.argmax(1))

@@ -1,29 +1,111 @@
-"""Measure how well a concept that was found from one word localises, beside the shipped dictionary's.
+"""Measure how well concepts that were found from one word, or in one painted mask, localise.
 
-``python host benchmarks.finding cat tower`` runs the Concept Finder as its node does, on the shipped model, and prints
-patch ROC-AUC and IoU against the true masks of held-out scenes, and the seconds that finding took.
+``python host benchmarks.finding`` finds every object as the Concept Finder and Concept From Mask do at their defaults,
+with the shipped SAE or another (``--sae``), and prints patch ROC-AUC and IoU against the true masks of held-out scenes,
+beside the dictionary of the shipped SAE, and the seconds of processor time that finding took. What was found is kept in
+``canvas/work/finding/``, so an interrupted run goes on.
+
+A picture with a mask is the first scene that shows the object beside another one, of seeds that nothing else uses.
 """
 
 import argparse
+import json
 import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..canvas import checkpoint, scenes
 from ..canvas.activations import BAND_CENTRES, Noised, from_scenes
-from ..canvas.sampling import CFG, SAMPLER, SCHEDULER, STEPS, TUNING_SEEDS
+from ..canvas.sampling import CFG, SAMPLER, SCHEDULER, STEPS
 from ..canvas.vocabulary import OBJECTS
-from ..erasure.collecting import Sampling
+from ..erasure.collecting import Sampling, encode
 from ..erasure.detection import band_score
-from ..erasure.finder import Search, find_by_drawing
+from ..erasure.finder import Contrast, Painting, Search, find_by_drawing, find_in_mask
 from ..erasure.model_patcher import load_sae
 from ..erasure.prompts import default_prompts
+from ..nodes import ConceptFinder, ConceptFromMask
 from ..nodes.files import BEST, SHIPPED
+from ..sae_models import concept_files
 from ..sae_models.concepts import Concept
-from ..sae_models.observing import WAYS
+from ..sae_models.loaded import LoadedSAE
+from ..sae_models.observing import Finding
 from ..sae_models.scoring import roc_auc
 from .detection import masks_of
+
+RESULTS = Path(__file__).resolve().parent.parent / "canvas" / "work" / "finding"
+FROM_WORD, FROM_MASK = "word", "mask"
+SCENES = {"tuning": scenes.VALIDATION, "reporting": scenes.HELD_OUT}
+PAINTED = 5_000_000  # where, in a range of scenes, those begin that are painted over
+BATCH = 16
+Model = tuple[Any, Any, Any]  # model, clip, vae
+
+
+def default(node: type[io.ComfyNode], name: str) -> Any:
+    """Return the default of an input of a node."""
+    return next(each.default for each in node.define_schema().inputs if each.id == name)
+
+
+def from_word(canvas: Model, sae: LoadedSAE, word: str, kind: str = "object") -> Finding:
+    """Find a word as the Concept Finder does at its defaults, with the model's own sampler settings."""
+    pictures, bands, percentile, seed = (
+        default(ConceptFinder, name) for name in ("pictures", "bands", "percentile", "seed")
+    )
+    way = ConceptFinder.define_schema().inputs
+    select = next(each.options for each in way if each.id == "select")[0]
+    search = Search(word, *default_prompts(word, kind), pictures, bands, select, percentile)
+    sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
+    return find_by_drawing(*canvas, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0]
+
+
+def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding:
+    """Find a word in one scene, painted over, as Concept From Mask does at its defaults."""
+    model, clip, vae = canvas
+    scene = scene_with(word, seeds)
+    image = torch.from_numpy(scene.image)[None].float() / 255
+    painted = torch.from_numpy((scene.masks[word] >= 0.5).astype(np.float32))[None]
+    bands, looks, seed, pictures = (
+        default(ConceptFromMask, name) for name in ("bands", "looks", "seed", "contrast_pictures")
+    )
+    sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
+    contrast = Contrast(clip, default_prompts(word, "object")[1], pictures, sampling)
+    painting = Painting(word, image, painted, encode(clip, scene.caption))
+    return find_in_mask(model, vae, sae, painting, bands, looks, seed, contrast)[0]
+
+
+def scene_with(word: str, seeds: range) -> scenes.Scene:
+    """Return the first scene that shows an object beside another."""
+    for seed in seeds[PAINTED:]:
+        scene = scenes.render(seed)
+        if word in scene.objects and len(scene.objects) > 1:
+            return scene
+    raise LookupError(f"no scene shows {word}")
+
+
+def find_all(
+    canvas: Model, sae: LoadedSAE, way: str, split: str, words: Sequence[str] = OBJECTS
+) -> dict[str, concept_files.StoredConcept]:
+    """Return the concept of every word, with the processor time it took, finding those that are not on disk yet."""
+    stamp = zlib.crc32(json.dumps([sae.identity.digest, zlib.crc32(checkpoint.DEFAULT_PATH.read_bytes())]).encode())
+    folder = RESULTS / f"{way}.{split}.{stamp:08x}"
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {}
+    for word in words:
+        path = folder / f"{word}.safetensors"
+        if not path.exists():
+            start = time.process_time()
+            finding = from_word(canvas, sae, word) if way == FROM_WORD else from_mask(canvas, sae, word, SCENES[split])
+            facts = {"seconds": time.process_time() - start, "auc": [found.auc for found in finding.found]}
+            concept_files.save(path, finding.concept, facts)
+            print(f"  {way}: {finding.summary()} {facts['seconds']:.0f} s", flush=True)
+        stored[word] = concept_files.load(path)
+    return stored
 
 
 def quality(concept: Concept, dense: Tensor, cover: Tensor, timestep: float) -> tuple[float, float]:
@@ -37,35 +119,49 @@ def quality(concept: Concept, dense: Tensor, cover: Tensor, timestep: float) -> 
     return roc_auc(score[inside], score[outside]), float(overlap)
 
 
+def qualities(sae: LoadedSAE, concepts: dict[str, Concept], noised: Noised) -> np.ndarray:
+    """Return AUC and IoU of every concept in every band, [bands, concepts, 2]."""
+    rows = []
+    for band, centre in enumerate(BAND_CENTRES):
+        x = noised.embeddings[band].reshape(-1, sae.config.d_in).float()
+        dense = torch.cat([sae.module.encode_dense(part) for part in x.split(20_000)])
+        rows.append([quality(c, dense, noised.masks[OBJECTS.index(o)], centre) for o, c in concepts.items()])
+    return np.array(rows)
+
+
+def print_rows(label: str, values: np.ndarray, seconds: Sequence[float]) -> None:
+    """Print the mean, lowest and highest of concepts as lines of a Markdown table; values as ``qualities`` has them."""
+    took = f"{np.median(seconds):.0f} ({min(seconds):.0f} to {max(seconds):.0f})" if seconds else "-"
+    for name, part in (("mean", values.mean(1)), ("lowest", values.min(1)), ("highest", values.max(1))):
+        cells = [f"{auc:.3f} / {iou:.2f}" for auc, iou in part]
+        print(f"| {label}, {name} | {' | '.join(cells)} | {took if name == 'mean' else ''} |", flush=True)
+
+
 @torch.no_grad()
 def main() -> None:
-    """Find the words given and print one line for each way of knowing them."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("words", nargs="+", choices=OBJECTS)
-    parser.add_argument("--pictures", type=int, default=32)
+    """Find words and print how well they localise."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", choices=[*OBJECTS, []], metavar="OBJECT", help="all if left out")
+    parser.add_argument("--sae", type=Path, default=SHIPPED / BEST, help="the shipped one if left out")
+    parser.add_argument("--ways", nargs="+", choices=(FROM_WORD, FROM_MASK), default=[FROM_WORD, FROM_MASK])
+    parser.add_argument("--split", choices=list(SCENES), default="tuning")
     parser.add_argument("--scenes", type=int, default=400)
-    parser.add_argument("--way", choices=WAYS, default=WAYS[0])
-    parser.add_argument("--percentile", type=float, default=99.99)
+    parser.add_argument("--per-concept", action="store_true")
     arguments = parser.parse_args()
-    model, clip, vae = checkpoint.load()
-    sae = load_sae(str(SHIPPED / BEST), BEST)
-    site = sae.config.hookpoint
-    noised: Noised = from_scenes(model, clip, vae, [site], scenes.HELD_OUT[: arguments.scenes])[site]
+    canvas = checkpoint.load()
+    words = arguments.words or list(OBJECTS)
+    shipped, sae = (load_sae(str(path), path.name) for path in (SHIPPED / BEST, arguments.sae))
+    found = {way: find_all(canvas, sae, way, arguments.split, words) for way in arguments.ways}
+    sites = list({shipped.config.hookpoint, sae.config.hookpoint})
+    noised = from_scenes(*canvas, sites, SCENES[arguments.split][: arguments.scenes])
+    table = {"shipped dictionary": (shipped, {word: shipped.concept(word) for word in words}, [])}
+    for way, stored in found.items():
+        concepts = {word: each.concept for word, each in stored.items()}
+        table[f"from a {way}"] = (sae, concepts, [each.facts["seconds"] for each in stored.values()])
     heads = " | ".join(f"t={centre:.0f}" for centre in BAND_CENTRES)
-    print(f"| concept | {heads} | seconds |\n|---|{'---|' * (len(BAND_CENTRES) + 1)}", flush=True)
-    sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, TUNING_SEEDS[500_000])
-    for word in arguments.words:
-        search = Search(
-            word, *default_prompts(word, "object"), arguments.pictures, 5, arguments.way, arguments.percentile
-        )
-        start = time.perf_counter()
-        finding, _ = find_by_drawing(model, clip, vae, sae, search, torch.zeros(16, 4, 16, 16), sampling)
-        seconds = f"{time.perf_counter() - start:.0f}"
-        for name, concept, took in (("found", finding.concept, seconds), ("shipped", sae.concept(word), "-")):
-            cells = []
-            for band, centre in enumerate(BAND_CENTRES):
-                x = noised.embeddings[band].reshape(-1, sae.config.d_in).float()
-                dense = torch.cat([sae.module.encode_dense(part) for part in x.split(20_000)])
-                auc, iou = quality(concept, dense, noised.masks[OBJECTS.index(word)], centre)
-                cells.append(f"{auc:.3f} / {iou:.2f}")
-            print(f"| {word}, {name} | {' | '.join(cells)} | {took} |", flush=True)
+    print(f"\n| {len(words)} objects | {heads} | seconds |\n|---|{'---|' * (len(BAND_CENTRES) + 1)}")
+    for label, (owner, concepts, seconds) in table.items():
+        values = qualities(owner, concepts, noised[owner.config.hookpoint])
+        print_rows(label, values, seconds)
+        for i, word in enumerate(concepts if arguments.per_concept else ()):
+            print(f"| {word}, {label} | {' | '.join(f'{a:.3f} / {u:.2f}' for a, u in values[:, i])} | |", flush=True)

@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.observing import INSIDE, OUTSIDE, TIMESTEPS, Finding, Labels, find_concept
-from .collecting import Conditioning, Sampling, draw, look
+from . import charts
+from .capture import FiredLatents
+from .collecting import Conditioning, Sampling, draw, look, look_at_each
 from .reports import finder_report
 
 SHOWN = 4  # sample pictures of each kind in the report
@@ -76,30 +78,61 @@ def find_by_drawing(
     return finding, report
 
 
+@dataclass(frozen=True, eq=False)
+class Painting:
+    """Pictures in which somebody painted over a concept.
+
+    Attributes:
+        name: of the concept.
+        image: [B, H, W, 3 or 4] in 0..1.
+        mask: 1 where the concept is, [1 or B, h, w].
+        conditioning: what the pictures show.
+    """
+
+    name: str
+    image: Tensor
+    mask: Tensor
+    conditioning: Conditioning
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """Pictures without the concept, which the model draws.
+
+    Attributes:
+        clip: the text encoder.
+        prompts: they take turns until there are enough pictures.
+        pictures: how many are drawn, as many at once as were painted in.
+        sampling: see ``draw``.
+    """
+
+    clip: Any
+    prompts: Sequence[str]
+    pictures: int
+    sampling: Sampling
+
+
 def find_in_mask(
     model: ModelPatcher,
-    conditioning: Conditioning,
     vae: Any,
     sae: LoadedSAE,
-    name: str,
-    image: Tensor,
-    mask: Tensor,
+    painting: Painting,
     bands: int,
     looks: int,
     seed: int,
+    contrast: Contrast | None = None,
 ) -> tuple[Finding, Tensor]:
     """Find the latents that fire inside a mask and not outside it; every other noise is held out.
 
     Args:
         model, vae: as ComfyUI gives them.
-        conditioning: what the pictures show.
         sae: fits the model.
-        name: of the concept.
-        image: pictures, [B, H, W, 3 or 4] in 0..1.
-        mask: 1 where the concept is, [1 or B, h, w].
+        painting: the pictures and the mask.
         bands: of timesteps; each picture is noised to the middle of each.
-        looks: how often each picture is noised anew, 2 or more.
+        looks: how often each painted picture is noised anew, 2 or more.
         seed: of the noise.
+        contrast: pictures that lie wholly outside. Without them only the rest of the painted pictures tells what the
+            concept is not.
 
     Returns:
         What was found, and the report [1, H, W, 3].
@@ -107,28 +140,71 @@ def find_in_mask(
     Raises:
         ValueError: the mask covers half of no patch, or leaves no patch free.
     """
+    image = painting.image
     latents = vae.encode(image[..., :3])
     timesteps = [TIMESTEPS * (band + 0.5) / bands for band in reversed(range(bands))]
     fired = []
     for number in range(looks):
-        fired += look(model, sae, conditioning, latents, timesteps, seed + number * bands * len(latents))
-    cover = F.adaptive_avg_pool2d(mask[:, None].float(), fired[0][0].grid).flatten(1).expand(len(latents), -1)
+        first = seed + number * bands * len(latents)
+        fired += look(model, sae, painting.conditioning, latents, timesteps, first)
+    cover = _cover(painting.mask, fired[0][0].grid).expand(len(latents), -1)
+    labels = Labels(cover.repeat(looks, 1), (torch.arange(looks) % 2 == 1).repeat_interleave(len(latents)))
+    # The last look at each picture was held out.
+    count = min(len(latents), SHOWN)
+    shown, captions = list(zip(image[:count, ..., :3], fired[-len(latents) :], strict=False)), [""] * count
+    if contrast is not None:
+        prompts, held, drawn, free = _without(model, sae, contrast, latents, timesteps, seed)
+        fired += free
+        nothing = torch.zeros(len(free), cover.shape[1])
+        labels = Labels(torch.cat([labels.cover, nothing]), torch.cat([labels.held, held]))
+        examples = held.nonzero()[:CONTRASTS, 0].tolist()
+        shown += zip(vae.decode(drawn[examples]).to(image), [free[i] for i in examples], strict=True)
+        captions += [prompts[i] for i in examples]
+    finding = find_concept(painting.name, sae.identity, sae.config.num_latents, fired, labels, bands)
+    grid = fired[0][0].grid
+    painted = [*(cover[i].reshape(grid) for i in range(count)), *[torch.zeros(grid)] * (len(shown) - count)]
+    pictures, calls = torch.stack([charts.shrunk(picture) for picture, _ in shown]), [calls for _, calls in shown]
+    return finding, finder_report(finding, pictures, calls, captions, sae.config.num_latents, painted)
+
+
+def _cover(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Return the share of each cell of the model's grid that a mask covers, [1 or B, cells].
+
+    Raises:
+        ValueError: it covers half of no cell, or leaves no cell free.
+    """
+    cover = F.adaptive_avg_pool2d(mask[:, None].float(), grid).flatten(1)
     if not (cover >= INSIDE).any() or not (cover < OUTSIDE).any():
-        grid = "x".join(map(str, fired[0][0].grid))
         raise ValueError(
             f"the mask covers half of {int((cover >= INSIDE).sum())} and nothing of {int((cover < OUTSIDE).sum())} "
-            f"cells of the model's grid of {grid}. Paint more generously, and leave something unpainted"
+            f"cells of the model's grid of {'x'.join(map(str, grid))}. Paint more generously, and leave something "
+            "unpainted"
         )
-    held = (torch.arange(looks) % 2 == 1).repeat_interleave(len(latents))
-    labels = Labels(cover.repeat(looks, 1), held)
-    finding = find_concept(name, sae.identity, sae.config.num_latents, fired, labels, bands)
-    count = min(len(latents), SHOWN)
-    painted = [cover[i].reshape(fired[0][0].grid) for i in range(count)]
-    # The last look at each picture was held out.
-    report = finder_report(
-        finding, image[:count], fired[-len(latents) :][:count], [""] * count, sae.config.num_latents, painted
-    )
-    return finding, report
+    return cover
+
+
+def _without(
+    model: ModelPatcher, sae: LoadedSAE, contrast: Contrast, like: Tensor, timesteps: Sequence[float], seed: int
+) -> tuple[list[str], Tensor, Tensor, list[list[FiredLatents]]]:
+    """Draw pictures without a concept, and look at each as at those that were painted in.
+
+    They are looked at noised, and not while they are drawn, so that nothing but their content tells them apart.
+
+    Args:
+        like: the latents of the painted pictures; as many are drawn at once, in their size.
+
+    Returns:
+        prompts, which are held out, latents, and what fired.
+    """
+    chosen = _in_turn(contrast.prompts, contrast.pictures)
+    prompts, held = [prompt for prompt, _ in chosen], torch.tensor([held for _, held in chosen])
+    drawn = draw(model, contrast.clip, sae, prompts, torch.zeros_like(like), contrast.sampling).latents
+    fired = []
+    for start in range(0, len(prompts), len(like)):
+        part = slice(start, start + len(like))
+        first = seed + start * len(timesteps)
+        fired += look_at_each(model, contrast.clip, sae, prompts[part], drawn[part], timesteps, first)
+    return prompts, held, drawn, fired
 
 
 def _in_turn(prompts: Sequence[str], count: int) -> list[tuple[str, bool]]:

@@ -6,12 +6,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..erasure import prompts
 from ..erasure.blocks import check_fit
-from ..erasure.collecting import Conditioning
+from ..erasure.collecting import Conditioning, Sampling
 from ..erasure.detection import NonFiniteActivations
-from ..erasure.finder import find_in_mask
+from ..erasure.finder import Contrast, Painting, find_in_mask
 from ..sae_models.loaded import LoadedSAE
-from .finding_sockets import found_outputs, seed_input
+from .finding_sockets import found_outputs, sampler_inputs, seed_input
 from .showing import picture_and_words
 from .sockets import CATEGORY, SAE
 
@@ -29,7 +30,7 @@ class ConceptFromMask(io.ComfyNode):
             category=CATEGORY,
             description="Finds the latents that fire where you painted over a picture and not elsewhere: noise is "
             "added to the picture, as in the middle of sampling, and the model looks at it. Paint in ComfyUI's mask "
-            "editor. Several pictures find better than one.",
+            "editor. Connect clip, so that the model draws other things for contrast.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the SAE was made for."),
                 io.Conditioning.Input(
@@ -43,7 +44,12 @@ class ConceptFromMask(io.ComfyNode):
                     tooltip="White where the concept is: one mask, or one for each picture. From Load Image, after "
                     "painting in the mask editor.",
                 ),
-                io.String.Input("name", default="my concept", tooltip="What to call the concept."),
+                io.String.Input(
+                    "name",
+                    default="my concept",
+                    tooltip="What to call the concept. The plain word for it is best: things of that name are left out "
+                    "of what is drawn for contrast.",
+                ),
                 io.Int.Input(
                     "bands",
                     default=5,
@@ -60,6 +66,27 @@ class ConceptFromMask(io.ComfyNode):
                     "kept back to measure with.",
                 ),
                 seed_input("Seed of the noise. The same seed finds the same latents."),
+                io.Int.Input(
+                    "contrast_pictures",
+                    default=32,
+                    min=2,
+                    max=1024,
+                    tooltip="How many pictures without the concept are drawn for contrast, if clip is connected.",
+                ),
+                io.String.Input(
+                    "contrast_prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="Prompts for contrast, one a line, none of which shows the concept. Empty: common objects "
+                    "in several styles.",
+                ),
+                *sampler_inputs(),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The model's text encoder. With it the model draws other things, and what fires there too "
+                    "is not taken for the concept. Without it only the rest of your picture is contrast.",
+                ),
             ],
             outputs=found_outputs(),
             is_output_node=True,
@@ -78,6 +105,13 @@ class ConceptFromMask(io.ComfyNode):
         bands: int,
         looks: int,
         seed: int,
+        contrast_pictures: int,
+        contrast_prompts: str,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        clip: Any = None,
     ) -> io.NodeOutput:
         check_fit(model, sae, NAME)
         mask = mask[None] if mask.ndim == 2 else mask
@@ -86,10 +120,14 @@ class ConceptFromMask(io.ComfyNode):
                 f"{NAME}: input 'mask' has shape {tuple(mask.shape)} for {len(image)} picture(s). Connect one mask, or "
                 "as many as there are pictures at input 'image'."
             )
+        painting = Painting(name.strip() or "my concept", image, mask, positive)
+        contrast = None
+        if clip is not None:
+            others = prompts.lines(contrast_prompts) or prompts.default_prompts(painting.name, "object")[1]
+            sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
+            contrast = Contrast(clip, others, contrast_pictures, sampling)
         try:
-            finding, report = find_in_mask(
-                model, positive, vae, sae, name.strip() or "my concept", image, mask, bands, looks, seed
-            )
+            finding, report = find_in_mask(model, vae, sae, painting, bands, looks, seed, contrast)
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         except ValueError as error:

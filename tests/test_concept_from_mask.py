@@ -33,7 +33,8 @@ def run(canvas, sae, image, mask, prompt="A tower image", **changes):
 
     model, clip, vae = canvas
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-    inputs = {"name": "tower", "bands": 3, "looks": 4, "seed": 2, **changes}
+    inputs = {"name": "tower", "bands": 3, "looks": 4, "seed": 2, "contrast_pictures": 8, "contrast_prompts": ""}
+    inputs |= {"steps": 6, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal", **changes}
     return ConceptFromMask.execute(model, positive, vae, sae, image, mask, **inputs).args
 
 
@@ -50,14 +51,54 @@ def test_it_gives_a_concept_of_this_sae_and_a_report(found, sae):
     assert report.shape[0] == 1 and report.shape[-1] == 3
 
 
-def test_it_finds_the_thing_in_other_pictures(found, sae, canvas):
+@pytest.fixture(scope="module")
+def other_pictures(canvas, sae):
+    """A function from a concept to the AUC of a tower in scenes of which none was painted in."""
     from concept_erasure.erasure.detection import band_score
     from concept_erasure.sae_models.scoring import roc_auc
 
     x, there, _ = patches_of_scenes(canvas, sae.config.hookpoint, ("tower", "cat"), 20)
-    band = found[0].bands[found[0].band_index(300.0)]
-    score = band_score(sae.module.encode_dense(x)[:, list(band.latents)], band, "sum")
-    assert roc_auc(score[there], score[~there]) > 0.75
+    dense = sae.module.encode_dense(x)
+
+    def auc(concept):
+        band = concept.bands[concept.band_index(300.0)]
+        score = band_score(dense[:, list(band.latents)], band, "sum")
+        return roc_auc(score[there], score[~there])
+
+    return auc
+
+
+def test_it_finds_the_thing_in_other_pictures(found, other_pictures):
+    assert other_pictures(found[0]) > 0.75
+
+
+def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, painted, monkeypatch):
+    from concept_erasure.erasure import finder
+
+    asked = []
+    find = finder.find_concept
+    monkeypatch.setattr(finder, "find_concept", lambda *args: (asked.append(args[3:5]), find(*args))[1])
+    image, mask = painted[0][:1], painted[1][:1]
+    alone = run(canvas, sae, image, mask)
+    both = run(canvas, sae, image, mask, clip=canvas[1], contrast_pictures=6)
+    (_, before), (fired, labels) = asked
+    assert len(fired) == len(labels.cover) == len(labels.held) == 4 + 6
+    assert torch.equal(labels.cover[:4], before.cover) and before.cover.any() and not labels.cover[4:].any()
+    assert labels.held.tolist() == [False, True] * 5
+    assert both[0] != alone[0] and len({call.timestep for calls in fired for call in calls}) == 3
+    assert both[1].shape[1] > alone[1].shape[1], "the report has a row of captions for the drawn pictures"
+
+
+def test_the_concept_itself_is_not_drawn_for_contrast(canvas, sae, painted, monkeypatch):
+    from concept_erasure.erasure import finder
+
+    asked = []
+    draw = finder.draw
+    monkeypatch.setattr(finder, "draw", lambda *args: (asked.extend(args[3]), draw(*args))[1])
+    run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], steps=1, contrast_pictures=20, name="a tower")
+    assert len(asked) == 20 and not any("tower" in prompt for prompt in asked)
+    run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], steps=1, contrast_prompts="A sea\n\nA cat")
+    assert asked[20:] == ["A sea", "A cat"] * 4
 
 
 def test_the_same_seed_finds_the_same_latents(found, canvas, sae, painted):
