@@ -76,8 +76,9 @@ def random_classifiers(folder: Path) -> tuple[Classifier, Classifier]:
         path = folder / f"random_{outputs}.pth"
         if not path.exists():
             torch.manual_seed(outputs)
-            network = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=outputs)
-            torch.save({"model_state_dict": network.state_dict()}, path)
+            with torch.device("meta"):
+                shapes = timm.create_model(ARCHITECTURE, pretrained=False, num_classes=outputs).state_dict()
+            torch.save({"model_state_dict": {name: 0.02 * torch.randn(t.shape) for name, t in shapes.items()}}, path)
         loaded.append(load_classifier(path, outputs, "cpu"))
     return loaded[0], loaded[1]
 
