@@ -264,3 +264,33 @@ def test_the_attack_moves_words_through_the_edited_model(bench, prompts, method)
         assert loss(scores - 20 * scores.grad / scores.grad.norm() * 0.05) < first
     plain = noise_loss(bench.model, mixed_encoding(bench.clip, texts, scores.softmax(2)), latents, [3.0, 1.0], 0)
     assert not torch.equal(plain, first)
+
+
+def test_results_depend_on_what_weights_are_and_not_on_how_they_were_written(pack, tmp_path):
+    from concept_erasure.benchmarks.comparison.jobs import digest
+    from safetensors.torch import save_file
+
+    facts = {str(i): "x" for i in range(20)}
+    for name, value in (("one", 1.0), ("same", 1.0), ("other", 2.0)):
+        save_file({"a": torch.full((3,), value)}, tmp_path / name, facts)
+    one, same, other = (digest(tmp_path / name) for name in ("one", "same", "other"))
+    assert one == same != other
+
+
+def test_guided_latents_fire_at_even_odds_and_explain_what_is_left(pack):
+    from concept_erasure.benchmarks.comparison.saes import lift
+    from concept_erasure.sae_models.sae import SAEConfig, SparseAutoencoder
+
+    sae = SparseAutoencoder(SAEConfig(4, 6, 2, "middle_block.1"), with_decoder=True)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.zero_()
+        sae.encoder.weight[0, 0] = 1.0
+        sae.encoder.bias[0] = -3.0
+    x = torch.zeros(100, 4)
+    x[:10] = torch.tensor([2.0, 5.0, 0.0, 0.0])  # a tenth show the concept
+    labels = torch.zeros(100, 1, dtype=torch.uint8)
+    labels[:10], labels[90:] = 1, 255
+    lift(sae, 1.0, x, labels)
+    assert float(sae.encoder.bias[0]) == pytest.approx(-3 + np.log(8))
+    assert torch.allclose(sae(x[:10]), x[:10], atol=1e-4)

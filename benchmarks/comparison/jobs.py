@@ -58,8 +58,10 @@ class Job:
 
 @cache
 def digest(path: Path) -> int:
-    """Return a checksum of a file."""
-    return zlib.crc32(path.read_bytes())
+    """Return a checksum of what a safetensors file holds; its metadata are in another order each time it is written."""
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    return zlib.crc32(json.dumps(json.loads(raw[8:start]), sort_keys=True).encode() + raw[start:])
 
 
 @dataclass

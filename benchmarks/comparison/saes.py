@@ -38,6 +38,7 @@ GENERATIONS, SCENES = 320, 800
 RANKED = 32  # latents a concept and band that steering can choose from
 QUANTILE, LATENTS = 0.98, 8  # as the shipped file was made
 SETTINGS = TrainingSettings(steps=1500, bfloat16=True)
+LIFT_ROWS = 60_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +120,11 @@ def trained(reads: str, found: Activations, guided: bool) -> tuple[SparseAutoenc
         if step % 250 == 0:
             print(f"  step {step}/{SETTINGS.steps}  unexplained {trainer.outcome.unexplained:.4f}", flush=True)
     sae = trainer.sae()
+    if labels is not None:
+        # The scenes, which come last, are the ones whose patches are known to show an object.
+        seen = int((labels == 1).any(1).nonzero()[0])
+        rows = torch.randint(seen, len(fit), (LIFT_ROWS,), generator=generator)
+        lift(sae, trainer.scale, fit[rows], labels[rows])
     quality = measure(sae, rest)
     facts = {
         "licence": "Apache-2.0",
@@ -130,6 +136,28 @@ def trained(reads: str, found: Activations, guided: bool) -> tuple[SparseAutoenc
         "measured_on_embeddings": quality.embeddings,
     }
     return sae, facts
+
+
+@torch.no_grad()
+def lift(sae: SparseAutoencoder, scale: float, x: Tensor, labels: Tensor) -> None:
+    """Let guided latents fire where their concept is likelier than not, counting both kinds of patch alike.
+
+    A logistic fit of a rare concept is negative nearly everywhere, so these latents lose the competition with the
+    others even in patches that show their object, hardly fire, and never learn a direction. Their biases are raised by
+    the log odds against the concept, and their decoder rows fitted by least squares to what the others leave over.
+
+    Args:
+        scale: what one unit of the trainer's inputs is worth.
+        x: embeddings, [N, D].
+        labels: [N, C], see ``training_data``.
+    """
+    assert sae.decoder_weight is not None
+    count = labels.shape[1]
+    share = (labels == 1).sum(0) / (labels != UNKNOWN).sum(0)
+    sae.encoder.bias[:count] += scale * torch.log((1 - share) / share)
+    latents = sae.encode_dense(x.float())
+    left = x.float() - sae.decoder_bias - latents[:, count:] @ sae.decoder_weight[count:]
+    sae.decoder_weight[:count] = torch.linalg.lstsq(latents[:, :count], left).solution
 
 
 def ranked(means: Tensor) -> ConceptDictionary:
@@ -173,7 +201,7 @@ def make(reads: str) -> None:
         sae, facts = read(weights)
         print(f"{kind}: explained variance {facts['explained_variance']}, dead {facts['dead_share']}", flush=True)
         for part in parts_of(kind):
-            if kind + part == "outputs":
+            if path_of(kind + part).exists():
                 continue
             if part == ".ranked":
                 dictionary = ranked(train_sae.latent_means(sae, found.generated))

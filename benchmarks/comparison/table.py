@@ -18,29 +18,31 @@ from .methods import INPAINT, PERPNEG, SEGMENTED, Bench
 
 DEFAULTS = "random conditional 1.0 donors=0.25 at=middle"
 COLUMNS = ("UA", "nothing", "IRA", "CRA", "pair", *damage.MEASURES)
-TUNING_PLAN = Plan(singles=4, others=3, pairs=0)
-ROUND = Plan(singles=6, others=4, pairs=3)
+TUNING_PLAN = Plan(singles=4, others=2, pairs=0)
+ROUND = Plan(singles=4, others=3, pairs=2)
 
 # Of each pipeline: what steers, over a grid, and what detects for replacement.
 STEERING = {
     "outputs, several latents": [
         f"outputs.ranked SAeUron both {strength} latents={latents}"
-        for latents in (2, 8, 32)
-        for strength in (-5, -15, -30, -60)
+        for latents, strengths in ((2, (-10, -20, -40)), (8, (-5, -10, -20, -40)), (32, (-2, -5, -10)))
+        for strength in strengths
     ],
-    "outputs, one latent": [f"outputs.ranked SAeUron both {strength} latents=1" for strength in (-5, -15, -30, -60)],
-    "guided": [f"guided G-SAE both {strength}" for strength in (-0.1, -0.2, -0.3, -0.5, -0.8)],
+    "outputs, one latent": [
+        f"outputs.ranked SAeUron both {strength} latents=1" for strength in (-10, -20, -40, -80, -160)
+    ],
     "differences": [
-        f"differences.ranked additive both {strength} latents={latents}"
-        for latents in (1, 8)
-        for strength in (-5, -10, -20, -40)
+        f"differences.ranked additive {halves} {strength} latents=1"
+        for halves, strengths in (("both", (-10, -20, -40)), ("conditional", (-10, -20)))
+        for strength in strengths
     ],
+    "guided": [f"guided G-SAE conditional {strength}" for strength in (-0.1, -0.2, -0.4)],
 }
 REPLACEMENT = {
     "outputs, several latents": f"outputs {DEFAULTS}",
     "outputs, one latent": f"outputs.one {DEFAULTS}",
-    "guided": f"guided {DEFAULTS}",
     "differences": f"differences {DEFAULTS}",
+    "guided": f"guided {DEFAULTS}",
 }
 OTHERS = {
     "no edit": PLAIN,
@@ -107,11 +109,11 @@ def chosen(grid: Sequence[str]) -> str:
 
 def rows() -> dict[str, str]:
     """Return the rows of the table: name -> method."""
-    named = {"no edit": PLAIN}
+    named = {}
     for name, grid in STEERING.items():
         named[f"{name}: steering"] = chosen(grid)
         named[f"{name}: replacement"] = REPLACEMENT[name]
-    return named | OTHERS
+    return OTHERS | named
 
 
 def percent(values: Sequence[bool]) -> str:
@@ -218,7 +220,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="host benchmarks.comparison", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of the table; each adds 260 pictures a row")
+    parser.add_argument("--rounds", type=int, default=3, help="of the table; each adds 180 pictures a row")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--judge", default="", help="your own judge of artefacts, see damage.py")
     parser.add_argument("--stage", choices=["prepare", "tune", "table"], help="do a share of one stage only")

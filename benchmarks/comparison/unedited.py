@@ -19,7 +19,7 @@ from ...canvas.vocabulary import OBJECTS, STYLES, caption
 
 WORK = Path(__file__).resolve().parent.parent.parent / "canvas" / "work" / "comparison"
 SEEDS = TUNING_SEEDS[700_000:]
-SINGLES, EMPTY = 180, 80  # pictures a style: of one object, and of nothing
+SINGLES, EMPTY = 90, 40  # pictures a style: of one object, and of nothing
 COUNT = (SINGLES + EMPTY) * len(STYLES)
 CHUNK = 40
 
