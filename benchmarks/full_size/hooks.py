@@ -1,0 +1,112 @@
+"""What the hooks alone take on feature maps of full size, without the UNet around them.
+
+``python host benchmarks.full_size.hooks`` lets the Patch Replacer's defaults, and the published way, act on random
+feature maps of the published blocks with SAEs of the published size, in turn. The concept is one that a share of the
+patches exceeds before competition. A UNet of random weights gives SDXL the same patch everywhere, so cost.py can only
+show the dearest case there; here it can be any.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ...erasure.detection import Detect
+from ...erasure.eraser import Eraser, Forward, RunInfo
+from ...erasure.model_patcher import load_sae
+from ...erasure.record import ErasureRecord
+from ...erasure.replacement import LISTED, Replacement
+from ...sae_models.concepts import Concept, ConceptBand
+from ...sae_models.hookpoints import find
+from ...sae_models.loaded import LoadedSAE
+from ..published import FullReconstruction
+from .checkpoints import PUBLISHED, write_sae
+from .cost import MIDDLE, quartiles
+
+WIDTH = 1280
+# Of each kind: pixels, and cells a side of the SAE's block and of the middle.
+SIZES = {"sd15": (512, 16, 8), "sdxl": (1024, 32, 32)}
+SHARES = (0.05, 0.2, 1.0)
+
+
+def concept_of(sae: LoadedSAE, patches: torch.Tensor, share: float) -> Concept:
+    """Return a concept that a share of the patches [cells, C] exceeds before competition, by its loudest latent."""
+    levels = sae.module.pre_activations(patches)
+    latent = int(levels.amax(0).argmax())
+    limit = max(float(levels[:, latent].quantile(1 - share)), 1e-6)
+    # For all patches to exceed it a threshold would have to be negative; a second latent makes up for the first.
+    others = levels.topk(sae.config.k).indices.unique().tolist() if share == 1 else []
+    latents = [latent, *(other for other in others if other != latent)]
+    return Concept("something", (0.0, 1000.0), (ConceptBand(tuple(latents), (limit,) * len(latents)),))
+
+
+def compare(kind: str, share: float, rounds: int, dtype: torch.dtype) -> None:
+    """Time both ways in turn and print one row."""
+    pixels, side, middle = SIZES[kind]
+    block, reads = PUBLISHED[kind][0]
+    made = torch.Generator().manual_seed(0)
+    x, change = (torch.randn(2, WIDTH, side, side, generator=made).to(dtype) for _ in range(2))
+    output = change if reads == "output" else x + change
+    inner = torch.randn(2, WIDTH, middle, middle, generator=made).to(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        write_sae(Path(folder), block, WIDTH, reads)
+        path = next(Path(folder).glob("unet*"))
+        path = path / "final" if (path / "final").is_dir() else path
+        sae, whole = (load_sae(str(path), "published", find(block)) for _ in range(2))
+        published = FullReconstruction(whole.load_decoder(), [0, 1])
+    read = change[0].flatten(1).T.float()
+    record = ErasureRecord()
+    replacement = Replacement("random", where=LISTED, at=(MIDDLE, find(block)))
+    eraser = Eraser(Detect(sae, concept_of(sae, read, share)), replacement, record)
+    eraser.begin(RunInfo(0, (1,), (pixels // 8, pixels // 8), ((1e9, -1.0),)))
+    sigmas = iter(range(10**6, 0, -1))
+
+    def ours() -> None:
+        forward = Forward((0, 1), ("p", "n"), float(next(sigmas)), 500.0, (pixels // 8, pixels // 8))
+        eraser.on_block(MIDDLE, inner, inner, forward)
+        eraser.on_block(find(block), x, output, forward)
+
+    def theirs() -> None:
+        forward = Forward((0, 1), ("p", "n"), float(next(sigmas)), 500.0, (pixels // 8, pixels // 8))
+        published.on_block(find(block), x, output, forward)
+
+    ways: tuple[Callable[[], None], ...] = (ours, theirs)
+    times: tuple[list[float], list[float]] = ([], [])
+    with torch.inference_mode():
+        for turn in range(rounds + 2):
+            for way, spent in zip(ways, times, strict=True):
+                started = time.process_time()
+                way()
+                if turn > 1:
+                    spent.append(time.process_time() - started)
+    ratios = [a / b for a, b in zip(*times, strict=True)]
+    entry = list(record.latest.entries.values())[-1] if record.latest else None
+    detected = int(entry.mask.sum()) if entry else 0
+    milliseconds = [f"{1000 * statistics.median(spent):.1f}" for spent in times]
+    print(
+        f"| {kind}, {pixels} px | {share:.0%} | {detected} of {side * side} | {' | '.join(milliseconds)} | "
+        f"{quartiles(ratios)} |",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    arguments = parser.parse_args()
+    print(f"Processor time, {torch.get_num_threads()} thread(s), {arguments.dtype}, n {arguments.rounds}\n")
+    print("| | exceed before competition | detected | ours, ms | published, ms | ours / published (quartiles) |")
+    print("|---|---|---|---|---|---|")
+    for kind in SIZES:
+        for share in SHARES:
+            compare(kind, share, arguments.rounds, getattr(torch, arguments.dtype))
+
+
+if __name__ == "__main__":
+    main()
