@@ -1,9 +1,9 @@
 """One training run of one library on stored embeddings: ``python benchmarks/contestants.py NAME FILE OPTIONS``.
 
-``benchmarks/trainers.py`` calls it, each time in a fresh process. FILE holds ``train [N, D]`` and ``held [M, D]``,
-float32 at unit mean square. Each library takes its own step, with its own loss and optimiser; only data, sizes, the
-number of steps and the learning rate are given. Prints JSON: seconds, processor seconds, and what the SAE explains of
-``held``.
+``benchmarks/trainers.py`` calls it, each time in a fresh process, and says what FILE holds. Each library takes its own
+step, with its own loss and optimiser; only data, sizes, the number of steps and the learning rate are given. Prints
+JSON: seconds, processor seconds, what the SAE explains of the ``tuning`` and ``reporting`` patches, and how well
+objects are detected with it.
 """
 
 import argparse
@@ -35,7 +35,9 @@ def ours(batches: Iterator[Tensor], given: argparse.Namespace, **changed: object
     from sae_models.sae import SAEConfig
     from sae_models.training import Trainer, TrainingSettings
 
-    settings = TrainingSettings(given.steps, given.batch, given.rate, dead_after=given.dead_after, **changed)  # type: ignore[arg-type]
+    settings = TrainingSettings(
+        given.steps, given.batch, given.rate, dead_after=given.dead_after, seed=given.seed, **changed
+    )  # type: ignore[arg-type]
     trainer = Trainer(SAEConfig(given.width, given.latents, given.k, "a"), settings, next(batches))
     for _ in range(given.steps):
         trainer.advance(next(batches))
@@ -62,7 +64,7 @@ def sparsify(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
     """EleutherAI sparsify: its SparseCoder and loss, with the steps of its trainer's loop, Adam."""
     from sparsify import SparseCoder, SparseCoderConfig
 
-    torch.manual_seed(0)
+    torch.manual_seed(given.seed)
     coder = SparseCoder(given.width, SparseCoderConfig(num_latents=given.latents, k=given.k))
     coder.b_dec.data = next(batches).mean(0)
     adam = torch.optim.Adam(coder.parameters(), lr=given.rate)
@@ -97,7 +99,7 @@ def saelens(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    torch.manual_seed(0)
+    torch.manual_seed(given.seed)
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=given.width, d_sae=given.latents, k=given.k))
     config = SAETrainerConfig(
         total_training_samples=given.steps * given.batch,
@@ -136,7 +138,7 @@ def dictionary_learning(batches: Iterator[Tensor], given: argparse.Namespace) ->
         warmup_steps=min(100, given.steps // 4),
         decay_start=given.steps * 4 // 5,
         threshold_start_step=given.steps,
-        seed=0,
+        seed=given.seed,
         device="cpu",
     )
     trainer.dead_feature_threshold = given.dead_after
@@ -155,7 +157,7 @@ def overcomplete(batches: Iterator[Tensor], given: argparse.Namespace) -> Encode
     """overcomplete: its TopKSAE and train_sae, with a squared error."""
     from overcomplete.sae import TopKSAE, train_sae
 
-    torch.manual_seed(0)
+    torch.manual_seed(given.seed)
     sae = TopKSAE(given.width, given.latents, top_k=given.k, device="cpu")
     adam = torch.optim.Adam(sae.parameters(), lr=given.rate)
     next(batches)
@@ -174,30 +176,55 @@ def overcomplete(batches: Iterator[Tensor], given: argparse.Namespace) -> Encode
     return encode
 
 
-def dense(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
-    """The same TopK loss by autograd with dense products, as research code such as sdxl-unbox's computes it."""
-    torch.manual_seed(0)
-    decoder = torch.nn.functional.normalize(torch.randn(given.latents, given.width), dim=1).requires_grad_()
-    encoder = decoder.detach().clone().requires_grad_()
-    bias, latent_bias = next(batches).mean(0).requires_grad_(), torch.zeros(given.latents, requires_grad=True)
-    adam = torch.optim.Adam([decoder, encoder, bias, latent_bias], lr=given.rate)
+def unbox(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
+    """sdxl-unbox's loop, after OpenAI's, transcribed: autograd, decoding by a sparse product, AuxK as in its config."""
+    torch.manual_seed(given.seed)
+    sample = next(batches)
+    encoder = torch.nn.Linear(given.width, given.latents, bias=False)
+    decoder = torch.nn.Parameter(torch.nn.functional.normalize(encoder.weight.detach().clone(), dim=1))
+    bias = torch.nn.Parameter(geometric_median(sample))
+    latent_bias = torch.nn.Parameter(torch.zeros(given.latents))
+    parameters = [encoder.weight, decoder, bias, latent_bias]
+    adam = torch.optim.Adam(parameters, lr=given.rate, eps=6.25e-10, fused=True)
+    scale = 1 / (sample - sample.mean(0)).square().mean()
+    silent = torch.zeros(given.latents, dtype=torch.long)
+
+    def decode(values: Tensor, indices: Tensor) -> Tensor:
+        rows = torch.arange(len(values))[:, None].expand_as(values)
+        places = torch.stack([rows.flatten(), indices.flatten()])
+        sparse = torch.sparse_coo_tensor(places, values.flatten(), (len(values), given.latents))
+        return torch.sparse.mm(sparse, decoder) + bias
 
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:
-        pre = (x - bias) @ encoder.T + latent_bias
-        values, indices = pre.topk(given.k, dim=1)
-        latents = torch.zeros_like(pre).scatter(1, indices, values.relu())
-        return latents, latents @ decoder + bias
+        values, indices = (encoder(x - bias) + latent_bias).topk(given.k, dim=1)
+        return torch.zeros(len(x), given.latents).scatter(1, indices, values.relu()), decode(values.relu(), indices)
 
-    for step in range(given.steps):
-        adam.param_groups[0]["lr"] = given.rate * min(1.0, (step + 1) / 100, 5 * (1 - step / given.steps))
+    for _ in range(given.steps):
         x = next(batches)
-        loss = (encode(x)[1] - x).square().mean()
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
+        pre = encoder(x - bias) + latent_bias
+        values, indices = pre.topk(given.k, dim=1)
+        silent += 1
+        silent[indices[values > 1e-3]] = 1
+        aux, dead = (pre * (silent > given.dead_after // len(x))).topk(min(256, given.latents), dim=1)
+        reconstruction = decode(values.relu(), indices)
+        left = x - reconstruction.detach() + bias.detach()
+        error = (decode(aux.relu(), dead) - left).square().mean() / (left.mean(0) - left).square().mean()
+        (scale * (reconstruction - x).square().mean() + AUX_WEIGHT * error.nan_to_num(0)).backward()
         with torch.no_grad():
-            decoder.copy_(torch.nn.functional.normalize(decoder, dim=1))
+            decoder /= decoder.norm(dim=1, keepdim=True)
+            decoder.grad -= (decoder * decoder.grad).sum(1, keepdim=True) * decoder
+        adam.step()
+        adam.zero_grad()
     return encode
+
+
+def geometric_median(points: Tensor, rounds: int = 100) -> Tensor:
+    """Return the point whose distances to all points [N, D] have the least sum, by Weiszfeld's rounds."""
+    median = points.mean(0)
+    for _ in range(rounds):
+        weights = 1 / (points - median).norm(dim=1).clamp(min=1e-6)
+        median = (points * weights[:, None]).sum(0) / weights.sum()
+    return median
 
 
 CONTESTANTS: dict[str, Contestant] = {
@@ -208,8 +235,51 @@ CONTESTANTS: dict[str, Contestant] = {
     "sae-lens": saelens,
     "dictionary-learning": dictionary_learning,
     "overcomplete": overcomplete,
-    "dense autograd": dense,
+    "sdxl-unbox (transcribed)": unbox,
 }
+
+
+def explained(encode: Encoder, patches: Tensor) -> dict[str, float]:
+    """Return the explained variance of patches [N, D], the share of latents that never fire, and the mean that do."""
+    residual = firing = 0.0
+    fired = torch.zeros(0)
+    for part in patches.split(8192):
+        latents, reconstruction = encode(part)
+        residual += float((reconstruction - part).square().sum())
+        firing += float((latents > 0).sum())
+        fired = (latents > 0).any(0) if not len(fired) else fired | (latents > 0).any(0)
+    return {
+        "explained_variance": 1 - residual / float((patches - patches.mean(0)).square().sum()),
+        "dead_share": float((~fired).float().mean()),
+        "firing": firing / len(patches),
+    }
+
+
+def detection(encode: Encoder, tensors: dict[str, Tensor]) -> float:
+    """Return the mean ROC-AUC of all objects in the patches of the reporting scenes.
+
+    For each object the pack's own search chooses and weighs latents on the tuning scenes alone, where every other scene
+    decides how many.
+    """
+    from sae_models.finding import Patches, find_by_detection
+    from sae_models.scoring import roc_auc
+
+    latents = {}
+    for split in ("tuning", "reporting"):
+        scenes = tensors[f"scenes_{split}"]
+        latents[split] = torch.cat([encode(part)[0] for part in scenes.flatten(0, 1).split(8192)])
+    values, indices = latents["tuning"].topk(64, dim=1)
+    image = torch.arange(len(tensors["scenes_tuning"])).repeat_interleave(tensors["scenes_tuning"].shape[1])
+    areas = []
+    for row in range(len(tensors["cover_tuning"])):
+        cover = tensors["cover_tuning"][row].flatten()
+        clear = (cover > 0.5) | (cover < 0.02)
+        patches = Patches(values.half(), indices.int(), cover > 0.5, image, image % 2 == 1, False).rows(clear)
+        band = find_by_detection(patches, latents["tuning"].shape[1]).band
+        cover = tensors["cover_reporting"][row].flatten()
+        score = (latents["reporting"][:, list(band.latents)] / torch.tensor(band.thresholds)).sum(1)
+        areas.append(roc_auc(score[cover > 0.5], score[cover < 0.02]) if band.latents else 0.5)
+    return sum(areas) / len(areas)
 
 
 def main() -> None:
@@ -217,31 +287,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=CONTESTANTS)
     parser.add_argument("file", type=Path)
-    for option in ("latents", "k", "steps", "batch", "dead-after"):
+    for option in ("latents", "k", "steps", "batch", "dead-after", "seed"):
         parser.add_argument(f"--{option}", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--detect", action="store_true", help="also measure detection")
     given = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     tensors = load_file(given.file)
-    rows, held = tensors["train"], tensors["held"]
+    rows = tensors["train"]
     given.width = rows.shape[1]
-    order = torch.Generator().manual_seed(0)
+    order = torch.Generator().manual_seed(given.seed)
     # Drawing is the same work for all, and none of theirs: done before the clock starts. The first is for centring.
     drawn = [rows[torch.randint(len(rows), (given.batch,), generator=order)] for _ in range(given.steps + 1)]
     CONTESTANTS[given.name](iter([*drawn[:4]]), argparse.Namespace(**{**vars(given), "steps": 3}))  # warm up
     started, busy = time.perf_counter(), time.process_time()
     encode = CONTESTANTS[given.name](iter(drawn), given)
-    seconds, busy = time.perf_counter() - started, time.process_time() - busy
-    with torch.no_grad():
-        latents, reconstruction = encode(held)
-    explained = 1 - (reconstruction - held).square().sum() / (held - held.mean(0)).square().sum()
-    found = {
-        "seconds": seconds,
-        "processor_seconds": busy,
-        "explained_variance": float(explained),
-        "dead_share": float(((latents > 0).sum(0) == 0).float().mean()),
-        "firing": float((latents > 0).sum(1).float().mean()),
+    found: dict[str, object] = {
+        "seconds": time.perf_counter() - started,
+        "processor_seconds": time.process_time() - busy,
     }
+    with torch.no_grad():
+        found |= {part: explained(encode, tensors[part]) for part in ("tuning", "reporting")}
+        if given.detect:
+            found["auc"] = detection(encode, tensors)
     print(json.dumps(found))
 
 

@@ -117,6 +117,21 @@ def test_a_floor_above_the_threshold_does_no_harm(training):
     assert len(results[0][0].latents) == 30 * K
 
 
+@pytest.mark.parametrize("rule", ["topk", "batchtopk"])
+def test_the_first_encoder_is_of_fitting_size(training, rule):
+    """A larger or smaller one would explain less, also where embeddings differ much in length."""
+    from concept_erasure.sae_models.sae import SAEConfig
+
+    x = (data(2000) - 3) * torch.linspace(0.1, 3, 2000)[torch.randperm(2000)][:, None]
+    unexplained = []
+    for factor in (0.8, 1.0, 1.25):
+        trainer = training.Trainer(SAEConfig(D, L, K, "a"), training.TrainingSettings(rule=rule), x)
+        trainer._parameters.encoder *= factor
+        trainer.advance(x)
+        unexplained.append(trainer.outcome.unexplained)
+    assert unexplained[1] < min(unexplained[0], unexplained[2]), unexplained
+
+
 def test_batch_topk_fires_k_times_on_average(training):
     from concept_erasure.sae_models.sae import SAEConfig
 

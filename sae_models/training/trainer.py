@@ -17,7 +17,7 @@ from ..store import is_finite
 from . import objective
 from .objective import Parameters
 from .settings import TrainingSettings
-from .sparse import topk_firing
+from .sparse import batch_topk_firing, topk_firing
 from .team import Team
 
 NAMES = ("encoder", "encoder_bias", "bias", "decoder")
@@ -79,7 +79,7 @@ class Trainer:
         directions = F.normalize(directions, dim=1).to(device)
         # Starting the encoder as the decoder's transpose leaves far fewer latents dead.
         centered = (sample[:GAIN_ROWS].float() - center).to(device) / self.scale
-        encoder = directions * _best_gain(centered, directions, config.k)
+        encoder = directions * _best_gain(centered, directions, config.k, settings.rule)
         values = (encoder, torch.zeros(config.num_latents, device=device), center.to(device) / self.scale, directions)
         self._parameters = Parameters(*(nn.Parameter(value.clone(), requires_grad=False) for value in values))
         fused = device.type in ("cpu", "cuda")
@@ -194,12 +194,14 @@ class Trainer:
         self.outcome = Outcome(float(numbers["unexplained"]), float(numbers["dead_share"]))
 
 
-def _best_gain(x: Tensor, directions: Tensor, k: int) -> float:
+def _best_gain(x: Tensor, directions: Tensor, k: int, rule: str) -> float:
     """Return what the encoder must be multiplied by for x, centred, to be explained best before any training.
 
-    Random directions overlap, so k of them at their full projections would overshoot several times over.
+    Random directions overlap, so k of them at their full projections would overshoot several times over; where a whole
+    batch shares its latents, embeddings far from the centre get so many that they overshoot more.
     """
-    firing = topk_firing(x @ directions.T, k)
+    pre = x @ directions.T
+    firing = topk_firing(pre, k) if rule == "topk" else batch_topk_firing(pre, k, 0.0, Team())[0]
     reconstruction = firing.times(firing.dots(x, directions).relu_(), directions)
     return float((x * reconstruction).sum() / reconstruction.square().sum().clamp(min=1e-12)) or 1.0
 
