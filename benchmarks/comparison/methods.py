@@ -7,8 +7,8 @@ A row is spelled as in benchmarks/erasure.py, with the SAEs of saes.py as hookpo
 * ``perpneg SCALE``: it is in the negative prompt of the stock node PerpNegGuider;
 * ``inpaint SETTING``: the picture is made, the target detected while it is, and what was found in at least half of the
   steps is drawn anew from a prompt without the target, through the stock node SetLatentNoiseMask;
-* ``segmented``: the ceiling of replacement: the patches of the object are replaced by random others at the blocks where
-  the defaults do it, but they are those that the segmenter finds in the unedited picture of the same seed.
+* ``segmented``: replacement with a mask from outside: the patches of the object are replaced by random others at the
+  blocks where the defaults do it, but they are those that the segmenter finds in the unedited picture of the same seed.
 """
 
 from collections.abc import Sequence

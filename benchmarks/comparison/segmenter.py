@@ -1,4 +1,4 @@
-"""Where each object is in a finished picture: the best guess there is, for the ceiling of replacement.
+"""Where each object is in a finished picture: the best guess there is, for replacement with a mask from outside.
 
 Scenes know their masks, generations do not. A small head on the frozen judges' features is trained on scenes that went
 through the VAE. ``python host benchmarks.comparison.segmenter`` trains it and prints how well it finds held-out

@@ -36,7 +36,7 @@ STEERING = {
         for halves, strengths in (("both", (-10, -20, -40)), ("conditional", (-10, -20)))
         for strength in strengths
     ],
-    "guided": [f"guided G-SAE conditional {strength}" for strength in (-0.1, -0.2, -0.4)],
+    "guided": [f"guided G-SAE conditional {strength}" for strength in (-0.1, -0.2, -0.4, -0.8)],
 }
 REPLACEMENT = {
     "outputs, several latents": f"outputs {DEFAULTS}",
@@ -50,7 +50,7 @@ OTHERS = {
     "negative prompt": NEGATIVE,
     "PerpNeg": f"{PERPNEG} 1.0",
     "detected mask drawn anew": f"{INPAINT} outputs none conditional 1.0",
-    "ceiling: replacement by a segmenter's mask": SEGMENTED,
+    "replacement by a segmenter's mask": SEGMENTED,
     "outputs, several latents: replacement as published": "outputs random conditional 1.0",
 }
 
