@@ -9,8 +9,8 @@ Two measures that know nothing of each other, and nothing of the judges of objec
 
 A picture is damaged by a measure above the 95th percentile of unedited pictures (`unedited.COUNT`, tuning seeds) of
 the same style that, like it, show some object or show none to the judges: an emptied picture is compared with empty
-ones. So 5 % of undamaged pictures are false alarms by construction. The artefact rate AR is the mean of both measures'
-shares.
+ones. So 5 % of undamaged pictures are false alarms by construction. The artefact rate AR was meant to be the mean of
+both shares. The detector hardly finds damages that it was not trained on, so AR is the share of the round trip alone.
 
 ``python host benchmarks.comparison.damage`` prints the finds on pictures damaged on purpose and the false alarms.
 
@@ -39,6 +39,7 @@ from .. import artefacts
 from . import detector, unedited
 
 MEASURES = ("round trip", "detector")
+TRUSTED = ("round trip",)  # the detector failed its validation: docs/comparison.md
 QUANTILE = 0.95
 
 

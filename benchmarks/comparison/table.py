@@ -161,8 +161,7 @@ def print_table(named: dict[str, str], jobs: Sequence[Job], judge: str) -> None:
             continue
         cells = [percent(row.values(column, plain)) for column in columns]
         cells.append(over_targets(row, plain, ("UA", "IRA", "CRA")))
-        # Both measures of damage have as many pictures, so the mean of what they say is the mean of their shares.
-        cells.append(over_targets(row, plain, damage.MEASURES))
+        cells.append(over_targets(row, plain, damage.TRUSTED))
         cells.append(good_average(row, plain))
         print(f"| {name} | " + " | ".join(cells) + f" | {times(row, plain)} |", flush=True)
     print("\n" + "\n".join(f"* {name}: `{method}`" for name, method in named.items()))
@@ -170,7 +169,7 @@ def print_table(named: dict[str, str], jobs: Sequence[Job], judge: str) -> None:
 
 def good_average(row: Row, plain: Row) -> str:
     """Return GA: the mean of UA, IRA, CRA and 100 - AR."""
-    shares = [float(np.mean(row.values(name, plain))) for name in ("UA", "IRA", "CRA", *damage.MEASURES)]
+    shares = [float(np.mean(row.values(name, plain))) for name in ("UA", "IRA", "CRA", *damage.TRUSTED)]
     return f"{100 * np.mean([*shares[:3], 1 - np.mean(shares[3:])]):.1f}"
 
 
