@@ -294,3 +294,23 @@ def test_guided_latents_fire_at_even_odds_and_explain_what_is_left(pack):
     lift(sae, 1.0, x, labels)
     assert float(sae.encoder.bias[0]) == pytest.approx(-3 + np.log(8))
     assert torch.allclose(sae(x[:10]), x[:10], atol=1e-4)
+
+
+def test_gradients_pass_steered_patches_as_if_nothing_was_added(bench):
+    from concept_erasure.benchmarks.comparison.attack import PassedOn
+    from concept_erasure.erasure.eraser import Forward, RunInfo
+    from concept_erasure.erasure.record import ErasureRecord
+    from concept_erasure.erasure.steerer import SteeredConcept, Steerer
+    from concept_erasure.erasure.steering import Steering
+
+    sae = bench.sae("outputs")
+    sae.load_decoder()
+    x = torch.randn(1, 128, 8, 8, generator=torch.Generator().manual_seed(0)) * 3
+    output, results = x.clone().requires_grad_(), []
+    for kind in (Steerer, PassedOn):
+        steerer = kind(SteeredConcept(sae, sae.concept("cat")), Steering("additive", -5.0), ErasureRecord())
+        steerer.begin(RunInfo(0, (0,), (16, 16), ((20.0, 0.0),)))
+        results.append(steerer.on_block("output_blocks.1.1", x, output, Forward((0,), (0,), 3.0, 500.0, (16, 16))))
+    assert torch.equal(results[0], results[1]) and not torch.equal(results[1], output)
+    results[1].sum().backward()
+    assert torch.equal(output.grad, torch.ones_like(x))
