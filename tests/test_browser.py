@@ -15,7 +15,10 @@ from workflow import to_prompt
 
 pytestmark = pytest.mark.browser
 VIRTUAL = ("Note", "MarkdownNote")
-EXPECTED = {"quickstart", "two_concepts", "detect_only", "compare_methods", "erase_sd15", "erase_sdxl"}
+EXPECTED = {"quickstart", "two_concepts", "detect_only", "compare_methods", "erase_sd15", "erase_sdxl"} | {
+    "explore_latents",
+    "from_scratch",
+}
 
 
 def test_the_promised_workflows_are_there():
