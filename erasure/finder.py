@@ -147,7 +147,7 @@ def find_in_mask(
     for number in range(looks):
         first = seed + number * bands * len(latents)
         fired += look(model, sae, painting.conditioning, latents, timesteps, first)
-    cover = _cover(painting.mask, fired[0][0].grid).expand(len(latents), -1)
+    cover = _cover(painting.mask, fired[0][0].grid, len(latents))
     labels = Labels(cover.repeat(looks, 1), (torch.arange(looks) % 2 == 1).repeat_interleave(len(latents)))
     # The last look at each picture was held out.
     count = min(len(latents), SHOWN)
@@ -167,13 +167,13 @@ def find_in_mask(
     return finding, finder_report(finding, pictures, calls, captions, sae.config.num_latents, painted)
 
 
-def _cover(mask: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Return the share of each cell of the model's grid that a mask covers, [1 or B, cells].
+def _cover(mask: Tensor, grid: tuple[int, int], pictures: int) -> Tensor:
+    """Return the share of each cell of the model's grid that a mask covers, [pictures, cells].
 
     Raises:
         ValueError: it covers half of no cell, or leaves no cell free.
     """
-    cover = F.adaptive_avg_pool2d(mask[:, None].float(), grid).flatten(1)
+    cover = F.adaptive_avg_pool2d(mask[:, None].float(), grid).flatten(1).expand(pictures, -1)
     if not (cover >= INSIDE).any() or not (cover < OUTSIDE).any():
         raise ValueError(
             f"the mask covers half of {int((cover >= INSIDE).sum())} and nothing of {int((cover < OUTSIDE).sum())} "

@@ -14,6 +14,7 @@ from ..erasure.blocks import check_fit
 from ..erasure.collecting import Sampling, draw
 from ..erasure.detection import NonFiniteActivations
 from ..erasure.explorer import choose, drawn_examples, latent_pictures, look_at_pictures
+from ..erasure.reports import strongest
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from . import folders
@@ -46,8 +47,9 @@ class LatentExplorer(io.ComfyNode):
                 io.String.Input(
                     "latents",
                     default="",
-                    tooltip="Which latents, such as '17, 204'. Empty: those of the concept at 'concept'; without one, "
-                    "the strongest in 'image'; without that, the strongest in the drawn pictures.",
+                    tooltip="Which latents, such as '17, 204'. Empty: those of the concept at 'concept' that give most "
+                    "evidence; without one, the strongest in 'image'; without that, the strongest in the drawn "
+                    "pictures.",
                 ),
                 io.Int.Input(
                     "count", default=6, min=1, max=64, tooltip="How many latents to show if none are typed in."
@@ -126,7 +128,7 @@ class LatentExplorer(io.ComfyNode):
         wanted = parse_latents(latents, sae, NAME)
         if concept is not None:
             try:
-                wanted = wanted or sae.require_own(concept).latents()[:count]
+                wanted = wanted or [latent for latent, _ in strongest(sae.require_own(concept), count)]
             except ValueError as error:
                 raise ValueError(f"{NAME}: input 'concept': {error}.") from error
         try:

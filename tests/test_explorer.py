@@ -131,8 +131,10 @@ def test_the_strongest_of_a_drawn_set_are_shown_and_seeds_repeat(canvas, sae):
 def test_a_concepts_latents_carry_their_names_and_a_picture_of_ones_own_is_shown(canvas, sae):
     from dataclasses import replace
 
+    from concept_erasure.erasure.reports import strongest
+
     concept = sae.concept("cat")
-    first = concept.latents()[0]
+    first = strongest(concept, 1)[0][0]
     named = replace(concept, latent_names=((first, "fur"),))
     pictures, summary = run(canvas, sae, concept=named, count=1, image=torch.rand(1, 128, 128, 3))
     assert summary.startswith(f"latent {first}: fur: most in ") and len(pictures) == 1
