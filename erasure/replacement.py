@@ -156,7 +156,8 @@ def _replace_alike(x: Tensor, edits: Sequence[Edit], source: Tensor) -> None:
     down, across = np.divmod(np.concatenate(cells, 1), x.shape[-1])
     # One transfer to the device for all of them.
     rows, source_rows, *places = torch.from_numpy(np.concatenate([images.T, down, across])).to(x.device)
-    down, across = places[: len(down)], places[len(down) :]
-    taken = [source[source_rows, :, i, j] for i, j in zip(down[1:], across[1:], strict=True)]
+    targets_and_donors = list(zip(places[: len(down)], places[len(down) :], strict=True))
+    taken = [source[source_rows, :, i, j] for i, j in targets_and_donors[1:]]
+    i, j = targets_and_donors[0]
     # The mean of a single donor could differ from it in the last bit.
-    x[rows, :, down[0], across[0]] = taken[0] if len(taken) == 1 else torch.stack(taken).float().mean(0).to(x.dtype)
+    x[rows, :, i, j] = taken[0] if len(taken) == 1 else torch.stack(taken).float().mean(0).to(x.dtype)
