@@ -5,7 +5,7 @@ One ``Eraser`` belongs to one Patch Replacer. It holds no weights and no state o
 
 import logging
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..sae_models.sae import as_read
 from .detection import Detect, Detection, Detector, Look, NonFiniteActivations, Refine, leaves
 from .masks import MaskState
-from .record import CONDITIONAL, UNCONDITIONAL, ErasureRecord, RunRecord, StepEntry, step_statistics
+from .record import CONDITIONAL, UNCONDITIONAL, ErasureRecord, RunRecord, StepEntry
 from .replacement import (
     Edit,
     Replacement,
@@ -24,6 +24,7 @@ from .replacement import (
     random_donors,
     replace_patches,
 )
+from .statistics import Move, Statistics, statistics_of
 
 ALL_DETECTED = "Every patch of an image was detected, so there was no donor and it was left as it was"
 NO_UNCONDITIONAL = "No unconditional half in the same pass, so donors were drawn at random"
@@ -120,6 +121,7 @@ class _Call:
     Attributes:
         output: what the block gave, [chunks * images, C, H, W].
         edited: a copy of it with patches replaced, None as long as there are none.
+        edits: by which edits.
         looked: whether a leaf read this block in this call.
     """
 
@@ -128,6 +130,7 @@ class _Call:
     forward: Forward
     output: Tensor
     edited: Tensor | None = None
+    edits: list[Edit] = field(default_factory=list)
     looked: bool = False
 
     @property
@@ -147,8 +150,6 @@ class _Call:
     def note(self, chunk: int, mask: Tensor, replaced: list[int]) -> None:
         """Write down what happened to a chunk."""
         forward, record = self.forward, self.run.record
-        before = self.output[self.rows(chunk)]
-        after = self.edited[self.rows(chunk)] if self.edited is not None and any(replaced) else before
         record.entries[self.hookpoint, forward.streams[chunk], forward.sigma] = StepEntry(
             self.hookpoint,
             forward.halves[chunk],
@@ -158,8 +159,20 @@ class _Call:
             tuple(replaced),
             forward.latent_size == self.run.info.latent_size and len(mask) == record.images,
             self.looked,
-            *step_statistics(before, after),
+            *self._statistics(self.rows(chunk), any(replaced)),
         )
+
+    def _statistics(self, rows: slice, edited: bool) -> tuple[Statistics, Statistics]:
+        """Describe some rows as the block gave them and as they are passed on."""
+        before = statistics_of(self.output[rows])
+        if not edited or self.edited is None:
+            return before, before
+        edits = [edit for edit in self.edits if rows.start <= edit.row < rows.stop]
+        if any(edit.row != edit.source_row or edit.donors.shape[1] > 1 for edit in edits):
+            return before, statistics_of(self.edited[rows])
+        # Patches that only changed places need not be looked at again.
+        moves = (Move(edit.row - rows.start, edit.targets, edit.donors[:, 0]) for edit in edits)
+        return before, replace(before, moves=tuple(moves))
 
 
 class Eraser:
@@ -290,6 +303,7 @@ class Eraser:
         if edits:
             call.edited = call.output.clone() if call.edited is None else call.edited
             replace_patches(call.edited, edits, call.output)
+            call.edits += edits
         return [len(places.targets[image]) if image in donors else 0 for image in range(call.images)]
 
     def _is_unconditional(self, call: _Call) -> bool:

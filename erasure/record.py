@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .refinement import resize_mask
-from .statistics import Statistics, statistics_of
+from .statistics import Statistics
 
 CONDITIONAL, UNCONDITIONAL = 0, 1
 
@@ -41,12 +41,6 @@ class StepEntry:
     looked: bool = True
     before: Statistics | None = None
     after: Statistics | None = None
-
-
-def step_statistics(before: Tensor, after: Tensor) -> tuple[Statistics, Statistics]:
-    """Describe a block's output before and after an edit, [B, C, H, W] each; once where they are the same tensor."""
-    described = statistics_of(before)
-    return described, described if after is before else statistics_of(after)
 
 
 @dataclass

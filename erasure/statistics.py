@@ -8,7 +8,9 @@ both are noted for every step, so that an edited run can be held against an uned
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +20,14 @@ VALUES_A_PATCH = 16  # enough channels for the histogram; many more would cost a
 SMALLEST = 1e-6
 
 
+class Move(NamedTuple):
+    """Patches of one image that were overwritten by others of it: the image, and places, int [n] each."""
+
+    image: int
+    targets: np.ndarray
+    donors: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class Statistics:
     """The patch embeddings of one block in one call, in numbers that are worked out when somebody asks for them.
@@ -25,21 +35,31 @@ class Statistics:
     Attributes:
         squares: square of each patch embedding's L2 norm, float [B, N] on the CPU.
         values: every few channels of each, [B, n, N] on the CPU, n about VALUES_A_PATCH.
+        moves: what was overwritten since these were noted.
     """
 
     squares: Tensor
     values: Tensor
+    moves: tuple[Move, ...] = ()
 
     @cached_property
     def norms(self) -> Tensor:
         """log2 of each patch embedding's L2 norm, float [B, N]."""
-        return self.squares.sqrt().clamp(min=SMALLEST).log2()
+        return self._moved(self.squares).sqrt().clamp(min=SMALLEST).log2()
 
     @cached_property
     def counts(self) -> Tensor:
         """Histogram of asinh(value), int [B, BINS] over -REACH..REACH."""
-        bins = ((self.values.flatten(1).float().asinh() + REACH) * (BINS / (2 * REACH))).long().clamp(0, BINS - 1)
+        values = self._moved(self.values).flatten(1).float().asinh()
+        bins = ((values + REACH) * (BINS / (2 * REACH))).long().clamp(0, BINS - 1)
         return torch.stack([image.bincount(minlength=BINS) for image in bins])
+
+    def _moved(self, noted: Tensor) -> Tensor:
+        """Return what was noted, [B, ..., N], as it is after the moves."""
+        moved = noted.clone() if self.moves else noted
+        for image, targets, donors in self.moves:
+            moved[image][..., targets] = noted[image][..., donors]
+        return moved
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.sae import as_read
 from .eraser import Forward, RunInfo
-from .record import CONDITIONAL, ErasureRecord, RunRecord, StepEntry, step_statistics
+from .record import CONDITIONAL, ErasureRecord, RunRecord, StepEntry
+from .statistics import statistics_of
 from .steering import LatentStatistics, Steering, steer_patches
 
 
@@ -100,7 +101,8 @@ class Steerer:
                 tuple(mask.flatten(1).sum(1).tolist()),
                 forward.latent_size == info.latent_size and len(mask) == run.images,
                 True,
-                *step_statistics(output[rows], edited[rows]),
+                statistics_of(output[rows]),
+                statistics_of(edited[rows]),
             )
         return edited
 

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=20, help="runs before those that count")
     parser.add_argument("--steps", type=int, default=20, help="of every KSampler")
     parser.add_argument("--without", action="store_true", help="run the graph without the pack's patch")
+    parser.add_argument("--forget", action="store_true", help="let ComfyUI forget its history after each run")
     arguments = parser.parse_args()
     with LiveServer() as server:
         prompt = to_prompt(json.loads(WORKFLOW.read_text(encoding="utf-8")), server.object_info())
@@ -41,6 +42,8 @@ def main() -> None:
         process, resident = psutil.Process(server.pid), []
         for number, variant in enumerate(variants(prompt, arguments.warm_up + arguments.runs, arguments.steps)):
             server.images(server.wait(server.submit(variant)))
+            if arguments.forget:
+                server.post("/history", {"clear": True})
             resident.append(process.memory_info().rss / MEBIBYTE)
             if number % CHANGES == 0:
                 print(f"  run {number}: {resident[-1]:.1f} MiB", flush=True)

@@ -1,5 +1,6 @@
 """The Erasure Report, and the numbers it is made of."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -58,6 +59,20 @@ def test_statistics_of_a_feature_map(pack):
     assert found.counts.sum(1).tolist() == [120, 120] and found.counts[:, BINS // 2].tolist() == [105, 105]
     place = int((torch.tensor(4.0).asinh() + REACH) / (2 * REACH) * BINS)
     assert found.counts[0, place] == 15 and found.counts[1, place] == 0
+
+
+def test_patches_that_changed_places_need_not_be_looked_at_again(pack):
+    from dataclasses import replace
+
+    from concept_erasure.erasure.statistics import Move, statistics_of
+
+    before = torch.randn(2, 32, 3, 5)
+    after = before.clone()
+    after[1].view(32, 15)[:, [0, 7]] = before[1].view(32, 15)[:, [7, 2]]
+    moved = replace(statistics_of(before), moves=(Move(1, np.array([0, 7]), np.array([7, 2])),))
+    assert torch.equal(moved.norms, statistics_of(after).norms)
+    assert torch.equal(moved.counts, statistics_of(after).counts)
+    assert not torch.equal(moved.norms, statistics_of(before).norms)
 
 
 def test_distance(pack):
