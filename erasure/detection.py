@@ -194,7 +194,7 @@ class Detector:
             raise NonFiniteActivations("the feature map holds NaN or infinity")
         alone = sae.config.activation not in COMPETING
         latents = (sae.activate_alone(loudest, self.wanted) if alone else sae.loudness(loudest)).float()
-        likeness = self._evidence(latents) * self.sensitivity
+        likeness = self._evidence(latents)
         if alone:
             return Look(self._score(latents) > 1 if band.against else likeness > 1, likeness)
         detected = likeness > 1
@@ -232,18 +232,21 @@ class Detector:
         rivals = torch.addmm(encoder.bias[some].to(centered), centered, encoder.weight[some].to(centered).T)
         weakest_kept = rivals.topk(config.k, dim=-1).values[:, -1:]
         latents = torch.where(loudest >= weakest_kept, self.sae.loudness(loudest), 0.0).float()
-        return self._evidence(latents) * self.sensitivity > 1
+        return self._evidence(latents) > 1
 
     def _evidence(self, latents: Tensor) -> Tensor:
-        """Score the concept's own latents, [N, n + m] -> [N]."""
-        return concept_score(latents[:, : len(self.band.latents)], self._thresholds, self.combine, self._positive)
+        """Score the concept's own latents, times the sensitivity, [N, n + m] -> [N]."""
+        own = latents[:, : len(self.band.latents)] if self.band.against else latents
+        score = concept_score(own, self._thresholds, self.combine, self._positive)
+        return score if self.sensitivity == 1 else score * self.sensitivity
 
     def _score(self, latents: Tensor) -> Tensor:
         """Score all latents, see ``band_score``, times the sensitivity, [N, n + m] -> [N]."""
         score = self._evidence(latents)
-        if self.band.against:
-            score = score - concept_score(latents[:, len(self.band.latents) :], self._bounds, "sum", self._positive)
-        return score * self.sensitivity
+        if not self.band.against:
+            return score
+        against = concept_score(latents[:, len(self.band.latents) :], self._bounds, "sum", self._positive)
+        return score - against * self.sensitivity
 
 
 def competing_latents(sae: SparseAutoencoder, centered: Tensor, wanted: Tensor) -> Tensor:
