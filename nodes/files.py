@@ -18,7 +18,6 @@ EXTENSIONS = {".safetensors", ".pt", ".pth"}
 SHIPPED = Path(__file__).resolve().parent.parent / "sae_models" / "weights"
 SHIPPED_PREFIX = "shipped/"
 BEST = "canvas_output_blocks.1.1.safetensors"  # of the shipped ones, by docs/results.md
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 SAFE_NAME = re.compile(r"\w[\w .+()=-]{0,98}")
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file names on Windows
@@ -134,48 +133,6 @@ def read_prompts(name: str) -> str:
         raise ValueError(
             f"SAE Trainer: {name} cannot be read as text (input 'prompts_file'): {error}. Save it as UTF-8."
         ) from error
-
-
-def picture_folders() -> list[str]:
-    """Return the names of the folders in ComfyUI's input folder that hold pictures."""
-    root = Path(folder_paths.get_input_directory())
-    folders = (path for path in root.iterdir() if path.is_dir()) if root.is_dir() else ()
-    return sorted(path.name for path in folders if _pictures_in(path))
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
-    except OSError:
-        return []  # no right to look into it
-
-
-def read_captioned(name: str) -> list[tuple[Path, str]]:
-    """Return the pictures of a folder of the input folder, each with what a text file of the same name says.
-
-    Args:
-        name: as ``picture_folders`` lists it; anything else is refused, whatever path it spells.
-
-    Raises:
-        ValueError: there is no such folder, or a caption is no text.
-    """
-    if name not in picture_folders():
-        raise ValueError(
-            f"SAE Trainer: there is no folder of pictures '{name}' (input 'image_folder'). Put a folder of PNG, JPEG "
-            "or WebP files into ComfyUI's input folder, press R to refresh the lists, and choose it again."
-        )
-    found = []
-    for path in _pictures_in(Path(folder_paths.get_input_directory()) / name):
-        caption = path.with_suffix(".txt")
-        try:
-            text = caption.read_text(encoding="utf-8-sig") if caption.is_file() else ""
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"SAE Trainer: {name}/{caption.name} cannot be read as text (input 'image_folder'): {error}. Save it "
-                "as UTF-8."
-            ) from error
-        found.append((path, " ".join(text.split())))
-    return found
 
 
 def training_folder(name: str, digest: str) -> Path:

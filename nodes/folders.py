@@ -91,6 +91,11 @@ def caption_of(path: Path, node: str) -> str:
         ) from error
 
 
+def captioned(name: str, node: str) -> list[tuple[Path, str]]:
+    """Return the pictures of a folder, each with its caption; see ``pictures_of`` and ``caption_of``."""
+    return [(path, caption_of(path, node)) for path in pictures_of(name, node)]
+
+
 def folder_fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
     """Return what changes when a folder's pictures or captions change: names, sizes and times; () for no folder."""
     if name not in picture_folders():

@@ -12,7 +12,7 @@ from ..sae_models.training.settings import RULES
 from ..trainer.folder import Captioned
 from ..trainer.request import Request
 from ..trainer.run import train_for_model
-from . import files
+from . import files, folders
 from .showing import picture_and_words
 from .sockets import CATEGORY, SAE
 
@@ -174,8 +174,8 @@ class SAETrainer(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "image_folder",
-                    options=[NO_FILE, *files.picture_folders()],
-                    default=NO_FILE,
+                    options=[folders.NO_FOLDER, *folders.picture_folders()],
+                    default=folders.NO_FOLDER,
                     tooltip="A folder of pictures in ComfyUI's input folder, instead of prompts. They are noised to "
                     "the levels of 'steps' and 'scheduler', and the model looks at each once. A text file of a "
                     "picture's name says what it shows.",
@@ -231,13 +231,13 @@ class SAETrainer(io.ComfyNode):
         store_gb: float,
         keep_patches: bool,
         overwrite: bool,
-        image_folder: str = NO_FILE,
+        image_folder: str = folders.NO_FOLDER,
         start_percent: float = 0.0,
         end_percent: float = 1.0,
         vae: Any = None,
     ) -> io.NodeOutput:
         _check_source(prompts_file, image_folder, vae)
-        folder = () if image_folder == NO_FILE else files.read_captioned(image_folder)
+        folder = () if image_folder == folders.NO_FOLDER else folders.captioned(image_folder, NAME)
         request = Request(
             prompts=prompts if prompts_file == NO_FILE else files.read_prompts(prompts_file),
             hookpoints="" if hookpoints.strip() == AUTOMATIC else hookpoints,
@@ -267,11 +267,11 @@ class SAETrainer(io.ComfyNode):
         return io.NodeOutput(result.sae, result.curves, ui=shown)
 
     @classmethod
-    def fingerprint_inputs(cls, prompts_file: str = NO_FILE, image_folder: str = NO_FILE, **_: Any) -> object:
+    def fingerprint_inputs(cls, prompts_file: str = NO_FILE, image_folder: str = folders.NO_FOLDER, **_: Any) -> object:
         """Train again when the text file, or a picture of the folder, has changed."""
         prompts = files.read_prompts(prompts_file) if prompts_file in files.prompt_files() else ""
-        folder = files.read_captioned(image_folder) if image_folder in files.picture_folders() else []
-        return prompts, [Captioned(path, caption).stamp for path, caption in folder]
+        folder = folders.folder_fingerprint(image_folder)
+        return prompts, folder
 
 
 def _check_source(prompts_file: str, image_folder: str, vae: Any) -> None:
@@ -280,7 +280,7 @@ def _check_source(prompts_file: str, image_folder: str, vae: Any) -> None:
     Raises:
         ValueError: there are two, or the VAE is missing.
     """
-    if image_folder == NO_FILE:
+    if image_folder == folders.NO_FOLDER:
         return
     if prompts_file != NO_FILE:
         raise ValueError(
