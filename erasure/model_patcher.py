@@ -173,7 +173,8 @@ def _forward_wrapper(observer: Observer, reader: PassReader) -> Callable[..., An
         forward = reader.read(x, timesteps, options)
         handles = []
         try:
-            for path, module in reader.modules(executor.class_obj, observer.hookpoints).items():
+            for path in observer.hookpoints:
+                module = executor.class_obj.get_submodule(path)
                 handles.append(module.register_forward_hook(_block_hook(observer, path, forward)))
             return executor(x, timesteps, *args, **kwargs)
         finally:

@@ -1,11 +1,10 @@
 """Understand one call of the UNet from what ComfyUI passes along; nothing about its layout is assumed."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import comfy.model_sampling
 from torch import Tensor
-from torch.nn import Module
 
 from .eraser import Forward
 from .record import CONDITIONAL, UNCONDITIONAL
@@ -20,7 +19,6 @@ class PassReader:
     def __init__(self) -> None:
         self._negative: set[Hashable] = set()
         self._schedule: Any = None
-        self._modules: tuple[Any, dict[str, Module]] = (None, {})
 
     def begin(self, sampling: Any, conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         """Start a run.
@@ -34,15 +32,8 @@ class PassReader:
         # A positive prompt with an area lends its uuid to a copy of the negative one.
         self._negative = names.get("negative", set()).difference(*others)
         # EDM models count noise in their own unit; the same noise has a timestep on Stable Diffusion's schedule.
-        self._modules = None, {}
         foreign = float(sampling.timestep(sampling.sigma_max)) < FEWEST_TIMESTEPS
         self._schedule = comfy.model_sampling.ModelSamplingDiscrete() if foreign else None
-
-    def modules(self, model: Module, paths: Iterable[str]) -> dict[str, Module]:
-        """Return the modules of a diffusion model by their paths; they are looked up once a run."""
-        if self._modules[0] is not model:
-            self._modules = model, {path: model.get_submodule(path) for path in paths}
-        return self._modules[1]
 
     def read(self, x: Tensor, timesteps: Tensor, options: dict[str, Any]) -> Forward:
         """Describe a call.
