@@ -115,23 +115,45 @@ def concept_score(latents: Tensor, thresholds: Tensor, combine: str, positive: b
     return relative.sum(-1) if combine == "sum" else relative.amax(-1)
 
 
-def band_score(latents: Tensor, band: ConceptBand, combine: str) -> Tensor:
-    """Score patches for a concept within a band; a patch is detected where the score exceeds one.
+class BandScore:
+    """Scores patches for a concept within a band; a patch is detected where the score exceeds one.
 
     Args:
-        latents: activations of the band's latents, then of those against it, [..., n + m].
         band, combine: see Concept.
-
-    Returns:
-        [...]; NaN where evidence without a threshold meets evidence against it without one.
+        device: where the latents will be.
     """
-    n = len(band.latents)
-    thresholds = torch.tensor(band.thresholds, device=latents.device, dtype=torch.float32)
-    score = concept_score(latents[..., :n], thresholds, combine)
-    if not band.against:
-        return score
-    bounds = torch.tensor(band.against_thresholds, device=latents.device, dtype=torch.float32)
-    return score - concept_score(latents[..., n:], bounds, "sum")
+
+    def __init__(self, band: ConceptBand, combine: str, device: torch.device) -> None:
+        self._own = len(band.latents)
+        self._combine = combine
+        self._thresholds, self._bounds = (
+            torch.tensor(limits, device=device, dtype=torch.float32)
+            for limits in (band.thresholds, band.against_thresholds)
+        )
+        self._positive = min((*band.thresholds, *band.against_thresholds), default=0.0) > 0
+
+    def evidence(self, latents: Tensor) -> Tensor:
+        """Return the score without what counts against the concept; see ``__call__``."""
+        return concept_score(latents[..., : self._own], self._thresholds, self._combine, self._positive)
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Score patches.
+
+        Args:
+            latents: activations of the band's latents, then of those against it, [..., n + m].
+
+        Returns:
+            [...]; NaN where evidence without a threshold meets evidence against it without one.
+        """
+        score = self.evidence(latents)
+        if not len(self._bounds):
+            return score
+        return score - concept_score(latents[..., self._own :], self._bounds, "sum", self._positive)
+
+
+def band_score(latents: Tensor, band: ConceptBand, combine: str) -> Tensor:
+    """Score patches once; see BandScore, which is for many calls."""
+    return BandScore(band, combine, latents.device)(latents)
 
 
 def detect_patches(sae: SparseAutoencoder, band: ConceptBand, combine: str, sensitivity: float, x: Tensor) -> Look:
@@ -160,7 +182,6 @@ class Detector:
     ) -> None:
         self.sae = sae
         self.band = band
-        self.combine = combine
         self.sensitivity = sensitivity
         self.wanted = torch.tensor(band.latents + band.against, device=device, dtype=torch.long)
         weight, bias = sae.encoder.weight, sae.encoder.bias
@@ -168,11 +189,7 @@ class Detector:
         self._float32 = weight.dtype == torch.float32
         self._rows = weight[self.wanted.to(weight.device)].to(device)
         self._bias = bias[self.wanted.to(bias.device)].to(device)
-        self._thresholds, self._bounds = (
-            torch.tensor(limits, device=device, dtype=torch.float32)
-            for limits in (band.thresholds, band.against_thresholds)
-        )
-        self._positive = min((*band.thresholds, *band.against_thresholds), default=0.0) > 0
+        self._score = BandScore(band, combine, device)
 
     @torch.no_grad()
     def __call__(self, x: Tensor) -> Look:
@@ -184,8 +201,8 @@ class Detector:
         Raises:
             NonFiniteActivations: x holds NaN or infinity.
         """
-        sae, band = self.sae, self.band
-        if not band.latents:
+        sae = self.sae
+        if not self.band.latents:
             return Look(torch.zeros(len(x), dtype=torch.bool, device=x.device), torch.zeros(len(x), device=x.device))
         centered = sae.center(x.float() if self._float32 else x)
         loudest = self._pre_activations(centered)
@@ -194,9 +211,9 @@ class Detector:
             raise NonFiniteActivations("the feature map holds NaN or infinity")
         alone = sae.config.activation not in COMPETING
         latents = (sae.activate_alone(loudest, self.wanted) if alone else sae.loudness(loudest)).float()
-        likeness = self._evidence(latents)
+        likeness = self._score.evidence(latents) * self.sensitivity
         if alone:
-            return Look(self._score(latents) > 1 if band.against else likeness > 1, likeness)
+            return Look(self._score(latents) * self.sensitivity > 1, likeness)
         detected = likeness > 1
         candidates = detected.nonzero().squeeze(1)
         if len(candidates) and sae.config.num_latents >= MANY and sae.config.activation != "groupmax":
@@ -204,7 +221,7 @@ class Detector:
             candidates = detected.nonzero().squeeze(1)
         if len(candidates):
             latents = competing_latents(sae, centered[candidates], self.wanted).float()
-            detected[candidates] = self._score(latents) > 1
+            detected[candidates] = self._score(latents) * self.sensitivity > 1
         return Look(detected, likeness)
 
     def _pre_activations(self, centered: Tensor) -> Tensor:
@@ -232,21 +249,7 @@ class Detector:
         rivals = torch.addmm(encoder.bias[some].to(centered), centered, encoder.weight[some].to(centered).T)
         weakest_kept = rivals.topk(config.k, dim=-1).values[:, -1:]
         latents = torch.where(loudest >= weakest_kept, self.sae.loudness(loudest), 0.0).float()
-        return self._evidence(latents) > 1
-
-    def _evidence(self, latents: Tensor) -> Tensor:
-        """Score the concept's own latents, times the sensitivity, [N, n + m] -> [N]."""
-        own = latents[:, : len(self.band.latents)] if self.band.against else latents
-        score = concept_score(own, self._thresholds, self.combine, self._positive)
-        return score if self.sensitivity == 1 else score * self.sensitivity
-
-    def _score(self, latents: Tensor) -> Tensor:
-        """Score all latents, see ``band_score``, times the sensitivity, [N, n + m] -> [N]."""
-        score = self._evidence(latents)
-        if not self.band.against:
-            return score
-        against = concept_score(latents[:, len(self.band.latents) :], self._bounds, "sum", self._positive)
-        return score - against * self.sensitivity
+        return self._score.evidence(latents) * self.sensitivity > 1
 
 
 def competing_latents(sae: SparseAutoencoder, centered: Tensor, wanted: Tensor) -> Tensor:
