@@ -6,7 +6,7 @@ from ..erasure.detection import JOINS, Detect, Detection, Join
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from . import files
-from .sockets import CATEGORY, CONCEPT, DETECTION, SAE
+from .sockets import CATEGORY, CONCEPT, DETECTION, SAE, part_inputs
 
 NAME = "Concept Detector"
 
@@ -40,21 +40,9 @@ class ConceptDetector(io.ComfyNode):
                     tooltip="How easily a patch counts as holding the concept. 1 uses the measured thresholds, "
                     "2 halves them, 0 finds nothing.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When to begin looking: 0 is the first, noisiest step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When to stop looking: 1 is the end of sampling.",
+                *part_inputs(
+                    "When to begin looking: 0 is the first, noisiest step.",
+                    "When to stop looking: 1 is the end of sampling.",
                 ),
                 io.String.Input(
                     "latents",

@@ -11,11 +11,19 @@ from pathlib import Path
 import folder_paths
 import numpy as np
 import torch
+from comfy_api.latest import io
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..trainer.folder import PictureError, upright
+
 NO_FOLDER = "none"
 EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+def folder_input(tooltip: str) -> io.Input:
+    """Return the choice of a folder, or of none."""
+    return io.Combo.Input("image_folder", options=[NO_FOLDER, *picture_folders()], default=NO_FOLDER, tooltip=tooltip)
 
 
 def picture_folders() -> list[str]:
@@ -62,12 +70,10 @@ def read_picture(path: Path, width: int, height: int, node: str) -> Tensor:
         ValueError: the file is no picture, or damaged, or too large for PIL to trust it.
     """
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            fitted = ImageOps.fit(upright, (width, height), Image.Resampling.LANCZOS)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        fitted = ImageOps.fit(upright(path), (width, height), Image.Resampling.LANCZOS)
+    except PictureError as error:
         raise ValueError(
-            f"{node}: {path.name} in folder {path.parent.name} cannot be read as a picture ({error}; input "
+            f"{node}: {path.name} in folder {path.parent.name} cannot be read as a picture ({error.__cause__}; input "
             "'image_folder'). Take it out of the folder, or save it anew."
         ) from error
     return torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)

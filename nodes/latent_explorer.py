@@ -63,11 +63,8 @@ class LatentExplorer(io.ComfyNode):
                 ),
                 *sampler_inputs(),
                 seed_input("Seed of the pictures and of the noise."),
-                io.Combo.Input(
-                    "image_folder",
-                    options=[folders.NO_FOLDER, *folders.picture_folders()],
-                    default=folders.NO_FOLDER,
-                    tooltip="A folder in ComfyUI's input folder, with pictures to try the latents on beside the drawn "
+                folders.folder_input(
+                    "A folder in ComfyUI's input folder, with pictures to try the latents on beside the drawn "
                     "ones. Cropped and scaled to the size of latent_image; a text file of the same name may say what "
                     "a picture shows.",
                 ),

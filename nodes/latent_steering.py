@@ -9,7 +9,7 @@ from ..erasure.steerer import SteeredConcept
 from ..erasure.steering import ERRORS, METHODS, Steering
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
-from .sockets import CATEGORY, CONCEPT, ERASURE_RECORD, SAE
+from .sockets import CATEGORY, CONCEPT, ERASURE_RECORD, SAE, part_inputs
 
 NAME = "Latent Steering"
 
@@ -60,21 +60,9 @@ class LatentSteering(io.ComfyNode):
                     tooltip="Which half of classifier-free guidance is steered: only the one that follows your "
                     "positive prompt, or both, as published.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When to begin: 0 is the first, noisiest step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When to stop: 1 is the end of sampling.",
+                *part_inputs(
+                    "When to begin: 0 is the first, noisiest step.",
+                    "When to stop: 1 is the end of sampling.",
                 ),
             ],
             outputs=[

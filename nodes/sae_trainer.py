@@ -14,7 +14,7 @@ from ..trainer.request import Request
 from ..trainer.run import train_for_model
 from . import files, folders
 from .showing import picture_and_words
-from .sockets import CATEGORY, SAE
+from .sockets import CATEGORY, SAE, part_inputs
 
 NAME = "SAE Trainer"
 NO_FILE = "none"
@@ -172,29 +172,14 @@ class SAETrainer(io.ComfyNode):
                     default=False,
                     tooltip="Whether a file of that name is replaced. Off: this node says so before it begins.",
                 ),
-                io.Combo.Input(
-                    "image_folder",
-                    options=[folders.NO_FOLDER, *folders.picture_folders()],
-                    default=folders.NO_FOLDER,
-                    tooltip="A folder of pictures in ComfyUI's input folder, instead of prompts. They are noised to "
+                folders.folder_input(
+                    "A folder of pictures in ComfyUI's input folder, instead of prompts. They are noised to "
                     "the levels of 'steps' and 'scheduler', and the model looks at each once. A text file of a "
                     "picture's name says what it shows.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When in sampling to begin collecting: 0 is the first, noisiest step.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="When to stop collecting: 1 is the end of sampling. An SAE knows only the steps that it "
+                *part_inputs(
+                    "When in sampling to begin collecting: 0 is the first, noisiest step.",
+                    "When to stop collecting: 1 is the end of sampling. An SAE knows only the steps that it "
                     "was trained on.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="The model's VAE; needed for 'image_folder' only."),

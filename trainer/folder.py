@@ -33,18 +33,22 @@ class Captioned:
         return self.path.name, status.st_size, status.st_mtime_ns, self.caption
 
 
-def load(path: Path, width: int, height: int) -> Tensor:
-    """Return a picture, cut around its middle and scaled, [1, height, width, 3] in 0..1.
+def upright(path: Path) -> Image.Image:
+    """Return a picture in RGB, turned as its camera says.
 
     Raises:
-        PictureError: it cannot be read.
+        PictureError: it is no picture, or damaged, or too large for PIL to trust it.
     """
     try:
         with Image.open(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
+            return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise PictureError(f"{path.name} cannot be read as a picture ({error})") from error
-    pixels = torch.from_numpy(np.asarray(upright, dtype=np.float32) / 255)[None]
+
+
+def load(path: Path, width: int, height: int) -> Tensor:
+    """Return a picture, cut around its middle and scaled, [1, height, width, 3] in 0..1; see ``upright``."""
+    pixels = torch.from_numpy(np.asarray(upright(path), dtype=np.float32) / 255)[None]
     scaled = comfy.utils.common_upscale(pixels.movedim(-1, 1), width, height, "lanczos", "center")
     return scaled.movedim(1, -1)
 
