@@ -6,13 +6,11 @@ absolute times on a shared machine mean little.
 
 import argparse
 import gc
-import statistics
 import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
-from unittest.mock import patch
 
 import psutil
 import torch
@@ -24,11 +22,13 @@ from ..canvas.vocabulary import caption
 from ..erasure.detection import Detect
 from ..erasure.eraser import Eraser
 from ..erasure.model_patcher import attach, attach_observer, load_sae
-from ..erasure.passes import PassReader
-from ..erasure.replacement import Replacement
+from ..erasure.record import ErasureRecord
+from ..erasure.replacement import LISTED, Replacement
 from ..nodes import files
 from .published import FullReconstruction
+from .timing import Clocked, alternate, quartiles
 
+MIDDLE = "middle_block.1"
 START = """
 import sys, time
 sys.path.insert(0, "host")
@@ -44,24 +44,6 @@ for node in nodes:
     node.define_schema()
 print(time.perf_counter() - started)
 """
-
-
-def quartiles(values: list[float]) -> str:
-    """Return median and quartiles as text."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return f"{middle:.4f} ({low:.4f} to {high:.4f})"
-
-
-def alternate(actions: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Time actions in turn, after one round that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in actions}
-    for turn in range(rounds + 1):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            action()
-            if turn:
-                times[name].append(time.perf_counter() - started)
-    return times
 
 
 def sampling(rounds: int, batch: int, steps: int) -> None:
@@ -83,43 +65,29 @@ def sampling(rounds: int, batch: int, steps: int) -> None:
     def runner(used: object) -> Callable[[], object]:
         return lambda: sample(used, clip, prompts, list(range(batch)), steps=steps)
 
-    times = alternate({key: runner(used) for key, used in models.items()}, rounds)
+    times = alternate({key: runner(used) for key, used in models.items()}, rounds, time.perf_counter)
     print(f"One sampling step of the shipped model, batch {batch}, cfg 4.5, seconds: median (quartiles), n {rounds}")
     for key, values in times.items():
         ratios = [a / b for a, b in zip(values, times["bare"], strict=True)]
         print(f"  {key:20} {quartiles([v / steps for v in values])}   x bare {quartiles(ratios)}")
-    within = inside(models["detect and replace"], runner, max(5, rounds // 3))
-    print(f"  of a step, the pack's own code while it detects and replaces: {quartiles(within)} x the rest of the step")
+    eraser = Eraser(detection, Replacement("random", where=LISTED, at=(MIDDLE, detection.hookpoint)), ErasureRecord())
+    within = inside(model, eraser, runner, max(5, rounds // 3))
+    print(f"  of a step, the hooks while they detect and replace: {quartiles(within)} x the rest of the step")
 
 
-def inside(model: ModelPatcher, runner: Callable[[object], Callable[[], object]], rounds: int) -> list[float]:
-    """Return how long the pack's code runs, in units of the rest of the same run.
+def inside(
+    model: ModelPatcher, eraser: Eraser, runner: Callable[[object], Callable[[], object]], rounds: int
+) -> list[float]:
+    """Return how long an eraser takes at its blocks, in units of the rest of the same run.
 
     Two runs of a shared machine differ by more than the pack costs; parts of one run do not.
     """
-    spent = 0.0
-
-    def timed(original: Callable[..., object]) -> Callable[..., object]:
-        def wrapper(*args: object) -> object:
-            nonlocal spent
-            started = time.perf_counter()
-            try:
-                return original(*args)
-            finally:
-                spent += time.perf_counter() - started
-
-        return wrapper
-
-    shares = []
-    with (
-        patch.object(Eraser, "on_block", timed(Eraser.on_block)),
-        patch.object(PassReader, "read", timed(PassReader.read)),
-        patch.object(Eraser, "begin", timed(Eraser.begin)),
-    ):
-        for _ in range(rounds + 1):
-            spent, started = 0.0, time.perf_counter()
-            runner(model)()
-            shares.append(spent / (time.perf_counter() - started - spent))
+    clocked, shares = Clocked(eraser, time.perf_counter), []
+    run = runner(attach_observer(model, clocked))
+    for _ in range(rounds + 1):
+        clocked.spent, started = 0.0, time.perf_counter()
+        run()
+        shares.append(clocked.spent / (time.perf_counter() - started - clocked.spent))
     return shares[1:]
 
 
@@ -128,7 +96,7 @@ def loading(rounds: int) -> None:
     name = files.names()[0]
     path = files.resolve(name)
     actions = {"encoder": lambda: load_sae(path, name), "with decoder": lambda: load_sae(path, name).load_decoder()}
-    times = alternate(actions, rounds)
+    times = alternate(actions, rounds, time.perf_counter)
     print(f"Load {name}, seconds, n {rounds}")
     for key, action in actions.items():
         loaded = action()

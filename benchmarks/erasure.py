@@ -379,16 +379,28 @@ def print_table(rows: dict[str, dict[str, list[bool]]], columns: Sequence[str] =
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
+def add_options(parser: argparse.ArgumentParser, plan: Plan) -> None:
+    """Let the command line say what is drawn of each target; ``plan`` is the default."""
+    parser.add_argument("--split", choices=list(SPLITS), default="tuning")
+    parser.add_argument("--singles", type=int, default=plan.singles, help="pictures a target of the target alone")
+    parser.add_argument("--others", type=int, default=plan.others, help="pictures a target of the other objects")
+    parser.add_argument(
+        "--pairs", type=int, default=plan.pairs, help="pictures a target of the target and another object"
+    )
+    parser.add_argument("--batch", type=int, default=40)
+    parser.add_argument("--per-target", action="store_true", help="also print each target's UA")
+
+
+def print_shares(name: str, outcomes: dict[str, Outcome]) -> None:
+    """Print the UA of each target."""
+    print(name, {target: round(100 * float(np.mean(o.gone))) for target, o in outcomes.items()}, flush=True)
+
+
 def main() -> None:
     """Run settings and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="+")
-    parser.add_argument("--split", choices=list(SPLITS), default="tuning")
-    parser.add_argument("--singles", type=int, default=8, help="pictures a target of the target alone")
-    parser.add_argument("--others", type=int, default=19, help="pictures a target of the other objects")
-    parser.add_argument("--pairs", type=int, default=8, help="pictures a target of the target and another object")
-    parser.add_argument("--batch", type=int, default=40)
-    parser.add_argument("--per-target", action="store_true", help="also print each target's UA")
+    add_options(parser, Plan(8, 19, 8))
     arguments = parser.parse_args()
     plan = Plan(arguments.singles, arguments.others, arguments.pairs)
     world, plain = results_of(None, PLAIN, arguments.split, plan, arguments.batch)
@@ -398,7 +410,6 @@ def main() -> None:
             world, outcomes = results_of(world, text, arguments.split, plan, arguments.batch)
             rows[text] = row_of(outcomes, plain)
             if arguments.per_target:
-                shares = {t: round(100 * float(np.mean(o.gone))) for t, o in outcomes.items()}
-                print(text, shares, flush=True)
+                print_shares(text, outcomes)
         print_table({k: v for k, v in rows.items() if k in (PLAIN, text)})
     print_table(rows)

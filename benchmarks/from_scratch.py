@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from ..canvas import checkpoint
 from ..canvas.vocabulary import OBJECTS
 from ..erasure.detection import Detect
@@ -23,7 +21,19 @@ from ..erasure.replacement import MIDDLE_TOO, Replacement
 from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
-from .erasure import PLAIN, SPLITS, Outcome, Plan, World, judged_run, print_table, results_of, row_of
+from .erasure import (
+    PLAIN,
+    SPLITS,
+    Outcome,
+    Plan,
+    World,
+    add_options,
+    judged_run,
+    print_shares,
+    print_table,
+    results_of,
+    row_of,
+)
 from .finding import FROM_MASK, FROM_WORD, find_all
 
 KNOWN = "shipped"
@@ -57,13 +67,8 @@ def main() -> None:
     parser.add_argument(
         "--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT", help="all if left out"
     )
-    parser.add_argument("--split", choices=list(SPLITS), default="tuning")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    parser.add_argument("--singles", type=int, default=16, help="pictures a target of the target alone")
-    parser.add_argument("--others", type=int, default=12, help="pictures a target of the other objects")
-    parser.add_argument("--pairs", type=int, default=12, help="pictures a target of the target and another object")
-    parser.add_argument("--batch", type=int, default=40)
-    parser.add_argument("--per-target", action="store_true", help="also print each target's UA")
+    add_options(parser, Plan(16, 12, 12))
     arguments = parser.parse_args()
     plan, split = Plan(arguments.singles, arguments.others, arguments.pairs), arguments.split
     world = World()
@@ -82,5 +87,5 @@ def main() -> None:
         outcomes = erased(world, owner, concepts, split, plan, arguments.batch)
         table[label] = row_of(outcomes, plain)
         if arguments.per_target:
-            print(label, {name: round(100 * float(np.mean(o.gone))) for name, o in outcomes.items()}, flush=True)
+            print_shares(label, outcomes)
     print_table(table)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..canvas.vocabulary import OBJECTS
 from ..erasure.plots import font
+from ..erasure.preview import to_pil
 from .erasure import PLAIN, SPLITS, Plan, Setting, World, half_width, prompts_of, results_of, row_of
 
 SITE = "output_blocks.1.1"
@@ -52,8 +53,7 @@ def main() -> None:
         print(f"| {title} | {said[0]} | {said[1]} |", flush=True)
         draw.multiline_text((x * SIDE + 4, 2), f"{title}\nUA {said[0]}\nIRA {said[1]}", "black", font(12), spacing=1)
         for y, target in enumerate(SHOWN):
-            shown = (picture(world, setting, target, y).numpy() * 255).round().astype(np.uint8)
-            tile = Image.fromarray(shown).resize((SIDE - 2, SIDE - 2), Image.Resampling.LANCZOS)
+            tile = to_pil(picture(world, setting, target, y)).resize((SIDE - 2, SIDE - 2), Image.Resampling.LANCZOS)
             sheet.paste(tile, (x * SIDE, HEAD + y * (SIDE + LINE) + LINE))
             if not x:
                 text = prompts_of(target, Plan(y + 1, 0, 0), SPLITS["tuning"])[0][y].text

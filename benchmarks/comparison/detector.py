@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from scipy.ndimage import zoom
 from torch import Tensor, nn
 
 from ...canvas import checkpoint, scenes
+from .networks import fit, kept
 from .unedited import WORK
 
 GRID = 16  # cells a side
@@ -144,33 +144,19 @@ def train(vae: Any) -> Detector:
     pictures, labels = examples(vae)
     torch.manual_seed(0)
     network = Detector().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=STEPS)
-    generator = torch.Generator().manual_seed(0)
-    for step in range(STEPS):
-        rows = torch.randint(len(pictures), (BATCH,), generator=generator)
+
+    def loss_of(rows: Tensor, step: int) -> Tensor:
         x, y = pictures[rows].permute(0, 3, 1, 2).float() / 127.5 - 1, labels[rows].float()
         if step % 2:
             x, y = x.flip(3), y.flip(2)
         losses = F.binary_cross_entropy_with_logits(network(x), y.clamp(min=0), reduction="none")
-        loss = losses[y != UNKNOWN].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0:
-            print(f"  damage detector: step {step}/{STEPS}  loss {loss.item():.4f}", flush=True)
+        return losses[y != UNKNOWN].mean()
+
+    fit("damage detector", network.parameters(), 2e-3, STEPS, BATCH, len(pictures), loss_of)
     return network
 
 
 def load(vae: Any) -> Detector:
     """Return the trained detector, training it the first time."""
     stamp = zlib.crc32(checkpoint.DEFAULT_PATH.read_bytes() + bytes((STEPS % 256, BATCH)))
-    path = WORK / f"detector.{stamp:08x}.safetensors"
-    if not path.exists():
-        weights = {key: value.contiguous() for key, value in train(vae).state_dict().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, path)
-    network = Detector()
-    network.load_state_dict(load_file(path))
-    return network.eval().requires_grad_(False)
+    return kept(WORK / f"detector.{stamp:08x}.safetensors", Detector, lambda: train(vae))

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...canvas import checkpoint, classifiers, scenes
 from ...canvas.vocabulary import OBJECTS
+from .networks import fit, kept
 from .unedited import WORK
 
 GRID = scenes.GRID
@@ -84,20 +84,13 @@ def train(judge: classifiers.Classifiers, vae: Any) -> Segmenter:
     pictures, cover = examples(vae, scenes.TRAIN[6_000_000 : 6_000_000 + TRAIN_SCENES])
     torch.manual_seed(0)
     segmenter = Segmenter(judge)
-    optimizer = torch.optim.AdamW(segmenter.head.parameters(), lr=3e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS)
-    generator = torch.Generator().manual_seed(0)
-    for step in range(STEPS):
-        rows = torch.randint(len(pictures), (BATCH,), generator=generator)
+
+    def loss_of(rows: Tensor, _: int) -> Tensor:
         logits = segmenter.head(segmenter.features(pictures[rows].float() / 255))
         # An object covers a seventieth of all (cell, object) pairs.
-        loss = F.binary_cross_entropy_with_logits(logits, cover[rows].float(), pos_weight=torch.tensor(4.0))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0:
-            print(f"  segmenter: step {step}/{STEPS}  loss {loss.item():.4f}", flush=True)
+        return F.binary_cross_entropy_with_logits(logits, cover[rows].float(), pos_weight=torch.tensor(4.0))
+
+    fit("segmenter", segmenter.head.parameters(), 3e-3, STEPS, BATCH, len(pictures), loss_of)
     pictures, cover = examples(vae, scenes.VALIDATION[5_000_000:5_000_300])
     tried = [round(0.1 * i, 1) for i in range(2, 10)]
     overlaps = []
@@ -122,13 +115,7 @@ def overlap(segmenter: Segmenter, pictures: Tensor, cover: Tensor) -> Tensor:
 def load(judge: classifiers.Classifiers, vae: Any) -> Segmenter:
     """Return the segmenter, training it the first time."""
     path = WORK / f"segmenter.{zlib.crc32(checkpoint.DEFAULT_PATH.read_bytes()):08x}.safetensors"
-    if not path.exists():
-        weights = {key: value.contiguous() for key, value in train(judge, vae).state_dict().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, path)
-    segmenter = Segmenter(judge)
-    segmenter.load_state_dict(load_file(path))
-    return segmenter.eval().requires_grad_(False)
+    return kept(path, lambda: Segmenter(judge), lambda: train(judge, vae))
 
 
 def main() -> None:

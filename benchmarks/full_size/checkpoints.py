@@ -162,7 +162,7 @@ def make_checkpoint(kind: str, folder: Path) -> Path:
     return path
 
 
-def write_sae(folder: Path, block: str, width: int, reads: str, latents: int = 0) -> None:
+def write_sae(folder: Path, block: str, width: int, reads: str, latents: int = 0) -> Path:
     """Write an SAE as SAeUron (reads the output) or sdxl-unbox (output minus input) publish theirs.
 
     Args:
@@ -171,6 +171,9 @@ def write_sae(folder: Path, block: str, width: int, reads: str, latents: int = 0
         width: of the block.
         reads: see SAEConfig.
         latents: 0 for the published number, 20480 or 5120.
+
+    Returns:
+        the folder of the SAE's own files.
     """
     made = torch.Generator().manual_seed(width)
     plain = reads == "output"
@@ -188,7 +191,7 @@ def write_sae(folder: Path, block: str, width: int, reads: str, latents: int = 0
         save_file(weights, target / "sae.safetensors")
         config = {"d_in": width, "num_latents": count, "k": 32, "expansion_factor": 16, "batch_topk": True}
         (target / "cfg.json").write_text(json.dumps(config))
-        return
+        return target
     target = folder / f"unet.{block}_k10_hidden{count}_auxk256_bs4096_lr0.0001" / "final"
     target.mkdir(parents=True)
     state = {
@@ -200,3 +203,4 @@ def write_sae(folder: Path, block: str, width: int, reads: str, latents: int = 0
     }
     torch.save({"state_dict": state}, target / "state_dict.pth")
     (target / "config.json").write_text(json.dumps({"n_dirs_local": count, "d_model": width, "k": 10, "auxk": 256}))
+    return target

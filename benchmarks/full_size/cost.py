@@ -8,7 +8,6 @@ through to the second look, where latents compete. Printed is how many are detec
 """
 
 import argparse
-import statistics
 import tempfile
 import time
 from collections import defaultdict
@@ -29,13 +28,14 @@ from ...erasure.replacement import LISTED, Replacement
 from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find
 from ...sae_models.sae import SparseAutoencoder
+from ..cost import MIDDLE
 from ..published import FullReconstruction
+from ..timing import Clocked, quartiles
 from .checkpoints import FAMILIES, PUBLISHED, UNETS, constant, spread, write_sae
 from .proof import denoise
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DETECTED = 0.1
-MIDDLE = "middle_block.1"
 REPLACE, PUBLISHED_WAY, TOGETHER = "detect and replace", "published approach", "all together"
 
 
@@ -76,29 +76,6 @@ def concept_for(sae: Any, patches: torch.Tensor) -> Concept:
     return Concept("something", (0.0, 1000.0), (ConceptBand(tuple(chosen), tuple(limits)),))
 
 
-class Clocked:
-    """An observer that adds up the time another one takes at its blocks.
-
-    That share of a step is far less noisy than the difference of two steps.
-    """
-
-    def __init__(self, observer: Any, clock: Callable[[], float]) -> None:
-        self._observer = observer
-        self._clock = clock
-        self.spent = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._observer, name)
-
-    def on_block(self, *call: Any) -> torch.Tensor:
-        """Pass the call on, and time it."""
-        started = self._clock()
-        try:
-            return self._observer.on_block(*call)
-        finally:
-            self.spent += self._clock() - started
-
-
 Step = Callable[[], tuple[float, dict[str, float]]]
 
 
@@ -112,9 +89,7 @@ def ways(kind: str, model: Any, size: int, folder: Path, clock: Callable[[], flo
         together: one way only, with all observers on the model.
     """
     block, reads = PUBLISHED[kind][0]
-    write_sae(folder, block, hookpoints(model)[find(block)], reads)
-    path = next(folder.glob("unet*"))
-    path = path / "final" if (path / "final").is_dir() else path
+    path = write_sae(folder, block, hookpoints(model)[find(block)], reads)
     sae = load_sae(str(path), "published", find(block))
     noise = torch.randn(1, 4, size // 8, size // 8, generator=torch.Generator().manual_seed(1))
     prompts = conditioning(kind, 1), conditioning(kind, 2)
@@ -219,11 +194,6 @@ def report(steps: dict[str, list[float]], hooks: dict[str, list[float]], shares:
         print(f"  hooks, {name:20} {quartiles(values)}   {quartiles(shares[name], 5)} of the step without them")
     ours = [a / b for a, b in zip(hooks[REPLACE], hooks[PUBLISHED_WAY], strict=True)]
     print(f"  {REPLACE} takes {quartiles(ours)} of the time that the published approach takes in hooks")
-
-
-def quartiles(values: list[float], places: int = 4) -> str:
-    """Return median and quartiles as text."""
-    return "{1:.{3}f} ({0:.{3}f} to {2:.{3}f})".format(*statistics.quantiles(values, n=4), places)
 
 
 if __name__ == "__main__":

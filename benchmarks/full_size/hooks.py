@@ -10,7 +10,6 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -23,9 +22,10 @@ from ...erasure.replacement import LISTED, Replacement
 from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find
 from ...sae_models.loaded import LoadedSAE
+from ..cost import MIDDLE
 from ..published import FullReconstruction
+from ..timing import alternate, quartiles
 from .checkpoints import PUBLISHED, write_sae
-from .cost import MIDDLE, quartiles
 
 WIDTH = 1280
 # Of each kind: pixels, and cells a side of the SAE's block and of the middle.
@@ -53,45 +53,33 @@ def compare(kind: str, share: float, rounds: int, dtype: torch.dtype) -> None:
     output = change if reads == "output" else x + change
     inner = torch.randn(2, WIDTH, middle, middle, generator=made).to(dtype)
     with tempfile.TemporaryDirectory() as folder:
-        write_sae(Path(folder), block, WIDTH, reads)
-        path = next(Path(folder).glob("unet*"))
-        path = path / "final" if (path / "final").is_dir() else path
-        sae, whole = (load_sae(str(path), "published", find(block)) for _ in range(2))
+        path = str(write_sae(Path(folder), block, WIDTH, reads))
+        sae, whole = (load_sae(path, "published", find(block)) for _ in range(2))
         published = FullReconstruction(whole.load_decoder(), [0, 1])
-    read = change[0].flatten(1).T.float()
-    record = ErasureRecord()
+    record, size = ErasureRecord(), (pixels // 8, pixels // 8)
     replacement = Replacement("random", where=LISTED, at=(MIDDLE, find(block)))
-    eraser = Eraser(Detect(sae, concept_of(sae, read, share)), replacement, record)
-    eraser.begin(RunInfo(0, (1,), (pixels // 8, pixels // 8), ((1e9, -1.0),)))
+    concept = concept_of(sae, change[0].flatten(1).T.float(), share)
+    eraser = Eraser(Detect(sae, concept), replacement, record)
+    eraser.begin(RunInfo(0, (1,), size, ((1e9, -1.0),)))
     sigmas = iter(range(10**6, 0, -1))
 
+    def step() -> Forward:
+        return Forward((0, 1), ("p", "n"), float(next(sigmas)), 500.0, size)
+
     def ours() -> None:
-        forward = Forward((0, 1), ("p", "n"), float(next(sigmas)), 500.0, (pixels // 8, pixels // 8))
+        forward = step()
         eraser.on_block(MIDDLE, inner, inner, forward)
         eraser.on_block(find(block), x, output, forward)
 
-    def theirs() -> None:
-        forward = Forward((0, 1), ("p", "n"), float(next(sigmas)), 500.0, (pixels // 8, pixels // 8))
-        published.on_block(find(block), x, output, forward)
-
-    ways: tuple[Callable[[], None], ...] = (ours, theirs)
-    times: tuple[list[float], list[float]] = ([], [])
+    ways = {"ours": ours, "published": lambda: published.on_block(find(block), x, output, step())}
     with torch.inference_mode():
-        for turn in range(rounds + 2):
-            for way, spent in zip(ways, times, strict=True):
-                started = time.process_time()
-                way()
-                if turn > 1:
-                    spent.append(time.process_time() - started)
-    ratios = [a / b for a, b in zip(*times, strict=True)]
-    entry = list(record.latest.entries.values())[-1] if record.latest else None
-    detected = int(entry.mask.sum()) if entry else 0
-    milliseconds = [f"{1000 * statistics.median(spent):.1f}" for spent in times]
-    print(
-        f"| {kind}, {pixels} px | {share:.0%} | {detected} of {side * side} | {' | '.join(milliseconds)} | "
-        f"{quartiles(ratios)} |",
-        flush=True,
-    )
+        times = alternate(ways, rounds, time.process_time)
+    ratios = [a / b for a, b in zip(times["ours"], times["published"], strict=True)]
+    assert record.latest is not None
+    detected = int(next(reversed(record.latest.entries.values())).mask.sum())
+    milliseconds = " | ".join(f"{1000 * statistics.median(spent):.1f}" for spent in times.values())
+    cells = f"{share:.0%} | {detected} of {side * side} | {milliseconds} | {quartiles(ratios, 3)}"
+    print(f"| {kind}, {pixels} px | {cells} |", flush=True)
 
 
 def main() -> None:
