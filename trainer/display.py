@@ -25,7 +25,7 @@ class Display:
     def __call__(self) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
         now, share = time.monotonic(), self.training.share
-        if now - self._shown < 0.1:
+        if now - self._shown < 0.1 and share < 1:
             return
         self._shown = now
         preview = None
