@@ -19,7 +19,7 @@ CANDIDATES = 64
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 TOLERANCE = 0.005  # of AUC, that fewer latents may cost
 MAX_ROWS = 60_000
-QUANTILE, EAGERNESS = 0.98, 1.25
+QUANTILE, EAGERNESS = 0.98, 1.6
 LEAST_AUC = 0.75
 NOTHING = ConceptBand((), ())
 
@@ -86,6 +86,21 @@ def dense(values: Tensor, indices: Tensor, latents: Tensor, num_latents: int) ->
     out = torch.zeros(len(values), len(latents) + 1)
     out.scatter_add_(1, column[indices.long()], values.float())
     return out[:, :-1]
+
+
+def evidence_in(band: ConceptBand, values: Tensor, indices: Tensor, num_latents: int) -> Tensor:
+    """Return the score of patches, see ``detection.band_score``, out of their firing latents.
+
+    Args:
+        band: its latents are summed; one without latents scores nothing.
+        values, indices: see Patches.
+        num_latents: L of the SAE.
+
+    Returns:
+        [N].
+    """
+    latents = torch.tensor(band.latents, dtype=torch.long)
+    return (dense(values, indices, latents, num_latents) / torch.tensor(band.thresholds)).sum(1)
 
 
 @torch.no_grad()

@@ -60,6 +60,37 @@ def test_the_parts_of_a_concept_are_found_and_nothing_else(pack):
         assert found[20:].float().mean() < 0.08 and found[:20, PATCHES // 4 :].float().mean() < 0.08
 
 
+def test_steps_that_can_tell_say_where_it_is_in_those_that_cannot(pack, monkeypatch):
+    from concept_erasure.sae_models import observing
+    from concept_erasure.sae_models.observing import Labels, located
+
+    shown, cover, held = made_up(strength=1.5)
+    # With much noise a patch of the concept shows nothing of it, and what it stands on, latent 5, shows more often.
+    for number, calls in enumerate(shown):
+        if number < 20:
+            calls[0].values[0, PATCHES // 4 - 1, 0] = 0
+        if number < 20 or number % 4 == 0:
+            calls[0].indices[0, PATCHES // 2 :, 0] = 5
+            calls[0].values[0, PATCHES // 2 :, 0] = 1.5
+    places = located(shown, Labels(cover, held), find(shown, cover, held).concept, L)
+    assert (places.cover[:20, : PATCHES // 4] == 1).float().mean() > 0.9
+    assert (places.cover[:20, PATCHES // 4 :] == observing.UNKNOWN).float().mean() > 0.9
+    assert (places.cover[20:] == 0).all() and places.held is held
+
+    refined = find(shown, cover, held).concept.bands[-1]
+    monkeypatch.setattr(observing, "REFITS", 0)
+    by_pictures = find(shown, cover, held).concept.bands[-1]
+    assert by_pictures.latents[0] == 5, "the background tells pictures apart"
+    assert set(refined.latents[:3]) == {7, 8, 9} and 5 not in refined.latents
+
+
+def test_nothing_is_located_by_a_concept_that_finds_nothing(pack):
+    from concept_erasure.sae_models.observing import Labels, located
+
+    shown, cover, held = made_up(strength=0.0)
+    assert located(shown, Labels(cover, held), find(shown, cover, held).concept, L) is None
+
+
 def test_each_band_gets_latents_of_its_own(pack):
     finding = find(*made_up(parts=((1, 2), (3, 4), (5, 6))))
     assert finding.concept.band_edges[1:-1] == (300.0, 700.0)
