@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Error, Page, Request, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -20,6 +20,8 @@ FLAGS = [
 ]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 LOAD_LIMIT = 120_000
+NO_ANSWER = "Failed to fetch"
+GIVEN_UP = "net::ERR_ABORTED"  # by the page itself, as when it is left
 
 LOAD = """async (workflow) => {
     await window.app.loadGraphData(workflow, true, false);
@@ -45,7 +47,7 @@ class Browser:
 
     Attributes:
         page: Playwright's page, with the frontend loaded.
-        errors: what the page has logged as uncaught errors so far.
+        errors: uncaught errors of the page so far, and requests that the server left unanswered.
     """
 
     def __init__(self, executable: Path, url: str) -> None:
@@ -61,7 +63,8 @@ class Browser:
             self._chromium = self._playwright.chromium.launch(executable_path=self._executable, args=FLAGS)
             self.page = self._chromium.new_page(viewport={"width": 1600, "height": 1000})
             self.page.set_default_timeout(LOAD_LIMIT)
-            self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+            self.page.on("pageerror", self._note_error)
+            self.page.on("requestfailed", self._note_failure)
             self.page.goto(self._url, wait_until="domcontentloaded")
             self.page.wait_for_function(READY)
         except BaseException:
@@ -75,6 +78,15 @@ class Browser:
         """Close Chromium."""
         self._chromium.close()
         self._playwright.stop()
+
+    def _note_error(self, error: Error) -> None:
+        # Newer frontends ask the outside world for news, which a test must not need; see _note_failure.
+        if error.message != NO_ANSWER:
+            self.errors.append(str(error))
+
+    def _note_failure(self, request: Request) -> None:
+        if request.url.startswith(self._url) and request.failure != GIVEN_UP:
+            self.errors.append(f"{request.url}: {request.failure}")
 
     def load(self, workflow: dict[str, Any]) -> None:
         """Open a workflow as if its file were dragged onto the page."""
