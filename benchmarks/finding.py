@@ -75,7 +75,7 @@ def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding
     )
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
     contrast = Contrast(clip, default_prompts(word, "object")[1], pictures, sampling)
-    painting = Painting(word, image, painted, encode(clip, scene.caption))
+    painting = Painting(word, image, vae.encode(image), painted, encode(clip, scene.caption))
     return find_in_mask(model, vae, sae, painting, bands, looks, seed, contrast)[0]
 
 

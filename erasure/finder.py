@@ -84,13 +84,15 @@ class Painting:
 
     Attributes:
         name: of the concept.
-        image: [B, H, W, 3 or 4] in 0..1.
+        image: [B, H, W, 3 or 4] in 0..1, for the report.
+        latents: what the VAE makes of them, [B, C, h, w].
         mask: 1 where the concept is, [1 or B, h, w].
         conditioning: what the pictures show.
     """
 
     name: str
     image: Tensor
+    latents: Tensor
     mask: Tensor
     conditioning: Conditioning
 
@@ -125,7 +127,7 @@ def find_in_mask(
     """Find the latents that fire inside a mask and not outside it; every other noise is held out.
 
     Args:
-        model, vae: as ComfyUI gives them.
+        model, vae: as ComfyUI gives them; the VAE decodes what is drawn for contrast.
         sae: fits the model.
         painting: the pictures and the mask.
         bands: of timesteps; each picture is noised to the middle of each.
@@ -140,8 +142,7 @@ def find_in_mask(
     Raises:
         ValueError: the mask covers half of no patch, or leaves no patch free.
     """
-    image = painting.image
-    latents = vae.encode(image[..., :3])
+    image, latents = painting.image, painting.latents
     timesteps = [TIMESTEPS * (band + 0.5) / bands for band in reversed(range(bands))]
     fired = []
     for number in range(looks):

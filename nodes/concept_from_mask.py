@@ -38,7 +38,12 @@ class ConceptFromMask(io.ComfyNode):
                 ),
                 io.Vae.Input("vae", tooltip="The model's VAE, to encode the picture."),
                 SAE.Input("sae", tooltip="The SAE whose latents are searched."),
-                io.Image.Input("image", tooltip="The picture, or a batch of pictures of the same concept."),
+                io.MultiType.Input(
+                    "image",
+                    types=[io.Image, io.Latent],
+                    tooltip="The picture, or a batch of pictures of the same concept. Or their latents, as a KSampler "
+                    "gives them; they are used as they are, so nothing is lost by decoding and encoding.",
+                ),
                 io.Mask.Input(
                     "mask",
                     tooltip="White where the concept is: one mask, or one for each picture. From Load Image, after "
@@ -99,7 +104,7 @@ class ConceptFromMask(io.ComfyNode):
         positive: Conditioning,
         vae: Any,
         sae: LoadedSAE,
-        image: torch.Tensor,
+        image: torch.Tensor | dict[str, Any],
         mask: torch.Tensor,
         name: str,
         bands: int,
@@ -114,13 +119,15 @@ class ConceptFromMask(io.ComfyNode):
         clip: Any = None,
     ) -> io.NodeOutput:
         check_fit(model, sae, NAME)
+        latents = image["samples"] if isinstance(image, dict) else vae.encode(image[..., :3])
+        picture = vae.decode(latents) if isinstance(image, dict) else image
         mask = mask[None] if mask.ndim == 2 else mask
-        if mask.ndim != 3 or len(mask) not in (1, len(image)):
+        if mask.ndim != 3 or len(mask) not in (1, len(picture)):
             raise ValueError(
-                f"{NAME}: input 'mask' has shape {tuple(mask.shape)} for {len(image)} picture(s). Connect one mask, or "
-                "as many as there are pictures at input 'image'."
+                f"{NAME}: input 'mask' has shape {tuple(mask.shape)} for {len(picture)} picture(s). Connect one mask, "
+                "or as many as there are pictures at input 'image'."
             )
-        painting = Painting(name.strip() or "my concept", image, mask, positive)
+        painting = Painting(name.strip() or "my concept", picture, latents, mask, positive)
         contrast = None
         if clip is not None:
             others = prompts.lines(contrast_prompts) or prompts.default_prompts(painting.name, "object")[1]

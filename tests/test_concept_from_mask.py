@@ -105,6 +105,14 @@ def test_the_same_seed_finds_the_same_latents(found, canvas, sae, painted):
     assert run(canvas, sae, *painted)[0] == found[0]
 
 
+def test_latents_are_used_as_they_are(found, canvas, sae, painted, monkeypatch):
+    image, mask = painted
+    latents = canvas[2].encode(image)
+    monkeypatch.setattr(canvas[2], "encode", None)
+    concept, report, _ = run(canvas, sae, {"samples": latents}, mask)
+    assert concept == found[0] and report.shape == found[1].shape
+
+
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
