@@ -27,7 +27,7 @@ from ..canvas.sampling import CFG, SAMPLER, SCHEDULER, STEPS
 from ..canvas.vocabulary import OBJECTS
 from ..erasure.collecting import Sampling, encode
 from ..erasure.detection import band_score
-from ..erasure.finder import Contrast, Painting, Search, find_by_drawing, find_in_mask
+from ..erasure.finder import Drawing, Painting, Search, find_by_drawing, find_in_mask
 from ..erasure.model_patcher import load_sae
 from ..erasure.prompts import default_prompts
 from ..nodes import ConceptFinder, ConceptFromMask
@@ -70,13 +70,12 @@ def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding
     scene = scene_with(word, seeds)
     image = torch.from_numpy(scene.image)[None].float() / 255
     painted = torch.from_numpy((scene.masks[word] >= 0.5).astype(np.float32))[None]
-    bands, looks, seed, pictures = (
-        default(ConceptFromMask, name) for name in ("bands", "looks", "seed", "contrast_pictures")
-    )
+    names = ("bands", "looks", "seed", "contrast_pictures", "more_pictures")
+    bands, looks, seed, pictures, more = (default(ConceptFromMask, name) for name in names)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
-    contrast = Contrast(clip, default_prompts(word, "object")[1], pictures, sampling)
+    drawing = Drawing(clip, default_prompts(word, "object")[1], pictures, more, sampling)
     painting = Painting(word, image, vae.encode(image), painted, encode(clip, scene.caption))
-    return find_in_mask(model, vae, sae, painting, bands, looks, seed, contrast)[0]
+    return find_in_mask(model, vae, sae, painting, bands, looks, seed, drawing)[0]
 
 
 def scene_with(word: str, seeds: range) -> scenes.Scene:

@@ -55,13 +55,39 @@ def draw(
         empty: a latent batch [B, C, h, w] of the wanted size; B pictures are drawn at once.
         sampling: picture i is drawn from the noise of seed + i, whatever is drawn beside it.
     """
+    return _draw(model, clip, sae, list(_batches(clip, prompts, len(empty))), empty, sampling)
+
+
+def draw_more(
+    model: ModelPatcher,
+    clip: Any,
+    sae: LoadedSAE,
+    conditioning: Conditioning,
+    count: int,
+    empty: Tensor,
+    sampling: Sampling,
+) -> Observed:
+    """Draw pictures as ``draw`` does, all of one conditioning."""
+    batches = [(start, conditioning, min(len(empty), count - start)) for start in range(0, count, len(empty))]
+    return _draw(model, clip, sae, batches, empty, sampling)
+
+
+def _draw(
+    model: ModelPatcher,
+    clip: Any,
+    sae: LoadedSAE,
+    batches: Sequence[tuple[int, Conditioning, int]],
+    empty: Tensor,
+    sampling: Sampling,
+) -> Observed:
+    """See ``draw``; batches as ``_batches`` gives them."""
     capture = LatentCapture(sae)
     watched = attach_observer(model, capture, [sae.patcher])
     negative = encode(clip, "")
-    progress = comfy.utils.ProgressBar(len(prompts) * sampling.steps)
+    progress = comfy.utils.ProgressBar(sum(count for _, _, count in batches) * sampling.steps)
     fired: list[list[FiredLatents]] = []
     latents = []
-    for start, positive, count in _batches(clip, prompts, len(empty)):
+    for start, positive, count in batches:
         blank = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(empty[:1]))
         blank = blank.repeat(count, *[1] * (blank.ndim - 1))
         noise = starting_noise(blank, range(sampling.seed + start, sampling.seed + start + count))

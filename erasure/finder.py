@@ -1,7 +1,7 @@
 """Find a concept from prompts, or from a painted mask: draw or look, gather, find, and draw the report."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.observing import INSIDE, OUTSIDE, TIMESTEPS, Finding, Labels, find_concept
+from ..sae_models.observing import INSIDE, OUTSIDE, TIMESTEPS, UNKNOWN, Finding, Labels, find_concept
 from . import charts
 from .capture import FiredLatents
-from .collecting import Conditioning, Sampling, draw, look, look_at_each
+from .collecting import Conditioning, Sampling, draw, draw_more, look, look_at_each
 from .reports import finder_report
 
 SHOWN = 4  # sample pictures of each kind in the report
@@ -98,19 +98,21 @@ class Painting:
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast:
-    """Pictures without the concept, which the model draws.
+class Drawing:
+    """What the model draws beside the painted pictures, as many at once as were painted in.
 
     Attributes:
         clip: the text encoder.
-        prompts: they take turns until there are enough pictures.
-        pictures: how many are drawn, as many at once as were painted in.
+        prompts: of pictures without the concept; they take turns until there are enough pictures.
+        pictures: how many do not show it.
+        more: how many more are drawn of what the painted pictures show.
         sampling: see ``draw``.
     """
 
     clip: Any
     prompts: Sequence[str]
     pictures: int
+    more: int
     sampling: Sampling
 
 
@@ -122,7 +124,7 @@ def find_in_mask(
     bands: int,
     looks: int,
     seed: int,
-    contrast: Contrast | None = None,
+    drawing: Drawing | None = None,
 ) -> tuple[Finding, Tensor]:
     """Find the latents that fire inside a mask and not outside it; every other noise is held out.
 
@@ -133,8 +135,8 @@ def find_in_mask(
         bands: of timesteps; each picture is noised to the middle of each.
         looks: how often each painted picture is noised anew, 2 or more.
         seed: of the noise.
-        contrast: pictures that lie wholly outside. Without them only the rest of the painted pictures tells what the
-            concept is not.
+        drawing: pictures that lie wholly outside, and more of the kind that was painted in, in which the concept is
+            looked for. Without them only the rest of the painted pictures tells what the concept is not.
 
     Returns:
         What was found, and the report [1, H, W, 3].
@@ -153,14 +155,17 @@ def find_in_mask(
     # The last look at each picture was held out.
     count = min(len(latents), SHOWN)
     shown, captions = list(zip(image[:count, ..., :3], fired[-len(latents) :], strict=False)), [""] * count
-    if contrast is not None:
-        prompts, held, drawn, free = _without(model, sae, contrast, latents, timesteps, seed)
-        fired += free
-        nothing = torch.zeros(len(free), cover.shape[1])
-        labels = Labels(torch.cat([labels.cover, nothing]), torch.cat([labels.held, held]))
-        examples = held.nonzero()[:CONTRASTS, 0].tolist()
-        shown += zip(vae.decode(drawn[examples]).to(image), [free[i] for i in examples], strict=True)
-        captions += [prompts[i] for i in examples]
+    if drawing is not None:
+        free = _without(model, sae, drawing, latents, timesteps, seed)
+        alike = _more(model, sae, drawing, painting.conditioning, latents, timesteps, seed)
+        labels = _with_drawn(labels, free, alike)
+        for kind in (alike, free):
+            examples = kind.held.nonzero()[:CONTRASTS, 0].tolist()
+            if examples:
+                calls = [kind.fired[i] for i in examples]
+                shown += zip(vae.decode(kind.latents[examples]).to(image), calls, strict=True)
+                captions += [kind.prompts[i] for i in examples]
+        fired += free.fired + alike.fired
     finding = find_concept(painting.name, sae.identity, sae.config.num_latents, fired, labels, bands)
     grid = fired[0][0].grid
     painted = [*(cover[i].reshape(grid) for i in range(count)), *[torch.zeros(grid)] * (len(shown) - count)]
@@ -184,28 +189,66 @@ def _cover(mask: Tensor, grid: tuple[int, int], pictures: int) -> Tensor:
     return cover
 
 
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """Drawn pictures: prompts, which are held out, latents, and what fired when they were looked at noised."""
+
+    prompts: list[str]
+    held: Tensor
+    latents: Tensor
+    fired: list[list[FiredLatents]]
+
+
 def _without(
-    model: ModelPatcher, sae: LoadedSAE, contrast: Contrast, like: Tensor, timesteps: Sequence[float], seed: int
-) -> tuple[list[str], Tensor, Tensor, list[list[FiredLatents]]]:
+    model: ModelPatcher, sae: LoadedSAE, drawing: Drawing, like: Tensor, timesteps: Sequence[float], seed: int
+) -> _Drawn:
     """Draw pictures without a concept, and look at each as at those that were painted in.
 
     They are looked at noised, and not while they are drawn, so that nothing but their content tells them apart.
 
     Args:
         like: the latents of the painted pictures; as many are drawn at once, in their size.
-
-    Returns:
-        prompts, which are held out, latents, and what fired.
     """
-    chosen = _in_turn(contrast.prompts, contrast.pictures)
+    chosen = _in_turn(drawing.prompts, drawing.pictures)
     prompts, held = [prompt for prompt, _ in chosen], torch.tensor([held for _, held in chosen])
-    drawn = draw(model, contrast.clip, sae, prompts, torch.zeros_like(like), contrast.sampling).latents
+    drawn = draw(model, drawing.clip, sae, prompts, torch.zeros_like(like), drawing.sampling).latents
     fired = []
     for start in range(0, len(prompts), len(like)):
         part = slice(start, start + len(like))
         first = seed + start * len(timesteps)
-        fired += look_at_each(model, contrast.clip, sae, prompts[part], drawn[part], timesteps, first)
-    return prompts, held, drawn, fired
+        fired += look_at_each(model, drawing.clip, sae, prompts[part], drawn[part], timesteps, first)
+    return _Drawn(prompts, held, drawn, fired)
+
+
+def _more(
+    model: ModelPatcher,
+    sae: LoadedSAE,
+    drawing: Drawing,
+    conditioning: Conditioning,
+    like: Tensor,
+    timesteps: Sequence[float],
+    seed: int,
+) -> _Drawn:
+    """Draw more of what the painted pictures show, and look at each as at them; see ``_without``."""
+    count = drawing.more
+    if not count:
+        return _Drawn([], torch.zeros(0, dtype=torch.bool), like[:0], [])
+    # Other noise than that of the pictures without the concept, or half of what they show would be the same.
+    sampling = replace(drawing.sampling, seed=drawing.sampling.seed + drawing.pictures)
+    drawn = draw_more(model, drawing.clip, sae, conditioning, count, torch.zeros_like(like), sampling).latents
+    fired = []
+    for start in range(0, count, len(like)):
+        first = seed + (drawing.pictures + start) * len(timesteps)
+        fired += look(model, sae, conditioning, drawn[start : start + len(like)], timesteps, first)
+    return _Drawn(["drawn like yours"] * count, torch.arange(count) % 2 == 1, drawn, fired)
+
+
+def _with_drawn(painted: Labels, free: _Drawn, alike: _Drawn) -> Labels:
+    """Add drawn pictures to the labels of painted ones: those without the concept, and those in which it is sought."""
+    cells = painted.cover.shape[1]
+    covers = (painted.cover, torch.zeros(len(free.fired), cells), torch.full((len(alike.fired), cells), UNKNOWN))
+    sought = torch.cat([torch.zeros(len(painted.held) + len(free.fired)), torch.ones(len(alike.fired))]).bool()
+    return Labels(torch.cat(covers), torch.cat([painted.held, free.held, alike.held]), sought)
 
 
 def _in_turn(prompts: Sequence[str], count: int) -> list[tuple[str, bool]]:

@@ -10,7 +10,7 @@ from ..erasure import prompts
 from ..erasure.blocks import check_fit
 from ..erasure.collecting import Conditioning, Sampling
 from ..erasure.detection import NonFiniteActivations
-from ..erasure.finder import Contrast, Painting, find_in_mask
+from ..erasure.finder import Drawing, Painting, find_in_mask
 from ..sae_models.loaded import LoadedSAE
 from .finding_sockets import found_outputs, sampler_inputs, seed_input
 from .showing import picture_and_words
@@ -86,6 +86,14 @@ class ConceptFromMask(io.ComfyNode):
                     "in several styles.",
                 ),
                 *sampler_inputs(),
+                io.Int.Input(
+                    "more_pictures",
+                    default=16,
+                    min=0,
+                    max=1024,
+                    tooltip="How many more pictures of 'positive' are drawn, if clip is connected. Where what you "
+                    "painted shows up in them it is learnt in other shapes and places. 0: from your picture alone.",
+                ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
@@ -116,6 +124,7 @@ class ConceptFromMask(io.ComfyNode):
         cfg: float,
         sampler_name: str,
         scheduler: str,
+        more_pictures: int,
         clip: Any = None,
     ) -> io.NodeOutput:
         check_fit(model, sae, NAME)
@@ -128,13 +137,13 @@ class ConceptFromMask(io.ComfyNode):
                 "or as many as there are pictures at input 'image'."
             )
         painting = Painting(name.strip() or "my concept", picture, latents, mask, positive)
-        contrast = None
+        drawing = None
         if clip is not None:
             others = prompts.lines(contrast_prompts) or prompts.default_prompts(painting.name, "object")[1]
             sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
-            contrast = Contrast(clip, others, contrast_pictures, sampling)
+            drawing = Drawing(clip, others, contrast_pictures, more_pictures, sampling)
         try:
-            finding, report = find_in_mask(model, vae, sae, painting, bands, looks, seed, contrast)
+            finding, report = find_in_mask(model, vae, sae, painting, bands, looks, seed, drawing)
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         except ValueError as error:

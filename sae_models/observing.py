@@ -46,10 +46,20 @@ class Labels:
         cover: share of each patch that the concept covers, [pictures, P]; [pictures, 1] if only whole pictures are
             known, 1 or 0.
         held: pictures kept back from fitting, bool [pictures].
+        sought: pictures that show the concept somewhere, but nobody knows where, bool [pictures]; None for all that
+            are covered as a whole.
     """
 
     cover: Tensor
     held: Tensor
+    sought: Tensor | None = None
+
+    @property
+    def where_unknown(self) -> Tensor:
+        """Pictures in which the concept can only be looked for, bool [pictures]."""
+        if self.sought is not None:
+            return self.sought
+        return self.cover[:, 0] >= INSIDE if self.cover.shape[1] == 1 else torch.zeros_like(self.held)
 
 
 def band_edges(timesteps: Sequence[float], bands: int) -> tuple[float, ...]:
@@ -170,12 +180,11 @@ def find_concept(
         return Finding(Concept(name, edges, tuple(each.band for each in found), combine, owner), found)
 
     finding = search(labels)
-    if way == WAYS[0] and labels.cover.shape[1] == 1:
-        for _ in range(REFITS):
-            places = located(pictures, labels, finding.concept, num_latents)
-            if places is None:
-                break
-            finding = _judged_by_pictures(search(places), pictures, labels, num_latents)
+    for _ in range(REFITS if way == WAYS[0] else 0):
+        places = located(pictures, labels, finding.concept, num_latents)
+        if places is None:
+            break
+        finding = _judged_by(labels, search(places), pictures, num_latents)
     return finding
 
 
@@ -186,22 +195,24 @@ def located(pictures: Sequence[Sequence[Fired]], labels: Labels, concept: Concep
     apart well, say where it is in those with much.
 
     Args:
-        pictures, labels: as for ``find_concept``, whole pictures being known.
+        pictures, labels: as for ``find_concept``; some pictures lie wholly outside.
         concept: as found so far.
         num_latents: of the SAE.
 
     Returns:
-        Labels of patches: 1 in pictures with the concept where the mean score over all calls exceeds that of nearly all
-        patches of the others, 0 in the others, and unknown elsewhere. None if that leaves nothing to fit or to check.
+        Labels of patches: where the concept was sought, 1 if the mean score over all calls exceeds that of nearly all
+        patches of the pictures outside, else unknown; elsewhere as before. None if that leaves nothing to fit or to
+        check.
     """
-    shows = labels.cover[:, 0] >= INSIDE
+    sought, outside = labels.where_unknown, (labels.cover < OUTSIDE).all(1)
+    if not sought.any() or not outside.any():
+        return None
     scores = torch.stack([_mean_score(calls, concept, num_latents) for calls in pictures])
-    certain = scores > torch.quantile(scores[~shows].flatten(), CERTAIN)
-    certain[~shows] = False
+    certain = (scores > torch.quantile(scores[outside].flatten(), CERTAIN)) & sought[:, None]
     if not certain[labels.held].any() or not certain[~labels.held].any():
         return None
     cover = torch.where(certain, 1.0, UNKNOWN)
-    cover[~shows] = 0.0
+    cover[~sought] = labels.cover[~sought].expand(-1, cover.shape[1])
     return Labels(cover, labels.held)
 
 
@@ -215,10 +226,8 @@ def _mean_score(calls: Sequence[Fired], concept: Concept, num_latents: int) -> T
     return torch.stack(scores).sum(0) / max(1, len(scores) - 1)
 
 
-def _judged_by_pictures(
-    finding: Finding, pictures: Sequence[Sequence[Fired]], labels: Labels, num_latents: int
-) -> Finding:
-    """Judge each band anew by whether it tells held-out pictures apart: the places were not given, but found."""
+def _judged_by(labels: Labels, finding: Finding, pictures: Sequence[Sequence[Fired]], num_latents: int) -> Finding:
+    """Judge each band anew by what was given, since the places that it was fitted to were found."""
     found = []
     for each, (low, high) in zip(finding.found, pairwise(finding.concept.band_edges), strict=True):
         patches = patches_in_band(pictures, labels, low, high)

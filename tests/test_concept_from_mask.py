@@ -33,7 +33,15 @@ def run(canvas, sae, image, mask, prompt="A tower image", **changes):
 
     model, clip, vae = canvas
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
-    inputs = {"name": "tower", "bands": 3, "looks": 4, "seed": 2, "contrast_pictures": 8, "contrast_prompts": ""}
+    inputs = {
+        "name": "tower",
+        "bands": 3,
+        "looks": 4,
+        "seed": 2,
+        "contrast_pictures": 8,
+        "contrast_prompts": "",
+        "more_pictures": 0,
+    }
     inputs |= {"steps": 6, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal", **changes}
     return ConceptFromMask.execute(model, positive, vae, sae, image, mask, **inputs).args
 
@@ -103,6 +111,15 @@ def test_the_concept_itself_is_not_drawn_for_contrast(canvas, sae, painted, monk
 
 def test_the_same_seed_finds_the_same_latents(found, canvas, sae, painted):
     assert run(canvas, sae, *painted)[0] == found[0]
+
+
+def test_it_is_learnt_in_pictures_that_are_drawn_alike(canvas, sae, painted, other_pictures):
+    image, mask = painted[0][:1], painted[1][:1]
+    inputs = {"prompt": "A tower and a cat image", "clip": canvas[1], "contrast_pictures": 12, "steps": 10}
+    alone = run(canvas, sae, image, mask, **inputs)
+    more = run(canvas, sae, image, mask, **inputs, more_pictures=8)
+    assert other_pictures(more[0]) > other_pictures(alone[0]) + 0.03
+    assert more[1].shape[2] > alone[1].shape[2], "two of them are in the report"
 
 
 def test_latents_are_used_as_they_are(found, canvas, sae, painted, monkeypatch):
