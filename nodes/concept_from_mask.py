@@ -128,14 +128,17 @@ class ConceptFromMask(io.ComfyNode):
         clip: Any = None,
     ) -> io.NodeOutput:
         check_fit(model, sae, NAME)
-        latents = image["samples"] if isinstance(image, dict) else vae.encode(image[..., :3])
-        picture = vae.decode(latents) if isinstance(image, dict) else image
+        given = image["samples"] if isinstance(image, dict) else image
         mask = mask[None] if mask.ndim == 2 else mask
-        if mask.ndim != 3 or len(mask) not in (1, len(picture)):
+        if mask.ndim != 3 or len(mask) not in (1, len(given)):
             raise ValueError(
-                f"{NAME}: input 'mask' has shape {tuple(mask.shape)} for {len(picture)} picture(s). Connect one mask, "
+                f"{NAME}: input 'mask' has shape {tuple(mask.shape)} for {len(given)} picture(s). Connect one mask, "
                 "or as many as there are pictures at input 'image'."
             )
+        if isinstance(image, dict):
+            picture, latents = vae.decode(given), given
+        else:
+            picture, latents = image, vae.encode(image[..., :3])
         painting = Painting(name.strip() or "my concept", picture, latents, mask, positive)
         drawing = None
         if clip is not None:

@@ -1,6 +1,6 @@
 """From what fired while pictures were drawn to patches in timestep bands, and from those to a concept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Protocol
@@ -16,7 +16,7 @@ MAX_PATCHES = 400_000  # in a band; more say no more
 TIMESTEPS = 1000.0
 INSIDE, OUTSIDE = 0.5, 0.02  # share of a patch that is covered; patches between are left out
 UNKNOWN = (INSIDE + OUTSIDE) / 2
-# Chosen on the tuning split, with six objects: docs/results.md, "From scratch".
+# Chosen on the tuning split, with six objects: docs/decisions/0009.
 REFITS = 2
 CERTAIN = 0.999  # share of the patches without the concept that one with it must exceed
 WAYS = ("held-out detection", "percentile (paper)")
@@ -168,23 +168,24 @@ def find_concept(
     """
     edges = band_edges([call.timestep for call in pictures[0]], bands)
 
-    def search(known: Labels) -> Finding:
-        found = []
-        for low, high in pairwise(edges):
-            patches = patches_in_band(pictures, known, low, high)
-            if way == WAYS[0]:
-                found.append(find_by_detection(patches, num_latents))
-            else:
-                found.append(find_by_percentile(patches, num_latents, percentile, others))
+    def in_bands(known: Labels) -> Iterator[Patches]:
+        return (patches_in_band(pictures, known, low, high) for low, high in pairwise(edges))
+
+    def search(bands: Iterable[Patches]) -> Finding:
+        if way == WAYS[0]:
+            found = [find_by_detection(patches, num_latents) for patches in bands]
+        else:
+            found = [find_by_percentile(patches, num_latents, percentile, others) for patches in bands]
         combine = "sum" if way == WAYS[0] else "any"
         return Finding(Concept(name, edges, tuple(each.band for each in found), combine, owner), found)
 
-    finding = search(labels)
+    given = list(in_bands(labels))
+    finding = search(given)
     for _ in range(REFITS if way == WAYS[0] else 0):
         places = located(pictures, labels, finding.concept, num_latents)
         if places is None:
             break
-        finding = _judged_by(labels, search(places), pictures, num_latents)
+        finding = _judged_on(given, search(in_bands(places)), num_latents)
     return finding
 
 
@@ -218,19 +219,19 @@ def located(pictures: Sequence[Sequence[Fired]], labels: Labels, concept: Concep
 
 def _mean_score(calls: Sequence[Fired], concept: Concept, num_latents: int) -> Tensor:
     """Return the evidence for a concept in each patch of a picture, mean over the calls that can tell, [P]."""
-    scores = [torch.zeros(calls[0].values.shape[1])]
-    for call in calls:
-        band = concept.bands[concept.band_index(call.timestep)]
-        if band.latents:
-            scores.append(evidence_in(band, call.values[0], call.indices[0], num_latents))
-    return torch.stack(scores).sum(0) / max(1, len(scores) - 1)
+    bands = [concept.bands[concept.band_index(call.timestep)] for call in calls]
+    scores = [
+        evidence_in(band, call.values[0], call.indices[0], num_latents)
+        for band, call in zip(bands, calls, strict=True)
+        if band.latents
+    ]
+    return torch.stack(scores).mean(0) if scores else torch.zeros(calls[0].values.shape[1])
 
 
-def _judged_by(labels: Labels, finding: Finding, pictures: Sequence[Sequence[Fired]], num_latents: int) -> Finding:
-    """Judge each band anew by what was given, since the places that it was fitted to were found."""
+def _judged_on(given: Sequence[Patches], finding: Finding, num_latents: int) -> Finding:
+    """Judge each band anew by the patches as they were given, since the places that it was fitted to were found."""
     found = []
-    for each, (low, high) in zip(finding.found, pairwise(finding.concept.band_edges), strict=True):
-        patches = patches_in_band(pictures, labels, low, high)
+    for each, patches in zip(finding.found, given, strict=True):
         held = patches.rows(patches.held)
         found.append(judged(each.band, evidence_in(each.band, held.values, held.indices, num_latents), held))
     bands = tuple(each.band for each in found)
