@@ -14,6 +14,9 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 CHECKED = ("erasure", "sae_models", "trainer", "nodes", "canvas")
+# glibc gives freed memory back and then faults it in again, page by page: up to half of the time of a sampling run, in
+# one run of the same code and not in the next.
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2 * 10**9), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
 
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests", "lint"]
@@ -47,16 +50,13 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what the pack costs: sampling step, loading, start-up."""
-    # glibc gives freed memory back and then faults it in again, page by page: in one run of the same code and not in
-    # the next, by more than what is to be measured.
-    memory = {"MALLOC_TRIM_THRESHOLD_": str(2 * 10**9), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-    session.run(prepare(session), "host", "benchmarks.cost", *session.posargs, env=memory)
+    session.run(prepare(session), "host", "benchmarks.cost", *session.posargs, env=KEEP_MEMORY)
 
 
 @nox.session(name="comparison")
 def compare_methods(session: nox.Session) -> None:
     """Repeat the paper's comparison on the small world: steering, replacement and what artists do (an hour)."""
-    session.run(prepare(session), "host", "benchmarks.comparison", *session.posargs)
+    session.run(prepare(session), "host", "benchmarks.comparison", *session.posargs, env=KEEP_MEMORY)
 
 
 @nox.session
@@ -85,7 +85,7 @@ def unlearn_canvas(session: nox.Session) -> None:
 @nox.session
 def run(session: nox.Session) -> None:
     """Run one of the pack's modules inside ComfyUI: ``nox -s run -- canvas.train_unet --steps 5``."""
-    session.run(prepare(session), "host", *session.posargs)
+    session.run(prepare(session), "host", *session.posargs, env=KEEP_MEMORY)
 
 
 def pip(interpreter: str) -> tuple[str, ...]:
