@@ -138,7 +138,7 @@ def train(name: str) -> None:
 def main() -> None:
     """Train the LoRAs that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("objects", nargs="*", choices=[*TAUGHT, []], default=list(TAUGHT))
-    for name in parser.parse_args().objects:
+    parser.add_argument("objects", nargs="*", choices=[*TAUGHT, []], help="all if left out")
+    for name in parser.parse_args().objects or TAUGHT:
         if not file_of(name).exists():
             train(name)
