@@ -17,7 +17,7 @@ from ...canvas.vocabulary import OBJECTS, STYLES
 from ...erasure.preview import to_pil
 from ..erasure import SPLITS, Plan, Prompt, Setting
 from . import methods, saes
-from .damage import own_judge
+from .damage import MEASURES, own_judge
 from .unedited import WORK
 
 FORMS = (*STYLES, None)  # None: the plain prompt, which names no style
@@ -207,8 +207,8 @@ def entries(column: str, outcome: Outcome, before: Outcome) -> list[bool]:
     """Return one column's entries of one outcome."""
     if column == "pair":
         return [ok for ok, both in zip(outcome.pair, before.both, strict=True) if both]
-    if column in ("round trip", "detector"):
-        return [found[column == "detector"] for found in outcome.damage]
+    if column in MEASURES:
+        return [found[MEASURES.index(column)] for found in outcome.damage]
     if column == "own judge":
         return [score > 0.5 for score in outcome.own]
     return {"UA": outcome.gone, "nothing": outcome.nothing, "IRA": outcome.others, "CRA": outcome.style}[column]

@@ -48,7 +48,7 @@ class Bench(World):
     @cached_property
     def damage(self) -> damage.DamageJudge:
         """The measures of damage."""
-        return damage.fitted(self.vae, self.judge)
+        return damage.fitted(self.plain, self.clip, self.vae, self.judge)
 
     @cached_property
     def segmenter(self) -> segmenter.Segmenter:

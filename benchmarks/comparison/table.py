@@ -12,7 +12,7 @@ import numpy as np
 
 from ...canvas.vocabulary import OBJECTS
 from ..erasure import NEGATIVE, OMIT, PLAIN, Plan, half_width
-from . import damage, detector, saes, segmenter, unedited
+from . import damage, saes, segmenter, unedited
 from .jobs import Job, Outcome, Row, average, outcome_of
 from .methods import INPAINT, PERPNEG, SEGMENTED, Bench
 
@@ -25,18 +25,23 @@ ROUND = Plan(singles=4, others=3, pairs=2)
 STEERING = {
     "outputs, several latents": [
         f"outputs.ranked SAeUron both {strength} latents={latents}"
-        for latents, strengths in ((2, (-10, -20, -40)), (8, (-5, -10, -20, -40)), (32, (-2, -5, -10)))
+        for latents, strengths in (
+            (2, (-10, -20, -40)),
+            (8, (-5, -10, -20, -40)),
+            (32, (-2, -5, -10, -20)),
+            (64, (-5, -10)),
+        )
         for strength in strengths
     ],
     "outputs, one latent": [
-        f"outputs.ranked SAeUron both {strength} latents=1" for strength in (-10, -20, -40, -80, -160)
+        f"outputs.ranked SAeUron both {strength} latents=1" for strength in (-10, -20, -40, -80, -160, -320)
     ],
     "differences": [
         f"differences.ranked additive {halves} {strength} latents=1"
         for halves, strengths in (("both", (-10, -20, -40)), ("conditional", (-10, -20)))
         for strength in strengths
     ],
-    "guided": [f"guided G-SAE conditional {strength}" for strength in (-0.1, -0.2, -0.4, -0.8)],
+    "guided": [f"guided G-SAE conditional {strength}" for strength in (-0.1, -0.2, -0.4, -0.8, -1.6, -3.2)],
 }
 REPLACEMENT = {
     "outputs, several latents": f"outputs {DEFAULTS}",
@@ -68,7 +73,6 @@ def prepare(share: int, of: int) -> None:
         unedited.make(bench().model, bench().clip, bench().vae, todo)
     if share == 0:
         saes.make("output")
-        detector.load(bench().vae)
     if share == of - 1:
         saes.make("output_minus_input")
         segmenter.load(bench().judge, bench().vae)
@@ -161,7 +165,7 @@ def print_table(named: dict[str, str], jobs: Sequence[Job], judge: str) -> None:
             continue
         cells = [percent(row.values(column, plain)) for column in columns]
         cells.append(over_targets(row, plain, ("UA", "IRA", "CRA")))
-        cells.append(over_targets(row, plain, damage.TRUSTED))
+        cells.append(over_targets(row, plain, damage.MEASURES))
         cells.append(good_average(row, plain))
         print(f"| {name} | " + " | ".join(cells) + f" | {times(row, plain)} |", flush=True)
     print("\n" + "\n".join(f"* {name}: `{method}`" for name, method in named.items()))
@@ -169,7 +173,7 @@ def print_table(named: dict[str, str], jobs: Sequence[Job], judge: str) -> None:
 
 def good_average(row: Row, plain: Row) -> str:
     """Return GA: the mean of UA, IRA, CRA and 100 - AR."""
-    shares = [float(np.mean(row.values(name, plain))) for name in ("UA", "IRA", "CRA", *damage.TRUSTED)]
+    shares = [float(np.mean(row.values(name, plain))) for name in ("UA", "IRA", "CRA", *damage.MEASURES)]
     return f"{100 * np.mean([*shares[:3], 1 - np.mean(shares[3:])]):.1f}"
 
 
