@@ -24,12 +24,12 @@ from torch import Tensor
 from ..canvas import checkpoint, scenes
 from ..canvas.activations import BAND_CENTRES, Noised, from_scenes
 from ..canvas.sampling import CFG, SAMPLER, SCHEDULER, STEPS
-from ..canvas.vocabulary import OBJECTS
+from ..canvas.vocabulary import OBJECTS, join_objects
 from ..erasure.collecting import Sampling, encode
 from ..erasure.detection import band_score
 from ..erasure.finder import Drawing, Painting, Search, find_by_drawing, find_in_mask
 from ..erasure.model_patcher import load_sae
-from ..erasure.prompts import default_prompts
+from ..erasure.prompts import around, default_prompts
 from ..nodes import ConceptFinder, ConceptFromMask
 from ..nodes.files import BEST, SHIPPED
 from ..sae_models import concept_files
@@ -73,7 +73,8 @@ def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding
     names = ("bands", "looks", "seed", "contrast_pictures", "more_pictures")
     bands, looks, seed, pictures, more = (default(ConceptFromMask, name) for name in names)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
-    drawing = Drawing(clip, default_prompts(word, "object")[1], pictures, more, sampling)
+    without, alike = around(word, join_objects(scene.objects), "")
+    drawing = Drawing(clip, without, pictures, more, sampling, alike)
     painting = Painting(word, image, vae.encode(image), painted, encode(clip, scene.caption))
     return find_in_mask(model, vae, sae, painting, bands, looks, seed, drawing)[0]
 

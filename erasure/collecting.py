@@ -17,6 +17,7 @@ from .capture import FiredLatents, LatentCapture
 from .model_patcher import attach_observer
 
 Conditioning = list[list[Any]]
+MOST_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,24 @@ def _draw(
     return Observed(fired, torch.cat(latents))
 
 
+def blank(like: Tensor, count: int) -> Tensor:
+    """Return so many empty latents of the size of a batch."""
+    return torch.zeros_like(like[:1]).repeat(count, *[1] * (like.ndim - 1))
+
+
+def at_once(model: ModelPatcher, like: Tensor) -> int:
+    """Return how many pictures to draw at once: as many as memory allows, up to `MOST_AT_ONCE`.
+
+    Args:
+        model: that draws.
+        like: a latent batch [B, C, h, w] of the wanted size; B is the least that is returned.
+    """
+    free = comfy.model_management.get_free_memory(model.load_device) - (model.model_size() - model.loaded_size())
+    # Both halves of each picture. ComfyUI's own margin is 1.5; what else must be loaded needs room too.
+    needed = 2.0 * model.memory_required([2, *like.shape[1:]])
+    return max(len(like), min(MOST_AT_ONCE, int(free / needed)))
+
+
 def look(
     model: ModelPatcher,
     sae: LoadedSAE,
@@ -125,7 +144,7 @@ def look(
         conditioning: what the pictures show.
         latents: of the pictures, as the VAE encodes them, [B, C, h, w].
         timesteps: 0..999.
-        seed: picture i is noised from seed + i, anew for each timestep.
+        seed: of the noise; picture i takes as many from seed + i * len(timesteps) on, whatever is looked at beside it.
 
     Returns:
         What fired, for each picture its timesteps.
@@ -135,9 +154,9 @@ def look(
     progress = comfy.utils.ProgressBar(len(timesteps))
     for number, timestep in enumerate(timesteps):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        first = seed + number * len(latents)
-        noise = starting_noise(latents, range(first, first + len(latents)))
-        ask_once(watched, noise, latents, timestep, conditioning, first)
+        seeds = range(seed + number, seed + number + len(latents) * len(timesteps), len(timesteps))
+        noise = starting_noise(latents, seeds)
+        ask_once(watched, noise, latents, timestep, conditioning, seeds[0])
         progress.update(1)
     return _split(capture.take_fired(), len(latents))
 

@@ -13,7 +13,7 @@ from ..sae_models.loaded import LoadedSAE
 from ..sae_models.observing import INSIDE, OUTSIDE, TIMESTEPS, UNKNOWN, Finding, Labels, find_concept
 from . import charts
 from .capture import FiredLatents
-from .collecting import Conditioning, Sampling, draw, draw_more, look, look_at_each
+from .collecting import Conditioning, Sampling, at_once, blank, draw, draw_more, look, look_at_each
 from .reports import finder_report
 
 SHOWN = 4  # sample pictures of each kind in the report
@@ -99,7 +99,7 @@ class Painting:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """What the model draws beside the painted pictures, as many at once as were painted in.
+    """What the model draws beside the painted pictures.
 
     Attributes:
         clip: the text encoder.
@@ -107,6 +107,7 @@ class Drawing:
         pictures: how many do not show it.
         more: how many more are drawn of what the painted pictures show.
         sampling: see ``draw``.
+        alike: prompts of these, in turn; if there are none, the painted pictures' conditioning.
     """
 
     clip: Any
@@ -114,6 +115,7 @@ class Drawing:
     pictures: int
     more: int
     sampling: Sampling
+    alike: Sequence[str] = ()
 
 
 def find_in_mask(
@@ -207,17 +209,10 @@ def _without(
     They are looked at noised, and not while they are drawn, so that nothing but their content tells them apart.
 
     Args:
-        like: the latents of the painted pictures; as many are drawn at once, in their size.
+        like: the latents of the painted pictures; those drawn have their size.
     """
-    chosen = _in_turn(drawing.prompts, drawing.pictures)
-    prompts, held = [prompt for prompt, _ in chosen], torch.tensor([held for _, held in chosen])
-    drawn = draw(model, drawing.clip, sae, prompts, torch.zeros_like(like), drawing.sampling).latents
-    fired = []
-    for start in range(0, len(prompts), len(like)):
-        part = slice(start, start + len(like))
-        first = seed + start * len(timesteps)
-        fired += look_at_each(model, drawing.clip, sae, prompts[part], drawn[part], timesteps, first)
-    return _Drawn(prompts, held, drawn, fired)
+    prompts = _in_turn(drawing.prompts, drawing.pictures)
+    return _drawn(model, sae, drawing, prompts, like, timesteps, seed)
 
 
 def _more(
@@ -235,12 +230,38 @@ def _more(
         return _Drawn([], torch.zeros(0, dtype=torch.bool), like[:0], [])
     # Other noise than that of the pictures without the concept, or half of what they show would be the same.
     sampling = replace(drawing.sampling, seed=drawing.sampling.seed + drawing.pictures)
-    drawn = draw_more(model, drawing.clip, sae, conditioning, count, torch.zeros_like(like), sampling).latents
+    seed += drawing.pictures * len(timesteps)
+    if drawing.alike:
+        alike = replace(drawing, sampling=sampling)
+        return _drawn(model, sae, alike, _in_turn(drawing.alike, count), like, timesteps, seed)
+    batch = at_once(model, like)
+    drawn = draw_more(model, drawing.clip, sae, conditioning, count, blank(like, batch), sampling).latents
     fired = []
-    for start in range(0, count, len(like)):
-        first = seed + (drawing.pictures + start) * len(timesteps)
-        fired += look(model, sae, conditioning, drawn[start : start + len(like)], timesteps, first)
+    for start in range(0, count, batch):
+        first = seed + start * len(timesteps)
+        fired += look(model, sae, conditioning, drawn[start : start + batch], timesteps, first)
     return _Drawn(["drawn like yours"] * count, torch.arange(count) % 2 == 1, drawn, fired)
+
+
+def _drawn(
+    model: ModelPatcher,
+    sae: LoadedSAE,
+    drawing: Drawing,
+    chosen: Sequence[tuple[str, bool]],
+    like: Tensor,
+    timesteps: Sequence[float],
+    seed: int,
+) -> _Drawn:
+    """Draw prompts, each with whether it is held out, and look at what comes out; see ``_without``."""
+    prompts, held = [prompt for prompt, _ in chosen], torch.tensor([held for _, held in chosen])
+    batch = at_once(model, like)
+    drawn = draw(model, drawing.clip, sae, prompts, blank(like, batch), drawing.sampling).latents
+    fired = []
+    for start in range(0, len(prompts), batch):
+        part = slice(start, start + batch)
+        first = seed + start * len(timesteps)
+        fired += look_at_each(model, drawing.clip, sae, prompts[part], drawn[part], timesteps, first)
+    return _Drawn(prompts, held, drawn, fired)
 
 
 def _with_drawn(painted: Labels, free: _Drawn, alike: _Drawn) -> Labels:

@@ -40,6 +40,49 @@ def _without(names: tuple[str, ...], word: str) -> list[str]:
     return [name for name in names if not said & {name, f"{name}s", f"{name}es", f"{name[:-1]}ies"}]
 
 
+def around(name: str, shown: str, contrast: str) -> tuple[list[str], list[str]]:
+    """Return prompts around a painted picture: those without the concept, and those that show what the picture shows.
+
+    Args:
+        name: of the concept.
+        shown: what the picture shows, in words, without its style; may be empty, which gives no prompts of the second
+            kind.
+        contrast: prompts without the concept, one a line; empty for common objects.
+    """
+    without, shown = lines(contrast) or default_prompts(name, "object")[1], " ".join(shown.split())
+    rest = left_over(shown, name)
+    return mixed(without, in_styles(rest) if rest else []), in_styles(shown) if shown else []
+
+
+def in_styles(shown: str) -> list[str]:
+    """Return prompts that show something, such as "a cat and a dog", in each of the styles."""
+    return [FORM.format(shown, style) for style in STYLES]
+
+
+def left_over(shown: str, word: str) -> str | None:
+    """Return what a description shows beside what a word names: "a cat and a dog" without "cat" is "a dog".
+
+    Returns:
+        "" if it shows nothing else, None if it does not name it.
+    """
+    names = re.compile(rf"(?:(?:an?|the|some|two|three)\s+)?\b{re.escape(word)}(?:e?s)?\b", re.IGNORECASE)
+    if not word or not names.search(shown):
+        return None
+    things = (names.sub("", thing).strip() for thing in re.split(r"\s*,\s*(?:and\s+)?|\s+(?:and|with)\s+", shown))
+    return " and ".join(thing for thing in things if thing)
+
+
+def mixed(prompts: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Return prompts with one of the others, in turn, after every two."""
+    if not others:
+        return list(prompts)
+    return [
+        each
+        for i, prompt in enumerate(prompts)
+        for each in ([prompt, others[i // 2 % len(others)]] if i % 2 else [prompt])
+    ]
+
+
 def lines(text: str) -> list[str]:
     """Return the prompts of a text, one a line; empty lines are skipped."""
     return [line.strip() for line in text.splitlines() if line.strip()]

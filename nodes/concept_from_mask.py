@@ -88,11 +88,20 @@ class ConceptFromMask(io.ComfyNode):
                 *sampler_inputs(),
                 io.Int.Input(
                     "more_pictures",
-                    default=16,
+                    default=32,
                     min=0,
                     max=1024,
-                    tooltip="How many more pictures of 'positive' are drawn, if clip is connected. Where what you "
-                    "painted shows up in them it is learnt in other shapes and places. 0: from your picture alone.",
+                    tooltip="How many more pictures like yours are drawn, if clip is connected. Where what you painted "
+                    "shows up in them it is learnt in other shapes and places. 0: from your picture alone.",
+                ),
+                io.String.Input(
+                    "picture_shows",
+                    default="",
+                    multiline=True,
+                    tooltip="What the picture shows in words, without its style, such as 'a cat and a dog', with "
+                    "'name' among them. More pictures are then drawn from these words in several styles, and from the "
+                    "rest of them for contrast, so that the concept is learnt in other styles too. Empty: they are "
+                    "drawn from 'positive'.",
                 ),
                 io.Clip.Input(
                     "clip",
@@ -125,6 +134,7 @@ class ConceptFromMask(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         more_pictures: int,
+        picture_shows: str = "",
         clip: Any = None,
     ) -> io.NodeOutput:
         check_fit(model, sae, NAME)
@@ -142,9 +152,9 @@ class ConceptFromMask(io.ComfyNode):
         painting = Painting(name.strip() or "my concept", picture, latents, mask, positive)
         drawing = None
         if clip is not None:
-            others = prompts.lines(contrast_prompts) or prompts.default_prompts(painting.name, "object")[1]
             sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
-            drawing = Drawing(clip, others, contrast_pictures, more_pictures, sampling)
+            without, alike = prompts.around(painting.name, picture_shows, contrast_prompts)
+            drawing = Drawing(clip, without, contrast_pictures, more_pictures, sampling, alike)
         try:
             finding, report = find_in_mask(model, vae, sae, painting, bands, looks, seed, drawing)
         except NonFiniteActivations as error:

@@ -18,6 +18,7 @@ INSIDE, OUTSIDE = 0.5, 0.02  # share of a patch that is covered; patches between
 UNKNOWN = (INSIDE + OUTSIDE) / 2
 # Chosen on the tuning split, with six objects: docs/decisions/0009.
 REFITS = 2
+PAINTED_REFITS = 5  # from a few painted places on, it takes longer until other styles are reached
 CERTAIN = 0.999  # share of the patches without the concept that one with it must exceed
 WAYS = ("held-out detection", "percentile (paper)")
 
@@ -181,7 +182,8 @@ def find_concept(
 
     given = list(in_bands(labels))
     finding = search(given)
-    for _ in range(REFITS if way == WAYS[0] else 0):
+    refits = REFITS if labels.sought is None else PAINTED_REFITS
+    for _ in range(refits if way == WAYS[0] else 0):
         places = located(pictures, labels, finding.concept, num_latents)
         if places is None:
             break
@@ -229,10 +231,16 @@ def _mean_score(calls: Sequence[Fired], concept: Concept, num_latents: int) -> T
 
 
 def _judged_on(given: Sequence[Patches], finding: Finding, num_latents: int) -> Finding:
-    """Judge each band anew by the patches as they were given, since the places that it was fitted to were found."""
+    """Judge each band anew by the patches as they were given, since the places that it was fitted to were found.
+
+    Few painted patches say little where there is much noise. If most bands do well by them, the others stay that did
+    well by the places that were found.
+    """
     found = []
     for each, patches in zip(finding.found, given, strict=True):
         held = patches.rows(patches.held)
         found.append(judged(each.band, evidence_in(each.band, held.values, held.indices, num_latents), held))
+    if not given[0].whole and 2 * sum(bool(each.band.latents) for each in found) > len(found):
+        found = [replace(new, band=old.band) for new, old in zip(found, finding.found, strict=True)]
     bands = tuple(each.band for each in found)
     return Finding(replace(finding.concept, bands=bands), found)

@@ -18,7 +18,7 @@ VIRTUAL = ("Note", "MarkdownNote")
 RUN_LIMIT = 500.0  # seconds; one of them trains
 EXPECTED = {
     *("quickstart", "two_concepts", "detect_only", "compare_methods", "erase_sd15", "erase_sdxl"),
-    *("find_concept", "concept_from_mask", "explore_latents", "train_sae", "from_scratch"),
+    *("find_concept", "concept_from_mask", "unknown_concepts", "explore_latents", "train_sae", "from_scratch"),
 }
 
 

@@ -122,6 +122,53 @@ def test_it_is_learnt_in_pictures_that_are_drawn_alike(canvas, sae, painted, oth
     assert more[1].shape[2] > alone[1].shape[2], "two of them are in the report"
 
 
+def test_it_is_learnt_in_other_styles_of_what_the_picture_shows(canvas, sae, painted, other_pictures, monkeypatch):
+    from concept_erasure.erasure import finder
+
+    asked = []
+    draw = finder.draw
+    monkeypatch.setattr(finder, "draw", lambda *args: (asked.append(args[3]), draw(*args))[1])
+    image, mask = painted[0][:1], painted[1][:1]
+    inputs = {"prompt": "A tower and a cat image", "clip": canvas[1], "contrast_pictures": 12, "steps": 10}
+    alone = run(canvas, sae, image, mask, **inputs)
+    styles = run(canvas, sae, image, mask, **inputs, more_pictures=16, picture_shows="a tower and a cat")
+    _, without, alike = asked
+    assert not any("tower" in prompt for prompt in without) and sum("a cat in" in prompt for prompt in without) == 4
+    assert len(alike) == 16 and alike[1] == "An image of a tower and a cat in watercolor style"
+    assert other_pictures(styles[0]) > other_pictures(alone[0]) + 0.03
+
+
+def test_it_does_not_matter_how_many_are_drawn_at_once(canvas, sae, painted, monkeypatch):
+    from concept_erasure.erasure import collecting, finder
+
+    given = []
+    find = finder.find_concept
+    monkeypatch.setattr(finder, "find_concept", lambda *args: (given.append(args[3]), find(*args))[1])
+    inputs = {"clip": canvas[1], "contrast_pictures": 3, "more_pictures": 2, "steps": 2}
+    for most in (3, 1):
+        monkeypatch.setattr(collecting, "MOST_AT_ONCE", most)
+        run(canvas, sae, painted[0][:1], painted[1][:1], **inputs)
+    for one, other in zip(*given, strict=True):
+        for call, again in zip(one, other, strict=True):
+            dense = [torch.zeros(64, 1536).scatter_(1, c.indices[0].long(), c.values[0].float()) for c in (call, again)]
+            # Rounding in another order lets a few latents change places at the edge of the top k; another seed
+            # changes them all.
+            assert (dense[0] - dense[1]).norm() < 0.1 * dense[0].norm()
+
+
+def test_as_many_are_drawn_at_once_as_memory_allows(canvas, monkeypatch):
+    import comfy.model_management
+    from concept_erasure.erasure.collecting import MOST_AT_ONCE, at_once
+
+    model, like = canvas[0], torch.zeros(2, 4, 16, 16)
+    assert at_once(model, like) == MOST_AT_ONCE
+    three = 3.5 * 2 * model.memory_required([2, 4, 16, 16]) + model.model_size() - model.loaded_size()
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: three)
+    assert at_once(model, like) == 3
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 0)
+    assert at_once(model, like) == 2, "what the artist gave must do"
+
+
 def test_latents_are_used_as_they_are(found, canvas, sae, painted, monkeypatch):
     image, mask = painted
     latents = canvas[2].encode(image)

@@ -139,6 +139,34 @@ def test_bands_follow_the_steps_that_are_taken(pack):
     assert band_edges([900, 100, 80, 60, 40, 20], 3) == (0.0, 50.0, 90.0, 1000.0)
 
 
+@pytest.mark.parametrize(
+    ("shown", "word", "rest"),
+    [
+        ("a cat and a dog", "cat", "a dog"),
+        ("A dog, two cats, and a tree", "cat", "A dog and a tree"),
+        ("a red car on a street", "red car", "on a street"),
+        ("the cat", "Cat", ""),
+        ("a category of dogs", "cat", None),
+        ("a dog", "", None),
+    ],
+)
+def test_what_a_picture_shows_beside_a_concept(pack, shown, word, rest):
+    from concept_erasure.erasure.prompts import left_over
+
+    assert left_over(shown, word) == rest
+
+
+def test_prompts_around_a_painted_picture(pack):
+    from concept_erasure.erasure.prompts import FORM, STYLES, around, default_prompts
+
+    without, alike = around("cat", "a cat and a \n dog", "")
+    common = default_prompts("cat", "object")[1]
+    assert alike == [FORM.format("a cat and a dog", style) for style in STYLES]
+    assert without[:6] == [*common[:2], FORM.format("a dog", STYLES[0]), *common[2:4], FORM.format("a dog", STYLES[1])]
+    assert around("cat", "", "A sea\n\nA tree") == (["A sea", "A tree"], [])
+    assert around("it", "a cat and a dog", "A sea")[0] == ["A sea"], "what is painted over is not named"
+
+
 def test_prompts_share_styles_and_leave_the_concept_out(pack):
     from concept_erasure.canvas import vocabulary
     from concept_erasure.erasure.prompts import OBJECTS, STYLES, default_prompts
