@@ -1,7 +1,7 @@
 """Make the thumbnails of the workflows that need no files of the user's: ``python host/thumbnails.py [NAME ...]``.
 
-Each workflow is run on a real server as it is; the first picture of each node that shows any stands beside the others in
-``workflows/<name>.jpg``, which ComfyUI's template browser shows.
+Each workflow is run on a real server as it is; ``workflows/<name>.jpg``, which ComfyUI's template browser shows, is
+the first picture of each node that shows any.
 """
 
 import io
