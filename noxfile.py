@@ -17,6 +17,8 @@ CHECKED = ("erasure", "sae_models", "trainer", "nodes", "canvas")
 # glibc gives freed memory back and then faults it in again, page by page: up to half of the time of a sampling run, in
 # one run of the same code and not in the next.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2 * 10**9), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
+# In bfloat16 the small model samples twice as fast, where the processor has it.
+FAST = {"COMFYUI_OPTIONS": os.environ.get("COMFYUI_OPTIONS", "--bf16-unet"), **KEEP_MEMORY}
 
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests", "lint"]
@@ -56,7 +58,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(name="comparison")
 def compare_methods(session: nox.Session) -> None:
     """Repeat the paper's comparison on the small world: steering, replacement and what artists do (an hour)."""
-    session.run(prepare(session), "host", "benchmarks.comparison", *session.posargs, env=KEEP_MEMORY)
+    session.run(prepare(session), "host", "benchmarks.comparison", *session.posargs, env=FAST)
 
 
 @nox.session

@@ -15,7 +15,6 @@ unedited pictures, and how many deliberately damaged ones each measure finds.
 import argparse
 import zlib
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +25,9 @@ from torch import Tensor
 from ..canvas import checkpoint, classifiers
 from ..canvas.sampling import REPORTING_SEEDS, TUNING_SEEDS, generate
 from ..canvas.vocabulary import OBJECTS, STYLES, caption
+from . import work
 
-CACHE = Path(__file__).resolve().parent.parent / "canvas" / "work"
+CACHE = work.folder("artefacts")
 MEASURES = ("strange patches", "round trip")
 A_STYLE = 48  # unedited pictures a style: two thirds to compare with, one third to set the limits
 QUANTILE = 0.95
@@ -99,7 +99,7 @@ def unedited(model: Any, clip: Any, vae: Any, seeds: range) -> tuple[Tensor, lis
     if not path.exists():
         prompts = [caption(dict.fromkeys(names), STYLES[s]) for names, s in zip(contents, styles, strict=True)]
         made = generate(model, clip, vae, prompts, seeds[: len(prompts)], batch=40)
-        CACHE.mkdir(exist_ok=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
         np.save(path, (made * 255).round().byte().numpy())
     return torch.from_numpy(np.load(path)).float() / 255, styles
 

@@ -43,9 +43,9 @@ from ..erasure.steerer import SteeredConcept
 from ..erasure.steering import METHODS, Steering
 from ..sae_models.concepts import Concept, ConceptBand
 from ..sae_models.loaded import LoadedSAE
-from . import artefacts
+from . import artefacts, work
 
-RESULTS = Path(__file__).resolve().parent.parent / "canvas" / "work" / "erasure"
+RESULTS = work.folder("erasure")
 SPLITS = {"tuning": TUNING_SEEDS, "reporting": REPORTING_SEEDS}
 PLAIN, OMIT, NEGATIVE = "plain", "omit", "negative"
 COLUMNS = ("UA", "nothing", "IRA", "CRA", "pair", "strange", "round trip")

@@ -37,9 +37,10 @@ from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.observing import Finding
 from ..sae_models.scoring import roc_auc
+from . import work
 from .detection import masks_of
 
-RESULTS = Path(__file__).resolve().parent.parent / "canvas" / "work" / "finding"
+RESULTS = work.folder("finding")
 FROM_WORD, FROM_MASK = "word", "mask"
 SCENES = {"tuning": scenes.VALIDATION, "reporting": scenes.HELD_OUT}
 PAINTED = 5_000_000  # where, in a range of scenes, those begin that are painted over

@@ -21,6 +21,7 @@ from ..erasure.replacement import MIDDLE_TOO, Replacement
 from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
+from . import work
 from .erasure import (
     PLAIN,
     SPLITS,
@@ -38,7 +39,7 @@ from .finding import FROM_MASK, FROM_WORD, find_all
 
 KNOWN = "shipped"
 WAYS = (KNOWN, FROM_WORD, FROM_MASK)
-RESULTS = Path(__file__).resolve().parent.parent / "canvas" / "work" / "from_scratch"
+RESULTS = work.folder("from_scratch")
 DEFAULTS = Replacement("random", "conditional", donor_share=0.25, where=MIDDLE_TOO)  # the Patch Replacer's
 
 

@@ -71,10 +71,19 @@ def load(path: str | Path | None = None) -> tuple[ModelPatcher, comfy.sd.CLIP, c
         ) from error
 
 
+def precision() -> torch.dtype:
+    """Return what the UNet computes in: float32, or the half precision that ComfyUI was started for.
+
+    On a processor with bfloat16, ``--bf16-unet`` samples twice as fast.
+    """
+    asked = comfy.model_management.unet_dtype(supported_dtypes=[torch.float32])
+    return asked if asked in (torch.bfloat16, torch.float16) else torch.float32
+
+
 def _model(weights: dict[str, Tensor]) -> ModelPatcher:
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    model = host_model(dict(UNET_CONFIG), torch.float32, None, offload_device)
+    model = host_model(dict(UNET_CONFIG), precision(), None, offload_device)
     model.diffusion_model.load_state_dict(weights)
     model.eval().requires_grad_(False)
     return ModelPatcher(model, load_device=load_device, offload_device=offload_device)

@@ -43,6 +43,20 @@ def test_samplers(stock, canvas, conditioning, name):
     assert out["samples"].isfinite().all()
 
 
+def test_half_precision_only_if_comfyui_is_asked_for_it(stock, canvas, conditioning, monkeypatch):
+    import comfy.model_management
+    from concept_erasure.canvas import checkpoint
+
+    latent = stock.EmptyLatentImage().generate(128, 128, 1)[0]
+    usual = k_sampler(stock, canvas, conditioning, latent)["samples"]
+    assert canvas[0].model.get_dtype() == torch.float32
+    monkeypatch.setattr(comfy.model_management.args, "bf16_unet", True)
+    half = checkpoint.load()
+    assert half[0].model.get_dtype() == torch.bfloat16
+    difference = (k_sampler(stock, half, conditioning, latent)["samples"] - usual).abs().mean()
+    assert 0 < difference < 0.05 * usual.abs().mean()
+
+
 def test_image_to_image_and_inpainting(stock, canvas, conditioning):
     pixels = torch.rand(1, 128, 128, 3)
     (latent,) = stock.VAEEncode().encode(canvas[2], pixels)

@@ -16,8 +16,9 @@ from torch import Tensor
 from ...canvas import checkpoint
 from ...canvas.sampling import TUNING_SEEDS, generate
 from ...canvas.vocabulary import OBJECTS, STYLES, caption
+from .. import work
 
-WORK = Path(__file__).resolve().parent.parent.parent / "canvas" / "work" / "comparison"
+WORK = work.folder("comparison")
 SEEDS = TUNING_SEEDS[700_000:]
 SINGLES, EMPTY = 90, 40  # pictures a style: of one object, and of nothing
 COUNT = (SINGLES + EMPTY) * len(STYLES)

@@ -1,0 +1,15 @@
+"""Where benchmarks keep what they made."""
+
+from pathlib import Path
+
+import torch
+
+from ..canvas import checkpoint
+
+WORK = Path(__file__).resolve().parent.parent / "canvas" / "work"
+
+
+def folder(name: str) -> Path:
+    """Return a folder of ``canvas/work``; what the model makes in half precision is kept apart from the rest."""
+    precision = checkpoint.precision()
+    return WORK / (name if precision == torch.float32 else f"{name}.{str(precision).removeprefix('torch.')}")
