@@ -13,7 +13,7 @@ from ..sae_models.loaded import LoadedSAE
 from ..sae_models.observing import INSIDE, OUTSIDE, TIMESTEPS, UNKNOWN, Finding, Labels, find_concept
 from . import charts
 from .capture import FiredLatents
-from .collecting import Conditioning, Sampling, at_once, blank, draw, draw_more, look, look_at_each
+from .collecting import Conditioning, Observed, Sampling, at_once, blank, draw, draw_more, look, look_at_each
 from .reports import finder_report
 
 SHOWN = 4  # sample pictures of each kind in the report
@@ -193,7 +193,7 @@ def _cover(mask: Tensor, grid: tuple[int, int], pictures: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """Drawn pictures: prompts, which are held out, latents, and what fired when they were looked at noised."""
+    """Drawn pictures: prompts, which are held out, latents, and what fired when they were looked at and drawn."""
 
     prompts: list[str]
     held: Tensor
@@ -206,7 +206,7 @@ def _without(
 ) -> _Drawn:
     """Draw pictures without a concept, and look at each as at those that were painted in.
 
-    They are looked at noised, and not while they are drawn, so that nothing but their content tells them apart.
+    They are looked at noised as well as while they are drawn, or they would be told apart by that from painted ones.
 
     Args:
         like: the latents of the painted pictures; those drawn have their size.
@@ -235,12 +235,12 @@ def _more(
         alike = replace(drawing, sampling=sampling)
         return _drawn(model, sae, alike, _in_turn(drawing.alike, count), like, timesteps, seed)
     batch = at_once(model, like)
-    drawn = draw_more(model, drawing.clip, sae, conditioning, count, blank(like, batch), sampling).latents
-    fired = []
+    drawn = draw_more(model, drawing.clip, sae, conditioning, count, blank(like, batch), sampling)
+    looks = []
     for start in range(0, count, batch):
         first = seed + start * len(timesteps)
-        fired += look(model, sae, conditioning, drawn[start : start + batch], timesteps, first)
-    return _Drawn(["drawn like yours"] * count, torch.arange(count) % 2 == 1, drawn, fired)
+        looks += look(model, sae, conditioning, drawn.latents[start : start + batch], timesteps, first)
+    return _seen(["drawn like yours"] * count, torch.arange(count) % 2 == 1, drawn, looks)
 
 
 def _drawn(
@@ -255,13 +255,19 @@ def _drawn(
     """Draw prompts, each with whether it is held out, and look at what comes out; see ``_without``."""
     prompts, held = [prompt for prompt, _ in chosen], torch.tensor([held for _, held in chosen])
     batch = at_once(model, like)
-    drawn = draw(model, drawing.clip, sae, prompts, blank(like, batch), drawing.sampling).latents
-    fired = []
+    drawn = draw(model, drawing.clip, sae, prompts, blank(like, batch), drawing.sampling)
+    looks = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
         first = seed + start * len(timesteps)
-        fired += look_at_each(model, drawing.clip, sae, prompts[part], drawn[part], timesteps, first)
-    return _Drawn(prompts, held, drawn, fired)
+        looks += look_at_each(model, drawing.clip, sae, prompts[part], drawn.latents[part], timesteps, first)
+    return _seen(prompts, held, drawn, looks)
+
+
+def _seen(prompts: list[str], held: Tensor, drawn: Observed, looks: Sequence[list[FiredLatents]]) -> _Drawn:
+    """Join what fired when pictures were looked at and, which costs nothing more, at each step of drawing them."""
+    fired = [[*noised, *calls] for noised, calls in zip(looks, drawn.fired, strict=True)]
+    return _Drawn(prompts, held, drawn.latents, fired)
 
 
 def _with_drawn(painted: Labels, free: _Drawn, alike: _Drawn) -> Labels:

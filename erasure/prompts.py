@@ -46,12 +46,14 @@ def around(name: str, shown: str, contrast: str) -> tuple[list[str], list[str]]:
     Args:
         name: of the concept.
         shown: what the picture shows, in words, without its style; may be empty, which gives no prompts of the second
-            kind.
+            kind. If it names the concept and something else, half of them show the concept alone.
         contrast: prompts without the concept, one a line; empty for common objects.
     """
     without, shown = lines(contrast) or default_prompts(name, "object")[1], " ".join(shown.split())
-    rest = left_over(shown, name)
-    return mixed(without, in_styles(rest) if rest else []), in_styles(shown) if shown else []
+    named, rest = parted(shown, name)
+    # Alone it is found more easily, beside the rest it looks as it was painted.
+    alike = [prompt for thing in dict.fromkeys((named, shown)) if thing for prompt in in_styles(thing)]
+    return mixed(without, in_styles(rest) if rest else []), alike
 
 
 def in_styles(shown: str) -> list[str]:
@@ -59,17 +61,18 @@ def in_styles(shown: str) -> list[str]:
     return [FORM.format(shown, style) for style in STYLES]
 
 
-def left_over(shown: str, word: str) -> str | None:
-    """Return what a description shows beside what a word names: "a cat and a dog" without "cat" is "a dog".
+def parted(shown: str, word: str) -> tuple[str, str]:
+    """Return what of a description a word names, and the rest: "a cat and a dog" by "cat" is "a cat" and "a dog".
 
     Returns:
-        "" if it shows nothing else, None if it does not name it.
+        both "" if the word does not name anything in it.
     """
     names = re.compile(rf"(?:(?:an?|the|some|two|three)\s+)?\b{re.escape(word)}(?:e?s)?\b", re.IGNORECASE)
-    if not word or not names.search(shown):
-        return None
+    found = names.search(shown) if word else None
+    if found is None:
+        return "", ""
     things = (names.sub("", thing).strip() for thing in re.split(r"\s*,\s*(?:and\s+)?|\s+(?:and|with)\s+", shown))
-    return " and ".join(thing for thing in things if thing)
+    return found[0], " and ".join(thing for thing in things if thing)
 
 
 def mixed(prompts: Sequence[str], others: Sequence[str]) -> list[str]:

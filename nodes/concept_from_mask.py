@@ -99,9 +99,9 @@ class ConceptFromMask(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="What the picture shows in words, without its style, such as 'a cat and a dog', with "
-                    "'name' among them. More pictures are then drawn from these words in several styles, and from the "
-                    "rest of them for contrast, so that the concept is learnt in other styles too. Empty: they are "
-                    "drawn from 'positive'.",
+                    "'name' among them. More pictures are then drawn from these words in several styles, half of them "
+                    "with the concept alone, and from the rest of the words for contrast, so that the concept is "
+                    "learnt in other styles too. Empty: they are drawn from 'positive'.",
                 ),
                 io.Clip.Input(
                     "clip",

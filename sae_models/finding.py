@@ -130,7 +130,7 @@ class Found:
     needed: float
 
 
-def find_by_detection(patches: Patches, num_latents: int) -> Found:
+def find_by_detection(patches: Patches, num_latents: int, least: float = LEAST_AUC) -> Found:
     """Choose, count and weigh latents by how well they detect on patches that were held out.
 
     Candidates are the best by SAeUron's score (arXiv 2501.18052); they are weighed by ``fitted_weights``, and the
@@ -141,13 +141,14 @@ def find_by_detection(patches: Patches, num_latents: int) -> Found:
     Args:
         patches: some inside and some outside, both fitted and held out.
         num_latents: L of the SAE.
+        least: AUC of patches that counts as finding it.
     """
     fit, held = patches.rows(~patches.held), patches.rows(patches.held)
     scores, means = scored(fit, num_latents)
     candidates = scores.topk(min(CANDIDATES, num_latents)).indices
     candidates = candidates[scores[candidates] > 0]
     if len(candidates) == 0:
-        return Found(NOTHING, 0.5, needed_auc(held))
+        return Found(NOTHING, 0.5, needed_auc(held, least))
     fit = fit.rows(_thinned(len(fit.values)))
     activations, rest = fit.dense(candidates, num_latents), held.dense(candidates, num_latents)
     order = (fitted_weights(activations, fit.inside) * activations[fit.inside].mean(0)).argsort(descending=True)
@@ -162,7 +163,7 @@ def find_by_detection(patches: Patches, num_latents: int) -> Found:
     band = calibrated_band(
         latents, scores[latents], means[latents], weights, evidence[~held.inside], QUANTILE, EAGERNESS
     )
-    return judged(band, evidence, held)
+    return judged(band, evidence, held, least)
 
 
 def find_by_percentile(patches: Patches, num_latents: int, percentile: float, others: int) -> Found:
@@ -193,21 +194,21 @@ def scored(fit: Patches, num_latents: int) -> tuple[Tensor, Tensor]:
     return score_latents(torch.stack([inside, outside])[:, None], 0)[0], inside
 
 
-def judged(band: ConceptBand, evidence: Tensor, held: Patches) -> Found:
+def judged(band: ConceptBand, evidence: Tensor, held: Patches, least: float = LEAST_AUC) -> Found:
     """Say how well evidence tells held-out patches, or pictures, apart; without a difference nothing is found."""
-    needed = needed_auc(held)
+    needed = needed_auc(held, least)
     auc = picture_auc(evidence, held) if held.whole else roc_auc(evidence[held.inside], evidence[~held.inside])
     return Found(band if auc >= needed else NOTHING, auc, needed)
 
 
-def needed_auc(held: Patches) -> float:
+def needed_auc(held: Patches, least: float = LEAST_AUC) -> float:
     """Return the AUC that the held-out pictures must be told apart with.
 
-    `LEAST_AUC`, or 2.5 standard errors of the AUC of two like groups (Mann-Whitney) where so few pictures are more
-    likely to differ by chance.
+    That is ``least`` for patches; for pictures `LEAST_AUC`, or 2.5 standard errors of the AUC of two like groups
+    (Mann-Whitney) where so few are more likely to differ by chance.
     """
     if not held.whole:
-        return LEAST_AUC
+        return least
     inside = len(held.image[held.inside].unique())
     outside = len(held.image[~held.inside].unique())
     error = ((inside + outside + 1) / (12 * inside * outside)) ** 0.5

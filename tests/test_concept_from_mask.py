@@ -93,7 +93,11 @@ def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, p
     assert len(fired) == len(labels.cover) == len(labels.held) == 4 + 6
     assert torch.equal(labels.cover[:4], before.cover) and before.cover.any() and not labels.cover[4:].any()
     assert labels.held.tolist() == [False, True] * 5
-    assert both[0] != alone[0] and len({call.timestep for calls in fired for call in calls}) == 3
+    looks = {call.timestep for calls in fired[:4] for call in calls}
+    # Drawn pictures are looked at like painted ones, and at each step of drawing them.
+    assert both[0] != alone[0] and len(looks) == 3
+    for calls in fired[4:]:
+        assert looks <= {call.timestep for call in calls} and len(calls) > len(looks)
     assert both[1].shape[1] > alone[1].shape[1], "the report has a row of captions for the drawn pictures"
 
 
@@ -134,7 +138,8 @@ def test_it_is_learnt_in_other_styles_of_what_the_picture_shows(canvas, sae, pai
     styles = run(canvas, sae, image, mask, **inputs, more_pictures=16, picture_shows="a tower and a cat")
     _, without, alike = asked
     assert not any("tower" in prompt for prompt in without) and sum("a cat in" in prompt for prompt in without) == 4
-    assert len(alike) == 16 and alike[1] == "An image of a tower and a cat in watercolor style"
+    assert alike[1] == "An image of a tower in watercolor style"
+    assert len(alike) == 16 and alike[9] == "An image of a tower and a cat in watercolor style"
     assert other_pictures(styles[0]) > other_pictures(alone[0]) + 0.03
 
 

@@ -140,20 +140,20 @@ def test_bands_follow_the_steps_that_are_taken(pack):
 
 
 @pytest.mark.parametrize(
-    ("shown", "word", "rest"),
+    ("shown", "word", "parts"),
     [
-        ("a cat and a dog", "cat", "a dog"),
-        ("A dog, two cats, and a tree", "cat", "A dog and a tree"),
-        ("a red car on a street", "red car", "on a street"),
-        ("the cat", "Cat", ""),
-        ("a category of dogs", "cat", None),
-        ("a dog", "", None),
+        ("a cat and a dog", "cat", ("a cat", "a dog")),
+        ("A dog, two cats, and a tree", "cat", ("two cats", "A dog and a tree")),
+        ("a red car on a street", "red car", ("a red car", "on a street")),
+        ("the cat", "Cat", ("the cat", "")),
+        ("a category of dogs", "cat", ("", "")),
+        ("a dog", "", ("", "")),
     ],
 )
-def test_what_a_picture_shows_beside_a_concept(pack, shown, word, rest):
-    from concept_erasure.erasure.prompts import left_over
+def test_what_a_picture_shows_beside_a_concept(pack, shown, word, parts):
+    from concept_erasure.erasure.prompts import parted
 
-    assert left_over(shown, word) == rest
+    assert parted(shown, word) == parts
 
 
 def test_prompts_around_a_painted_picture(pack):
@@ -161,10 +161,12 @@ def test_prompts_around_a_painted_picture(pack):
 
     without, alike = around("cat", "a cat and a \n dog", "")
     common = default_prompts("cat", "object")[1]
-    assert alike == [FORM.format("a cat and a dog", style) for style in STYLES]
+    assert alike == [FORM.format(thing, style) for thing in ("a cat", "a cat and a dog") for style in STYLES]
+    assert around("cat", "the cat", "A sea") == (["A sea"], [FORM.format("the cat", style) for style in STYLES])
     assert without[:6] == [*common[:2], FORM.format("a dog", STYLES[0]), *common[2:4], FORM.format("a dog", STYLES[1])]
     assert around("cat", "", "A sea\n\nA tree") == (["A sea", "A tree"], [])
-    assert around("it", "a cat and a dog", "A sea")[0] == ["A sea"], "what is painted over is not named"
+    unnamed = [FORM.format("a cat and a dog", style) for style in STYLES]
+    assert around("it", "a cat and a dog", "A sea") == (["A sea"], unnamed), "what is painted over is not named"
 
 
 def test_prompts_share_styles_and_leave_the_concept_out(pack):
