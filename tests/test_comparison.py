@@ -125,6 +125,26 @@ def test_a_mask_that_is_empty_or_full_changes_nothing_and_any_other_does(bench, 
     assert not torch.equal(made[2], unedited[2])
 
 
+def test_a_gate_that_is_always_open_changes_nothing_and_one_that_never_opens_leaves_the_picture(
+    bench, prompts, unedited
+):
+    usual = bench.make("outputs random conditional 1.0 donors=0.25 at=middle", "cat", prompts)
+    assert not torch.equal(usual, unedited)
+    assert torch.equal(bench.make("idea gate 1", "cat", prompts), usual)
+    assert torch.equal(bench.make("idea gate 65", "cat", prompts), unedited)
+    assert torch.equal(bench.make("idea gate 1 1000", "cat", prompts), unedited)
+
+
+@pytest.mark.parametrize(
+    "idea", ["alike", "steady", "shift 0.5", "earlier", "bank", "soft", "smooth", "twice", "finish 500"]
+)
+def test_an_idea_differs_from_no_edit_and_from_the_defaults(bench, prompts, unedited, idea):
+    usual = bench.make("outputs random conditional 1.0 donors=0.25 at=middle", "cat", prompts[:1])
+    made = bench.make(f"idea {idea}", "cat", prompts[:1])
+    assert made.isfinite().all()
+    assert not torch.equal(made, unedited[:1]) and not torch.equal(made, usual)
+
+
 def test_perpneg_pushes_away_only_with_a_scale(bench, prompts, unedited):
     assert torch.allclose(bench.make("perpneg 0.0", "cat", prompts), unedited, atol=1e-3)
     assert not torch.allclose(bench.make("perpneg 1.0", "cat", prompts), unedited, atol=1e-2)

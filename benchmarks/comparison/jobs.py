@@ -15,7 +15,7 @@ from torch import Tensor
 from ...canvas import checkpoint
 from ...canvas.vocabulary import OBJECTS, STYLES
 from ...erasure.preview import to_pil
-from ..erasure import SPLITS, Plan, Prompt, Setting
+from ..erasure import SPLITS, Plan, Prompt
 from . import methods, saes
 from .damage import MEASURES, own_judge
 from .unedited import WORK
@@ -35,6 +35,7 @@ class Job:
         turn: which round; each has seeds of its own.
         plan: how many pictures.
         judge: a judge of the user's own, see damage.py; empty for none.
+        damage: whether damage is measured too.
     """
 
     split: str
@@ -43,15 +44,14 @@ class Job:
     turn: int
     plan: Plan
     judge: str = ""
+    damage: bool = True
 
     @property
     def path(self) -> Path:
         """Where the outcome is kept; it depends on the weights in use."""
-        special = self.method.split()[0] in methods.SPECIAL
-        sites = self.method.removeprefix(methods.INPAINT).strip()
-        files = [] if special and sites == self.method else [saes.path_of(s) for s in Setting.parse(sites).sites]
+        files = map(saes.path_of, methods.saes_of(self.method))
         digests = [digest(path) for path in (checkpoint.DEFAULT_PATH, *files)]
-        stamp = zlib.crc32(json.dumps([asdict(self.plan), digests, self.judge]).encode())
+        stamp = zlib.crc32(json.dumps([asdict(self.plan), digests, self.judge, self.damage]).encode())
         folder = f"{self.method.replace(' ', '_').replace('/', '-')}.{stamp:08x}"
         return WORK / "results" / self.split / folder / f"{self.target}.{self.turn}.json"
 
@@ -75,7 +75,7 @@ class Outcome:
         style: single-object prompts that name a style: style right.
         both: pair prompts: both objects found.
         pair: pair prompts: target gone, other found.
-        damage: single-object prompts: damaged by each measure of damage.py; only on the reporting split.
+        damage: single-object prompts: damaged by each measure of damage.py, if asked for.
         own: single-object prompts: the own judge's scores.
         seconds: processor time of making the pictures.
         pictures: how many were made.
@@ -125,7 +125,7 @@ def run(bench: methods.Bench, job: Job) -> Outcome:
     found, styles = (objects > bench.judge.threshold).tolist(), seen.argmax(1).tolist()
     for i, prompt in enumerate(prompts):
         note(outcome, job.target, prompt, found[i], styles[i])
-    if job.split == "reporting":
+    if job.damage:
         alone = pictures[: job.plan.singles + job.plan.others]
         asked = [None if prompt.style is None else STYLES.index(prompt.style) for prompt in prompts[: len(alone)]]
         outcome.damage = bench.damage.damaged(alone, asked).tolist()

@@ -8,7 +8,8 @@ A row is spelled as in benchmarks/erasure.py, with the SAEs of saes.py as hookpo
 * ``inpaint SETTING``: the picture is made, the target detected while it is, and what was found in at least half of the
   steps is drawn anew from a prompt without the target, through the stock node SetLatentNoiseMask;
 * ``segmented``: replacement with a mask from outside: the patches of the object are replaced by random others at the
-  blocks where the defaults do it, but they are those that the segmenter finds in the unedited picture of the same seed.
+  blocks where the defaults do it, but they are those that the segmenter finds in the unedited picture of the same seed;
+* ``idea NAME``: one of ideas.py.
 """
 
 from collections.abc import Sequence
@@ -30,9 +31,9 @@ from ...erasure.record import CONDITIONAL
 from ...erasure.replacement import Edit, donor_seed, random_donors, replace_patches
 from ...sae_models.loaded import LoadedSAE
 from ..erasure import NEGATIVE, OMIT, PLAIN, Prompt, Setting, World
-from . import damage, saes, segmenter
+from . import damage, ideas, saes, segmenter
 
-PERPNEG, INPAINT, SEGMENTED = "perpneg", "inpaint", "segmented"
+PERPNEG, INPAINT, SEGMENTED, IDEA = "perpneg", "inpaint", "segmented", "idea"
 OFTEN = 0.5  # share of the steps that a cell must be found in to be drawn anew
 
 
@@ -149,7 +150,18 @@ SPECIAL = {
     PERPNEG: perpneg,
     INPAINT: inpaint,
     SEGMENTED: segmented,
+    IDEA: ideas.draw,
 }
+
+
+def saes_of(method: str) -> tuple[str, ...]:
+    """Return which SAEs of saes.py a method uses."""
+    kind, _, rest = method.partition(" ")
+    if kind == IDEA:
+        return ("outputs",)
+    if kind in SPECIAL and kind != INPAINT:
+        return ()
+    return Setting.parse(rest if kind == INPAINT else method).sites
 
 
 class GivenMask:

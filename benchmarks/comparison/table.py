@@ -80,7 +80,11 @@ def prepare(share: int, of: int) -> None:
 
 def tuning_jobs(methods: Iterable[str]) -> list[Job]:
     """Return the jobs by which steering is chosen."""
-    return [Job("tuning", method, target, 0, TUNING_PLAN) for method in (PLAIN, *methods) for target in OBJECTS]
+    return [
+        Job("tuning", method, target, 0, TUNING_PLAN, damage=False)
+        for method in (PLAIN, *methods)
+        for target in OBJECTS
+    ]
 
 
 def table_jobs(methods: Iterable[str], rounds: int, judge: str) -> list[Job]:
