@@ -4,7 +4,7 @@
 setting. A setting is: SAE hookpoints joined by ``+``, each perhaps with a range of its own (``@0-0.3``), replacement,
 halves, sensitivity, and optionally ``start-end`` percent, ``donors=`` (their share) and ``at=`` (blocks with commas, or
 ``middle`` for the middle and the SAE's) as in the Patch Replacer, and ``grow=``, ``close=``, ``min_cells=``,
-``persistence=`` as in the Mask Refiner;
+``persistence=``, ``least_share=`` as in the Mask Refiner;
 ``plain`` is the unedited model. Steering is spelled ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
 halves, strength, and optionally ``start-end``, ``latents=`` (the best so many) and ``error=``. What artists do
 without any of this: ``omit`` leaves the target out of the prompt, ``negative`` names it in the negative prompt.
@@ -213,7 +213,8 @@ class Setting:
         at = () if at_middle else tuple(name for name in spelled.split(",") if name)
         where = LISTED if at else MIDDLE_TOO if at_middle else SAE_BLOCK
         replacement = Replacement(mode, halves, donor_share=float(extras.pop("donors", 1)), where=where, at=at)
-        refinement = Refinement(**{key: int(value) for key, value in extras.items()})
+        least_share = float(extras.pop("least_share", 0))
+        refinement = Refinement(**{key: int(value) for key, value in extras.items()}, least_share=least_share)
         return cls(tuple(parts[0].split("+")), replacement, sensitivity, start, end, refinement)
 
 

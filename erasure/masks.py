@@ -37,6 +37,7 @@ class MaskState:
         self.is_active = is_active
         self._seen: dict[tuple[int, Hashable], Look] = {}
         self._persistence: dict[tuple[int, Hashable, tuple[int, ...]], _Persistence] = {}
+        self._confirmed: dict[tuple[int, Hashable, int], Tensor] = {}
 
     def update(self, leaf: Detect, stream: Hashable, look: Look) -> None:
         """Note what a leaf has just seen in a stream, [B, H, W] each."""
@@ -86,9 +87,19 @@ class MaskState:
         mask = self._evaluate(node.source, stream, sigma, grid)
         if mask is None:
             return None
+        if node.refinement.least_share > 0:
+            mask = self._confirm(node, stream, mask)
         if node.refinement.persistence:
             mask = self._persist(node, stream, sigma, mask)
         return refine(mask, node.refinement)
+
+    def _confirm(self, node: Refine, stream: Hashable, mask: Tensor) -> Tensor:
+        """Clear the masks of images in which too little has been detected at once so far."""
+        # A share means the same on every grid; a number of cells would not.
+        enough = mask.flatten(1).float().mean(1) >= node.refinement.least_share
+        key = id(node), stream, len(mask)
+        self._confirmed[key] = self._confirmed.get(key, torch.zeros_like(enough)) | enough
+        return mask & self._confirmed[key][:, None, None]
 
     def _persist(self, node: Refine, stream: Hashable, sigma: float, mask: Tensor) -> Tensor:
         key = (id(node), stream, tuple(mask.shape))

@@ -20,6 +20,8 @@ class Refinement:
         grow: grow by this many cells in each direction, or shrink if negative.
         region: [M, h, w] in 0..1, M = 1 or one an image; cells where it is below one half are never
             detected. None is everywhere.
+        least_share: share (0..1) of an image's cells that must be detected at one noise level before any of them count,
+            from then on they do; looked at before all else. 0 is off.
     """
 
     persistence: int = 0
@@ -27,11 +29,13 @@ class Refinement:
     min_cells: int = 0
     grow: int = 0
     region: Tensor | None = None
+    least_share: float = 0.0
 
     @property
     def is_neutral(self) -> bool:
         """True if it changes nothing."""
-        return not (self.persistence or self.close or self.min_cells > 1 or self.grow) and self.region is None
+        shapes = self.persistence or self.close or self.min_cells > 1 or self.grow or self.least_share > 0
+        return not shapes and self.region is None
 
 
 def _kernel(radius: int) -> Tensor:

@@ -58,6 +58,16 @@ class MaskRefiner(io.ComfyNode):
                     tooltip="Only look inside this mask (white), of any size; one mask, or one for each image of "
                     "the batch. May stay empty.",
                 ),
+                io.Float.Input(
+                    "least_share",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Leave a picture alone until this share of it is detected at one step: 0.1 is a tenth. "
+                    "Keeps stray cells from editing pictures of other things; a concept that is smaller than that "
+                    "stays. 0 turns it off.",
+                ),
             ],
             outputs=[DETECTION.Output(display_name="detection", tooltip="The shaped detection.")],
         )
@@ -71,8 +81,9 @@ class MaskRefiner(io.ComfyNode):
         min_cells: int,
         persistence: int,
         region: torch.Tensor | None = None,
+        least_share: float = 0.0,
     ) -> io.NodeOutput:
-        refinement = Refinement(persistence, close_holes, min_cells, grow, _checked(region))
+        refinement = Refinement(persistence, close_holes, min_cells, grow, _checked(region), least_share)
         return io.NodeOutput(detection if refinement.is_neutral else Refine(detection, refinement))
 
 

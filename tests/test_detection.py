@@ -131,6 +131,26 @@ def test_joins(pack, mode, expected):
     assert state.likeness("s", 1.0, (2, 2)).flatten().tolist() == [1, 1, 1, 0], "the higher of the two"
 
 
+def test_nothing_counts_before_enough_of_an_image_was_detected_at_once(pack):
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.masks import MaskState
+    from concept_erasure.erasure.refinement import Refinement
+
+    source = leaf()
+    state = MaskState(Refine(source, Refinement(least_share=0.5)), lambda _leaf, _sigma: True)
+
+    def step(sigma, *images):
+        state.update(source, "s", look(images))
+        return state.mask("s", sigma, (2, 2)).flatten(1).int().tolist()
+
+    one, two = [[1, 0], [0, 0]], [[1, 0], [0, 1]]
+    assert step(9.0, one, two) == [[0, 0, 0, 0], [1, 0, 0, 1]], "half of the cells is enough, a quarter is not"
+    assert step(8.0, one, one) == [[0, 0, 0, 0], [1, 0, 0, 0]], "once open, an image stays open"
+    assert step(7.0, two, one) == [[1, 0, 0, 1], [1, 0, 0, 0]]
+    state.update(source, "another stream", look([one]))
+    assert not state.mask("another stream", 7.0, (2, 2)).any()
+
+
 def test_persistence_counts_noise_levels_not_calls(pack):
     from concept_erasure.erasure.detection import Refine
     from concept_erasure.erasure.masks import MaskState

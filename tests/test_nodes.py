@@ -43,8 +43,9 @@ def replace(nodes, model, detection, mode="random", **inputs):
     return nodes.PatchReplacer.execute(model, detection, mode, "conditional", 4, 0, **inputs).args
 
 
-def refine(nodes, detection, grow=0, close_holes=0, min_cells=0, persistence=0, region=None):
-    return nodes.MaskRefiner.execute(detection, grow, close_holes, min_cells, persistence, region).args[0]
+def refine(nodes, detection, grow=0, close_holes=0, min_cells=0, persistence=0, region=None, least_share=0.0):
+    execute = nodes.MaskRefiner.execute
+    return execute(detection, grow, close_holes, min_cells, persistence, region, least_share).args[0]
 
 
 def sample(canvas, model, count=1, size=(16, 16)):

@@ -227,6 +227,19 @@ def test_region_masks(canvas, sae, detect, filled):
         assert torch.equal(result, run(canvas, erase(canvas[0], found)[0]))
 
 
+def test_too_small_a_share_leaves_the_picture_exactly(canvas, detect):
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.refinement import Refinement
+
+    pictures = []
+    for share in (0.001, 1.0):
+        model, record = erase(canvas[0], Refine(detect(), Refinement(least_share=share)))
+        pictures.append(run(canvas, model))
+        assert (record.latest.replaced() > 0) == (share < 1)
+    assert torch.equal(pictures[0], run(canvas, erase(canvas[0], detect())[0]))
+    assert torch.equal(pictures[1], run(canvas, canvas[0]))
+
+
 def test_all_detected_leaves_the_picture_and_says_so(canvas, detect):
     from concept_erasure.erasure.detection import Refine
     from concept_erasure.erasure.refinement import Refinement

@@ -16,9 +16,7 @@ found, and replaced at the same blocks, as by the defaults; ideas differ in what
 * ``smooth``: a patch is detected by the mean score of this step and the last two;
 * ``twice``: a patch is detected if it was in at least two of this step and the last two;
 * ``finish T``: below timestep T patches are replaced by those that the unconditional half has in their place, also
-  where the concept was seen twice before;
-* ``gate N``: nothing is replaced in a picture until N of its patches are detected in one step, from then on as ever;
-* ``gate N T``: and never if that has not happened down to timestep T.
+  where the concept was seen twice before.
 
 A row is spelled ``idea NAME`` in methods.py. ``--share I/N`` makes one of N processes' part of the pictures only.
 """
@@ -63,10 +61,6 @@ IDEAS = (
     "twice",
     "finish 300",
     "finish 500",
-    "gate 3",
-    "gate 6",
-    "gate 6 700",
-    "gate 9 700",
 )
 # What the nodes offer already: other donors, another eagerness, a part of the steps, a mask refined.
 SETTINGS = (
@@ -78,6 +72,8 @@ SETTINGS = (
     "outputs random conditional 1.0 0.2-1 donors=0.25 at=middle",
     "outputs random conditional 0.8 donors=0.25 at=middle",
     "outputs random conditional 1.0 donors=0.25 at=middle min_cells=2",
+    "outputs random conditional 1.0 donors=0.25 at=middle least_share=0.05",
+    "outputs random conditional 1.0 donors=0.25 at=middle least_share=0.09",
 )
 TURN = 7  # its seeds are no other's: the table's rounds begin at 0
 
@@ -273,32 +269,6 @@ class Finishing(Eraser):
         return [int(each) for each in mask.flatten(1).sum(1)]
 
 
-class Gated(Eraser):
-    """See ``gate``.
-
-    Args:
-        cells: how many open it.
-        until: the timestep down to which it may open.
-    """
-
-    def __init__(self, *args: Any, cells: int, until: int = 0) -> None:
-        super().__init__(*args)
-        self.cells, self.until = cells, until
-
-    def begin(self, info: Any) -> None:
-        super().begin(info)
-        self.open: dict[Hashable, Tensor] = {}
-
-    def _mask(self, call: _Call, chunk: int) -> Tensor | None:
-        mask = super()._mask(call, chunk)
-        if mask is None:
-            return None
-        enough, stream = mask.flatten(1).sum(1) >= self.cells, call.forward.streams[chunk]
-        enough &= call.forward.timestep >= self.until
-        self.open[stream] = self.open.get(stream, torch.zeros_like(enough)) | enough
-        return mask & self.open[stream][:, None, None]
-
-
 @cache
 def drawn_bank(bench: Any) -> dict[tuple[str, float], Tensor]:
     """Draw pictures of nothing in every style and keep their patches at every step."""
@@ -321,8 +291,6 @@ def eraser_of(idea: str, bench: Any, target: str) -> Eraser:
         return Finishing(*given, below=int(numbers[0]))
     if name == "shift":
         return Shift(given[0], replace(REPLACEMENT, donor_share=float(numbers[0])), given[2])
-    if name == "gate":
-        return Gated(*given, **dict(zip(("cells", "until"), map(int, numbers), strict=False)))
     return {"alike": Alike, "earlier": Earlier, "soft": Soft, "steady": Steady}[name](*given)
 
 
