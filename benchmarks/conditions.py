@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from ..canvas.vocabulary import OBJECTS
 from . import lora
-from .erasure import PLAIN, SPLITS, Condition, Plan, print_table, results_of, row_of
+from .erasure import JUDGED, PLAIN, SPLITS, Condition, Plan, print_table, results_of, row_of
 
 REPLACEMENT = "output_blocks.1.1 random conditional 1.0 donors=0.25 at=middle"
 STEERING = "output_blocks.1.1 SAeUron both -15"
@@ -31,9 +31,6 @@ CONDITIONS = {
         Condition(sampler="lcm"),
     )
 }
-COLUMNS = ("UA", "nothing", "IRA", "CRA", "pair")
-
-
 SETTINGS = {"no edit": PLAIN, "replaced": REPLACEMENT, "steered, -15": STEERING}
 
 
@@ -68,4 +65,4 @@ def main() -> None:
     rows: dict[str, dict[str, list[bool]]] = {}
     for name, (condition, targets) in jobs.items():
         rows |= rows_of(name, condition, targets, plan, given)
-    print_table(rows, COLUMNS)
+    print_table(rows, JUDGED)

@@ -48,7 +48,8 @@ from . import artefacts, work
 RESULTS = work.folder("erasure")
 SPLITS = {"tuning": TUNING_SEEDS, "reporting": REPORTING_SEEDS}
 PLAIN, OMIT, NEGATIVE = "plain", "omit", "negative"
-COLUMNS = ("UA", "nothing", "IRA", "CRA", "pair", "strange", "round trip")
+JUDGED = ("UA", "nothing", "IRA", "CRA", "pair")  # what needs no measure of damage
+COLUMNS = (*JUDGED, "strange", "round trip")
 PROMPTING = (PLAIN, OMIT, NEGATIVE)  # nothing is attached to the model
 
 

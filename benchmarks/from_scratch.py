@@ -2,8 +2,8 @@
 
 ``python host benchmarks.from_scratch my_sae.safetensors --split reporting`` takes an SAE without a dictionary, as the
 SAE Trainer leaves it, finds every object as benchmarks/finding.py does, erases each with the Patch Replacer's defaults,
-and prints the erasure benchmark's table, the shipped SAE with its dictionary beside it. Results are kept for each
-target in ``canvas/work/from_scratch/``, so an interrupted run goes on.
+and prints the erasure benchmark's table without damage, the shipped SAE with its dictionary beside it. Results are kept
+for each target in ``canvas/work/from_scratch/``, so an interrupted run goes on.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from . import work
 from .erasure import (
+    JUDGED,
     PLAIN,
     SPLITS,
     Outcome,
@@ -55,7 +56,7 @@ def erased(
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             model, record = attach(world.model, Detect(sae, concept), DEFAULTS)
-            outcome = judged_run(world, model, record, target, plan, SPLITS[split], batch)
+            outcome = judged_run(world, model, record, target, plan, SPLITS[split], batch, damage=False)
             path.write_text(json.dumps(asdict(outcome)))
         outcomes[target] = Outcome(**json.loads(path.read_text()))
     return outcomes
@@ -82,11 +83,11 @@ def main() -> None:
         else:
             stored = find_all(canvas, sae, way, split, arguments.targets)
             rows[f"from a {way}"] = (sae, {name: each.concept for name, each in stored.items()})
-    _, plain = results_of(world, PLAIN, split, plan, arguments.batch, targets=arguments.targets)
+    _, plain = results_of(world, PLAIN, split, plan, arguments.batch, targets=arguments.targets, damage=False)
     table = {PLAIN: row_of(plain, plain)}
     for label, (owner, concepts) in rows.items():
         outcomes = erased(world, owner, concepts, split, plan, arguments.batch)
         table[label] = row_of(outcomes, plain)
         if arguments.per_target:
             print_shares(label, outcomes)
-    print_table(table)
+    print_table(table, JUDGED)
