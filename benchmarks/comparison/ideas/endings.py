@@ -1,0 +1,110 @@
+"""Other last steps, with the unconditional half's patches: from ``finish`` to ``keen``."""
+
+from collections import defaultdict
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....canvas.sampling import CFG
+from ....erasure.detection import Detect, Look
+from ....erasure.eraser import Eraser, _Call
+from ....erasure.record import UNCONDITIONAL
+from ....erasure.refinement import resize_mask
+from ....erasure.replacement import replace_patches
+
+LAST_BLOCK = "output_blocks.3.1"
+MANY = 6  # patches found at once that say for sure that the concept is in a picture
+
+
+class Finishing(Eraser):
+    """See ``finish``.
+
+    Args:
+        below: the timestep.
+    """
+
+    def __init__(self, *args: Any, below: int) -> None:
+        super().__init__(*args)
+        self.below = below
+
+    def begin(self, info: Any) -> None:
+        super().begin(info)
+        self.seen: dict[Hashable, dict[float, Tensor]] = defaultdict(dict)
+
+    def _mask(self, call: _Call, chunk: int) -> Tensor | None:
+        mask, seen = super()._mask(call, chunk), self.seen[call.forward.streams[chunk]]
+        if mask is None:
+            return None
+        if call.looked:
+            seen[call.forward.sigma] = mask
+        if call.forward.timestep >= self.below:
+            return mask
+        return mask | (torch.stack([mask, *seen.values()]).sum(0) >= 2)
+
+    def _replace(self, call: _Call, chunk: int, mask: Tensor) -> list[int]:
+        if call.forward.timestep >= self.below or UNCONDITIONAL not in call.forward.halves:
+            return super()._replace(call, chunk, mask)
+        call.edited = call.output.clone() if call.edited is None else call.edited
+        rows, source = call.rows(chunk), call.rows(call.forward.halves.index(UNCONDITIONAL))
+        call.edited[rows] = torch.where(mask[:, None], call.output[source], call.output[rows])
+        return [int(each) for each in mask.flatten(1).sum(1)]
+
+
+class Quiet(Eraser):
+    """See ``quiet``, ``hush``, ``bare``, ``mute`` and ``calm``.
+
+    Args:
+        how: which of them.
+        below: the timestep.
+        looks: in how many a patch must have been found.
+        keen: see ``keen``.
+    """
+
+    def __init__(self, *args: Any, how: str = "quiet", below: int = 0, looks: int = 1, keen: float = 1.0) -> None:
+        super().__init__(*args)
+        self.how, self.below, self.looks, self.keen = how, below, looks, keen
+
+    def begin(self, info: Any) -> None:
+        super().begin(info)
+        self.seen: dict[Hashable, dict[float, Tensor]] = defaultdict(dict)
+        self.known = torch.zeros(len(info.image_keys), dtype=torch.bool)
+
+    def _look(self, leaf: Detect, read: Tensor, call: _Call) -> Look:
+        look = super()._look(leaf, read, call)
+        self.known |= look.detected.flatten(1).sum(1) >= MANY
+        # What is as much like the concept and yet not detected was silenced by another concept.
+        almost = (look.likeness > self.keen) & (look.likeness <= 1) & self.known[:, None, None]
+        return Look(look.detected | almost, look.likeness)
+
+    def _replace(self, call: _Call, chunk: int, mask: Tensor) -> list[int]:
+        halves, seen = call.forward.halves, self.seen[call.forward.streams[chunk]]
+        if call.looked:
+            seen[call.forward.sigma] = mask
+        if call.hookpoint != LAST_BLOCK:
+            replaced = super()._replace(call, chunk, mask)
+            if self.how == "mute" and UNCONDITIONAL in halves:
+                self._replace_as_well(call, halves.index(UNCONDITIONAL) - chunk)
+            return replaced
+        if call.forward.timestep >= self.below or UNCONDITIONAL not in halves:
+            return [0] * call.images
+        often = torch.stack(list(seen.values())).sum(0) >= self.looks
+        prompted = 1.0 - (mask | resize_mask(often, call.grid)).float()
+        if self.how == "hush":
+            prompted[self.known] = 0
+        if self.how == "bare":
+            prompted[:] = 0
+        if self.how == "calm":
+            prompted[self.known] /= CFG
+        call.edited = call.output.clone() if call.edited is None else call.edited
+        rows, source = call.rows(chunk), call.rows(halves.index(UNCONDITIONAL))
+        call.edited[rows] = torch.lerp(call.output[source], call.output[rows], prompted[:, None].to(call.output))
+        return [int(each) for each in (prompted < 1).flatten(1).sum(1)]
+
+    def _replace_as_well(self, call: _Call, chunks: int) -> None:
+        """Repeat a call's edits so many chunks further on."""
+        if call.edited is not None:
+            by = chunks * call.images
+            moved = [each._replace(row=each.row + by, source_row=each.source_row + by) for each in call.edits]
+            replace_patches(call.edited, moved, call.output)
