@@ -59,6 +59,7 @@ def sampling(rounds: int, batch: int, steps: int) -> None:
         "bare": model,
         "detect": attach(model, detection, Replacement("none"))[0],
         "detect and replace": attach(model, detection, Replacement("random"))[0],
+        "with alike donors": attach(model, detection, Replacement("alike"))[0],
         "published approach": attach_observer(model, published),
     }
 
@@ -70,9 +71,10 @@ def sampling(rounds: int, batch: int, steps: int) -> None:
     for key, values in times.items():
         ratios = [a / b for a, b in zip(values, times["bare"], strict=True)]
         print(f"  {key:20} {quartiles([v / steps for v in values])}   x bare {quartiles(ratios)}")
-    eraser = Eraser(detection, Replacement("random", where=LISTED, at=(MIDDLE, detection.hookpoint)), ErasureRecord())
-    within = inside(model, eraser, runner, max(5, rounds // 3))
-    print(f"  of a step, the hooks while they detect and replace: {quartiles(within)} x the rest of the step")
+    for mode in ("random", "alike"):
+        replacement = Replacement(mode, where=LISTED, at=(MIDDLE, detection.hookpoint))
+        within = inside(model, Eraser(detection, replacement, ErasureRecord()), runner, max(5, rounds // 3))
+        print(f"  of a step, the hooks, {mode} donors: {quartiles(within)} x the rest of the step")
 
 
 def inside(

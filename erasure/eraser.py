@@ -18,6 +18,7 @@ from .record import CONDITIONAL, UNCONDITIONAL, ErasureRecord, RunRecord, StepEn
 from .replacement import (
     Edit,
     Replacement,
+    alike_donors,
     donor_pool,
     donor_seed,
     nearest_donors,
@@ -295,7 +296,7 @@ class Eraser:
     def _replace(self, call: _Call, chunk: int, mask: Tensor) -> list[int]:
         """Replace the detected patches of a chunk, mask bool [B, H, W]; return how many that were in each image."""
         places = self._places(call, chunk, mask)
-        donors = self._donors(call, places)
+        donors = self._donors(call, chunk, places)
         row, source_row = chunk * call.images, chunk * call.images
         if self._is_unconditional(call):
             source_row = call.forward.halves.index(UNCONDITIONAL) * call.images
@@ -330,7 +331,7 @@ class Eraser:
         run.places[forward.streams[chunk], call.grid] = places = _Places(flat, likeness, targets, free)
         return places
 
-    def _donors(self, call: _Call, places: _Places) -> dict[int, np.ndarray]:
+    def _donors(self, call: _Call, chunk: int, places: _Places) -> dict[int, np.ndarray]:
         """Choose donors for the detected patches of each image that has any, and has donors: int [n, m]."""
         detected = {image: targets for image, targets in enumerate(places.targets) if len(targets)}
         if self._is_unconditional(call):
@@ -341,11 +342,13 @@ class Eraser:
         partly = [image for image in detected if len(places.free[image])]
         if len(partly) < len(detected):
             notes[ALL_DETECTED] += len(detected) - len(partly)
-        return {image: self._choose(call, image, detected[image], places.free[image]) for image in partly}
+        return {image: self._choose(call, chunk, image, detected[image], places.free[image]) for image in partly}
 
-    def _choose(self, call: _Call, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
+    def _choose(self, call: _Call, chunk: int, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
         """Choose donors for the detected patches of one image out of the free ones, int [n, m]."""
         mode = self.replacement.mode
+        if mode == "alike":
+            return alike_donors(call.output[chunk * call.images + image].flatten(1).T, targets, free)
         if mode in ("nearest", "mean of k nearest"):
             return nearest_donors(targets, free, call.grid[1], self.replacement.k if mode != "nearest" else 1)
         keys = call.run.info.image_keys

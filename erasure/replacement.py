@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MODES = ("random", "nearest", "mean of k nearest", "unconditional", "none")
+MODES = ("random", "nearest", "mean of k nearest", "alike", "unconditional", "none")
 HALVES = ("conditional", "both")
 SAE_BLOCK, MIDDLE_TOO, LISTED = WHERE = ("SAE block", "middle and SAE block", "listed blocks")
 
@@ -25,7 +25,8 @@ class Replacement:
 
     Attributes:
         mode: ``random``: a donor drawn uniformly from the undetected patches of the same image; ``nearest``:
-            the spatially nearest undetected patch; ``mean of k nearest``: the mean of the k nearest;
+            the spatially nearest undetected patch; ``mean of k nearest``: the mean of the k nearest; ``alike``: the
+            one most like the patch but for what makes it the concept;
             ``unconditional``: the same place in the unconditional half; ``none``: detect and record only.
         halves: which halves of classifier-free guidance are edited: ``conditional`` or ``both``.
         k: for ``mean of k nearest``.
@@ -118,6 +119,25 @@ def nearest_donors(targets: np.ndarray, free: np.ndarray, width: int, k: int) ->
     place = np.stack([targets // width, targets % width], 1), np.stack([free // width, free % width], 1)
     distance = ((place[0][:, None] - place[1][None]) ** 2).sum(-1)
     return free[distance.argsort(axis=1, kind="stable")[:, :k]]
+
+
+def alike_donors(patches: Tensor, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """Return the donor most like each detected patch, once what tells the two kinds apart is taken out of both.
+
+    That is the direction from the donors' mean to the detected patches' mean.
+
+    Args:
+        patches: of one image, [N, C].
+        targets: int [n], places of the detected patches.
+        free: int [m], places of possible donors.
+
+    Returns:
+        int [n, 1].
+    """
+    found, others = (patches[torch.from_numpy(each).to(patches.device)].float() for each in (targets, free))
+    direction = torch.nn.functional.normalize(found.mean(0) - others.mean(0), dim=0)
+    found, others = (each - (each @ direction)[:, None] * direction for each in (found, others))
+    return free[torch.cdist(found, others).argmin(1).cpu().numpy()][:, None]
 
 
 class Edit(NamedTuple):

@@ -33,8 +33,9 @@ class PatchReplacer(io.ComfyNode):
                     default="random",
                     tooltip="What comes in place of a detected patch. random: an undetected patch of the same "
                     "picture. nearest: the closest undetected one. mean of k nearest: the average of the k "
-                    "closest. unconditional: the same place as the model draws it without your prompt. none: "
-                    "replace nothing, only record what is detected.",
+                    "closest. alike: the undetected one most like it but for the concept. unconditional: the same "
+                    "place as the model draws it without your prompt. none: replace nothing, only record what is "
+                    "detected.",
                 ),
                 io.Combo.Input(
                     "halves",

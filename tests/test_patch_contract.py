@@ -77,7 +77,7 @@ def watched(model, sae, detection, mode="random", hookpoint=None, **options):
     return attach_observer(patched, after), record, before, after
 
 
-@pytest.mark.parametrize("mode", ["random", "nearest", "mean of k nearest", "unconditional", "none"])
+@pytest.mark.parametrize("mode", ["random", "nearest", "mean of k nearest", "alike", "unconditional", "none"])
 def test_nothing_found_changes_nothing(canvas, detect, mode):
     model, record = erase(canvas[0], detect(sensitivity=0.0), mode)
     assert (run(canvas, canvas[0]) - run(canvas, model)).abs().max() == 0.0
@@ -97,7 +97,7 @@ def test_detecting_only_changes_nothing_but_is_recorded(canvas, detect):
     assert record.latest.heat().max() > 0 and record.latest.replaced() == 0
 
 
-@pytest.mark.parametrize("mode", ["random", "nearest", "mean of k nearest"])
+@pytest.mark.parametrize("mode", ["random", "nearest", "mean of k nearest", "alike"])
 @pytest.mark.parametrize("halves", ["conditional", "both"])
 def test_replacement_acts_only_on_the_mask(canvas, sae, detect, mode, halves):
     model, record, before, after = watched(canvas[0], sae, detect(), mode, halves=halves)
@@ -183,8 +183,9 @@ def test_a_missing_unconditional_half_falls_back_and_says_so(canvas, detect):
     assert torch.equal(fallback, run(canvas, erase(canvas[0], detect(), "random")[0], cfg=1.0))
 
 
-def test_a_batch_equals_its_single_runs(canvas, detect):
-    model, record = erase(canvas[0], detect())
+@pytest.mark.parametrize("mode", ["random", "alike"])
+def test_a_batch_equals_its_single_runs(canvas, detect, mode):
+    model, record = erase(canvas[0], detect(), mode)
     together = run(canvas, model, PROMPTS, (1, 2, 3))
     masks = record.latest.heat()
     for i, (prompt, seed) in enumerate(zip(PROMPTS, (1, 2, 3), strict=True)):

@@ -32,6 +32,21 @@ def test_nearest_donors(pack):
     assert nearest_donors(targets, free, 4, 9).shape == (6, 2), "only two are free"
 
 
+def test_a_donor_is_alike_but_for_the_concept(pack):
+    from concept_erasure.erasure.replacement import alike_donors
+
+    # The first value is the concept; the others are what stays, and of those donors have the same three.
+    ground = torch.tensor([[0.0, 1.0], [2.0, -1.0], [-2.0, 0.0]])
+    patches = torch.cat([torch.cat([torch.full((3, 1), 9.0), ground], 1), torch.cat([torch.zeros(3, 1), ground], 1)])
+    targets, free = np.array([0, 1, 2]), np.array([5, 3, 4])
+    assert alike_donors(patches, targets, free).tolist() == [[3], [4], [5]]
+    far = patches.clone()
+    far[3, 0], far[4, 0] = 5.0, -5.0
+    assert alike_donors(far, targets, free).tolist() == [[3], [4], [5]], (
+        "how much of the concept is in it does not count"
+    )
+
+
 def test_the_donor_pool_leaves_out_what_is_like_the_concept(pack):
     from concept_erasure.erasure.replacement import donor_pool
 

@@ -4,8 +4,6 @@
 idea and each of `SETTINGS`, on tuning seeds; ``--split reporting`` on others. Without a word about it patches are
 found, and replaced at the same blocks, as by the defaults; ideas differ in what is put in, or in what counts as found:
 
-* ``alike``: the donor most like the patch, once the direction from the free patches' mean to the detected ones' is
-  taken out of both;
 * ``steady``: random donors, but a place keeps its own as long as that may be one, at both blocks and from step to step;
 * ``shift SHARE``: what lies at one distance from all detected patches, the one at which most may be donors (``SHARE``
   of the undetected may be); it is kept while half of them may. The rest gets random ones;

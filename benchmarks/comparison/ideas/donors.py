@@ -1,4 +1,4 @@
-"""Other patches in place of the detected ones: ``alike``, ``steady``, ``shift``, ``earlier``, ``bank``, ``soft``."""
+"""Other patches in place of the detected ones: ``steady``, ``shift``, ``earlier``, ``bank``, ``soft``."""
 
 from collections import defaultdict
 from collections.abc import Hashable
@@ -21,18 +21,6 @@ A_STYLE = 4  # pictures of the bank
 LEAST, MOST = 0.5, 1.5  # scores that are blended not at all, and wholly
 
 
-class Alike(Eraser):
-    """See ``alike``."""
-
-    def _choose(self, call: _Call, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
-        row = call.forward.halves.index(0) * call.images + image
-        patches = call.output[row].flatten(1).T.float()
-        found, others = patches[targets], patches[free]
-        direction = torch.nn.functional.normalize(found.mean(0) - others.mean(0), dim=0)
-        found, others = (each - (each @ direction)[:, None] * direction for each in (found, others))
-        return free[torch.cdist(found, others).argmin(1).numpy()][:, None]
-
-
 class Steady(Eraser):
     """See ``steady``."""
 
@@ -40,8 +28,8 @@ class Steady(Eraser):
         super().begin(info)
         self.kept: dict[int, dict[int, int]] = defaultdict(dict)
 
-    def _choose(self, call: _Call, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
-        chosen, kept = super()._choose(call, image, targets, free)[:, 0], self.kept[image]
+    def _choose(self, call: _Call, chunk: int, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
+        chosen, kept = super()._choose(call, chunk, image, targets, free)[:, 0], self.kept[image]
         held = np.array([kept.get(place, -1) for place in targets.tolist()])
         chosen = np.where(np.isin(held, free), held, chosen)
         kept.update(zip(targets.tolist(), chosen.tolist(), strict=True))
@@ -55,7 +43,7 @@ class Shift(Eraser):
         super().begin(info)
         self.kept: dict[int, tuple[int, int]] = {}
 
-    def _choose(self, call: _Call, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
+    def _choose(self, call: _Call, chunk: int, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
         height, width = call.grid
         usable = np.zeros((height, width), dtype=bool)
         usable.flat[free] = True
@@ -75,7 +63,7 @@ class Shift(Eraser):
             tried = [(down - height + 1, across - width + 1) for down, across in near]
             by = self.kept[image] = max(tried, key=lambda each: moved(each)[1].sum())
         places, good = moved(by)
-        return np.where(good, places, super()._choose(call, image, targets, free)[:, 0])[:, None]
+        return np.where(good, places, super()._choose(call, chunk, image, targets, free)[:, 0])[:, None]
 
 
 class Earlier(Eraser):

@@ -10,7 +10,6 @@ from ...erasure import PLAIN, Plan
 from .. import unedited
 
 IDEAS = (
-    "alike",
     "steady",
     "shift 0.5",
     "shift 1",
@@ -42,8 +41,9 @@ IDEAS = (
     "redraw 0.5",
     "redraw 0.5 hush 300 3",
 )
-# What the nodes offer already: both halves, a part of the steps, a mask refined.
+# What the nodes offer: other donors, both halves, a part of the steps, a mask refined.
 SETTINGS = (
+    "outputs alike conditional 1.0 donors=0.25 at=middle",
     "outputs random both 1.0 donors=0.25 at=middle",
     "outputs random conditional 1.0 0-0.8 donors=0.25 at=middle",
     "outputs random conditional 1.0 donors=0.25 at=middle least_share=0.09",
@@ -54,32 +54,36 @@ TURN = 7  # its seeds are no other's: the table's rounds begin at 0
 def main() -> None:
     """Run ideas and print the table."""
     # The table asks for ideas itself.
-    from ..table import DEFAULTS, Job, bench, outcome_of, print_table, row_of
+    from ..table import COLUMNS, DEFAULTS, ROUND, Job, bench, outcome_of, print_table, row_of
     from . import __doc__ as about
 
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", help="as in methods.py; all ideas and settings if left out")
     parser.add_argument("--split", choices=["tuning", "reporting"], default="tuning")
     parser.add_argument("--plan", nargs=3, type=int, default=(5, 6, 3), help="pictures a target: alone, others, pairs")
+    parser.add_argument("--rounds", type=int, help="so many of the table's rounds instead, with its seeds and its plan")
     parser.add_argument("--share", default="0/1", help="which part of the pictures to make: I/N")
     given = parser.parse_args()
     defaults = f"outputs {DEFAULTS}"
     methods = [PLAIN, defaults, *(given.methods or [*(f"idea {idea}" for idea in IDEAS), *SETTINGS])]
     named = {{PLAIN: "no edit", defaults: "the defaults"}.get(method, method): method for method in methods}
-    jobs = [Job(given.split, method, target, TURN, Plan(*given.plan)) for method in methods for target in OBJECTS]
+    turns, plan = (range(given.rounds), ROUND) if given.rounds else ((TURN,), Plan(*given.plan))
+    jobs = [Job(given.split, method, target, turn, plan) for method in methods for turn in turns for target in OBJECTS]
     share, of = (int(part) for part in given.share.split("/"))
     unedited.make(bench().model, bench().clip, bench().vae, unedited.files())
     for job in jobs[share::of]:
         outcome_of(job, bench)
     if of == 1:
         print_table(named, jobs, "")
-        plain = row_of(jobs, PLAIN)
+        plain, usual = row_of(jobs, PLAIN), row_of(jobs, defaults)
         for name, method in named.items():
-            print(f"{name}: IRA against no edit {change(row_of(jobs, method), plain, 'IRA')}", flush=True)
+            row = row_of(jobs, method)
+            print(f"{name}: against no edit IRA {change(row, plain, plain, 'IRA')}; against the defaults", end=" ")
+            print(", ".join(f"{column} {change(row, usual, plain, column)}" for column in COLUMNS), flush=True)
 
 
-def change(row: Any, plain: Any, column: str) -> str:
-    """Return by how much a column differs from no edit, picture by picture, with its 95 % interval."""
-    pairs = zip(row.values(column, plain), plain.values(column, plain), strict=True)
+def change(row: Any, other: Any, plain: Any, column: str) -> str:
+    """Return by how much a column differs from another row's, picture by picture, with its 95 % interval."""
+    pairs = zip(row.values(column, plain), other.values(column, plain), strict=True)
     changes = np.array([100.0 * now - 100.0 * before for now, before in pairs])
     return f"{changes.mean():+.1f} ± {1.96 * changes.std() / len(changes) ** 0.5:.1f} (n {len(changes)})"
