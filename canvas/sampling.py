@@ -43,13 +43,14 @@ def sample(
     sampler: str = SAMPLER,
     scheduler: str = SCHEDULER,
     negative: str = "",
+    size: tuple[int, int] = (16, 16),
 ) -> Tensor:
     """Sample one latent for each prompt and seed; they share the negative prompt.
 
     Returns:
-        latents [B, 4, 16, 16].
+        latents [B, 4, *size].
     """
-    noise = starting_noise(seeds)
+    noise = starting_noise(seeds, size)
     return comfy.sample.sample(
         model,
         noise,
