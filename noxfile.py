@@ -2,7 +2,8 @@
 
 All sessions share one environment in ``.host/``, made on first use by host/prepare.py: torch alone is several
 GB, so an environment for each session would cost far more than it isolates. ``compare``, ``trainers`` and
-``unlearn_canvas`` alone add libraries that must not be in it, and put them into others that borrow the rest.
+``comparison -- unlearn_canvas`` alone add libraries that must not be in it, and put them into others that borrow the
+rest.
 """
 
 import os
@@ -57,8 +58,13 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(name="comparison")
 def compare_methods(session: nox.Session) -> None:
-    """Repeat the paper's comparison on the small world: steering, replacement and what artists do (an hour)."""
-    session.run(prepare(session), "host", "benchmarks.comparison", *session.posargs, env=FAST)
+    """Repeat the paper's comparison on the small world (an hour), or, with ``-- unlearn_canvas``, on its own model."""
+    if session.posargs[:1] != ["unlearn_canvas"]:
+        session.run(prepare(session), "host", "benchmarks.comparison", *session.posargs, env=FAST)
+        return
+    interpreter = borrowing(session, "unlearn_canvas")
+    session.run(*pip(interpreter), "timm==1.0.31")
+    session.run(interpreter, "-m", "benchmarks.unlearn_canvas", *session.posargs[1:])
 
 
 @nox.session
@@ -74,14 +80,6 @@ def trainers(session: nox.Session) -> None:
     interpreter = libraries(session)
     session.run(*pip(interpreter), "overcomplete==0.3.0", "matplotlib<3.9")  # it uses what 3.9 removed
     session.run(interpreter, "host", "benchmarks.trainers", *session.posargs)
-
-
-@nox.session
-def unlearn_canvas(session: nox.Session) -> None:
-    """Run the UnlearnCanvas protocol on a ComfyUI server, with its classifiers; see benchmarks/unlearn_canvas."""
-    interpreter = borrowing(session, "unlearn_canvas")
-    session.run(*pip(interpreter), "timm==1.0.31")
-    session.run(interpreter, "-m", "benchmarks.unlearn_canvas", *session.posargs)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""``nox -s unlearn_canvas -- generate | judge | report | stand-in``; see README.md beside this file."""
+"""``nox -s comparison -- unlearn_canvas generate | judge | report | stand-in``; see README.md beside this file."""
 
 import argparse
 import sys
@@ -90,7 +90,7 @@ def main() -> None:
 
         sys.argv.pop(1)
         return stand_in.main()
-    parser = argparse.ArgumentParser(prog="nox -s unlearn_canvas --", description=__doc__)
+    parser = argparse.ArgumentParser(prog="nox -s comparison -- unlearn_canvas", description=__doc__)
     parser.add_argument("step", choices=["generate", "judge", "report"])
     parser.add_argument("--out", type=Path, required=True, help="folder for pictures and answers")
     parser.add_argument("--runs", nargs="+", default=["plain", "replaced", "steered"], help="their graphs, or --graph")

@@ -1,4 +1,4 @@
-"""The protocol end to end without the published files: ``nox -s unlearn_canvas -- stand-in --out FOLDER``.
+"""The protocol end to end without the published files: ``nox -s comparison -- unlearn_canvas stand-in --out FOLDER``.
 
 The small model that ships with the pack takes the place of Stable Diffusion, in the same graphs, on a ComfyUI server
 that is started for it. Its judges take the place of the classifiers, so that the figures mean something; after that two
@@ -85,7 +85,7 @@ def random_classifiers(folder: Path) -> tuple[Classifier, Classifier]:
 
 def main() -> None:
     """Run the protocol on the small world."""
-    parser = argparse.ArgumentParser(prog="nox -s unlearn_canvas -- stand-in", description=__doc__)
+    parser = argparse.ArgumentParser(prog="nox -s comparison -- unlearn_canvas stand-in", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS[4::10], metavar="OBJECT")
     parser.add_argument("--styles", nargs="+", choices=KNOWN, default=list(KNOWN), metavar="STYLE")
