@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from ..canvas.vocabulary import OBJECTS
 from . import lora
-from .erasure import JUDGED, PLAIN, SPLITS, Condition, Plan, print_table, results_of, row_of
+from .erasure import DEFAULTS, JUDGED, PLAIN, SPLITS, Condition, Plan, print_table, results_of, row_of
 
-REPLACEMENT = "output_blocks.1.1 random conditional 1.0 donors=0.25 at=middle"
+REPLACEMENT = f"output_blocks.1.1 {DEFAULTS}"
 STEERING = "output_blocks.1.1 SAeUron both -15"
 CONDITIONS = {
     f"{condition.sampler}, {condition.steps} steps": condition
@@ -60,6 +60,9 @@ def main() -> None:
     given = parser.parse_args()
     plan, jobs = Plan(*given.plan), {name: (CONDITIONS[name], list(OBJECTS)) for name in given.conditions}
     if given.loras:
+        missing = [name for name in given.loras if not lora.file_of(name).is_file()]
+        if missing:
+            parser.error(f"no LoRA yet; train it with: python host benchmarks.lora {' '.join(missing)}")
         jobs = {f"{name}, no LoRA": (Condition(), [name]) for name in given.loras}
         jobs |= {f"{name}, LoRA": (Condition(lora=str(lora.file_of(name))), [name]) for name in given.loras}
     rows: dict[str, dict[str, list[bool]]] = {}

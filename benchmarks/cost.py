@@ -58,8 +58,8 @@ def sampling(rounds: int, batch: int, steps: int) -> None:
     models = {
         "bare": model,
         "detect": attach(model, detection, Replacement("none"))[0],
-        "detect and replace": attach(model, detection, Replacement("random"))[0],
-        "with alike donors": attach(model, detection, Replacement("alike"))[0],
+        "detect and replace": attach(model, detection, Replacement())[0],
+        "with random donors": attach(model, detection, Replacement("random"))[0],
         "published approach": attach_observer(model, published),
     }
 
@@ -71,7 +71,7 @@ def sampling(rounds: int, batch: int, steps: int) -> None:
     for key, values in times.items():
         ratios = [a / b for a, b in zip(values, times["bare"], strict=True)]
         print(f"  {key:20} {quartiles([v / steps for v in values])}   x bare {quartiles(ratios)}")
-    for mode in ("random", "alike"):
+    for mode in ("alike", "random"):
         replacement = Replacement(mode, where=LISTED, at=(MIDDLE, detection.hookpoint))
         within = inside(model, Eraser(detection, replacement, ErasureRecord()), runner, max(5, rounds // 3))
         print(f"  of a step, the hooks, {mode} donors: {quartiles(within)} x the rest of the step")
@@ -129,7 +129,7 @@ def growth(runs: int) -> None:
     marks = []
     for run in range(-20, runs):
         if run % 10 == 0:
-            patched, _ = attach(model, detection, Replacement("random"))
+            patched, _ = attach(model, detection, Replacement())
         sample(patched, clip, prompt, [run + 20], steps=2)
         if run == -1:
             # The first runs fill caches that are there to stay.

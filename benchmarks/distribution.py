@@ -21,12 +21,12 @@ from ..erasure.plots import BACKGROUND, EDITED, INK, TITLE, UNEDITED, Series, fo
 from ..erasure.record import RunRecord
 from ..erasure.run_report import USUAL
 from ..erasure.statistics import REACH, Distance, Statistics, distance, pooled_counts
-from .erasure import SPLITS, Setting, World
+from .erasure import DEFAULTS, SPLITS, Setting, World
 
 SITE = "output_blocks.1.1"
 REFERENCE = f"{SITE} none conditional 1.0 at=middle"
 SETTINGS = (
-    f"{SITE} random conditional 1.0 donors=0.25 at=middle",
+    f"{SITE} {DEFAULTS}",
     f"{SITE} random conditional 1.0",
     *(f"{SITE} SAeUron both {strength}" for strength in (-1, -5, -15, -30)),
 )

@@ -1,6 +1,6 @@
 """Does it really erase? UA, IRA, CRA and more on the small world, for any settings.
 
-``python host benchmarks.erasure --split tuning "output_blocks.1.1 random conditional 1.0"`` prints one row a
+``python host benchmarks.erasure --split tuning "output_blocks.1.1 alike conditional 1.0"`` prints one row a
 setting. A setting is: SAE hookpoints joined by ``+``, each perhaps with a range of its own (``@0-0.3``), replacement,
 halves, sensitivity, and optionally ``start-end`` percent, ``donors=`` (their share) and ``at=`` (blocks with commas, or
 ``middle`` for the middle and the SAE's) as in the Patch Replacer, and ``grow=``, ``close=``, ``min_cells=``,
@@ -48,6 +48,7 @@ from . import artefacts, work
 RESULTS = work.folder("erasure")
 SPLITS = {"tuning": TUNING_SEEDS, "reporting": REPORTING_SEEDS}
 PLAIN, OMIT, NEGATIVE = "plain", "omit", "negative"
+DEFAULTS = "alike conditional 1.0 donors=0.25 at=middle"  # the nodes' own, after the hookpoint
 JUDGED = ("UA", "nothing", "IRA", "CRA", "pair")  # what needs no measure of damage
 COLUMNS = (*JUDGED, "strange", "round trip")
 PROMPTING = (PLAIN, OMIT, NEGATIVE)  # nothing is attached to the model
@@ -201,7 +202,7 @@ class Setting:
         """Read a setting as the command line spells it."""
         parts = [part for part in text.split() if "=" not in part]
         extras = dict(part.split("=") for part in text.split() if "=" in part)
-        mode = parts[1].replace("_", " ") if len(parts) > 1 else "random"
+        mode = parts[1].replace("_", " ") if len(parts) > 1 else Replacement().mode
         halves = parts[2] if len(parts) > 2 else "conditional"
         sensitivity = float(parts[3]) if len(parts) > 3 else 1.0
         start, end = _span(parts[4]) if len(parts) > 4 else (0.0, 1.0)

@@ -17,7 +17,7 @@ from ..canvas import checkpoint
 from ..canvas.vocabulary import OBJECTS
 from ..erasure.detection import Detect
 from ..erasure.model_patcher import attach, load_sae
-from ..erasure.replacement import MIDDLE_TOO, Replacement
+from ..erasure.replacement import MODES, Replacement
 from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
@@ -41,21 +41,27 @@ from .finding import FROM_MASK, FROM_WORD, find_all
 KNOWN = "shipped"
 WAYS = (KNOWN, FROM_WORD, FROM_MASK)
 RESULTS = work.folder("from_scratch")
-DEFAULTS = Replacement("random", "conditional", donor_share=0.25, where=MIDDLE_TOO)  # the Patch Replacer's
 
 
 def erased(
-    world: World, sae: LoadedSAE, concepts: Mapping[str, Concept], split: str, plan: Plan, batch: int
+    world: World,
+    sae: LoadedSAE,
+    concepts: Mapping[str, Concept],
+    replacement: Replacement,
+    split: str,
+    plan: Plan,
+    batch: int,
 ) -> dict[str, Outcome]:
     """Return the outcome of every target, running those that are not on disk yet."""
     outcomes = {}
     for target, concept in concepts.items():
-        about = [asdict(plan), sae.identity.digest, concept.band_edges, [asdict(band) for band in concept.bands]]
+        bands = concept.band_edges, [asdict(band) for band in concept.bands]
+        about = [asdict(plan), asdict(replacement), sae.identity.digest, *bands]
         stamp = zlib.crc32(json.dumps([*about, zlib.crc32(checkpoint.DEFAULT_PATH.read_bytes())]).encode())
         path = RESULTS / split / f"{target}.{stamp:08x}.json"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            model, record = attach(world.model, Detect(sae, concept), DEFAULTS)
+            model, record = attach(world.model, Detect(sae, concept), replacement)
             outcome = judged_run(world, model, record, target, plan, SPLITS[split], batch, damage=False)
             path.write_text(json.dumps(asdict(outcome)))
         outcomes[target] = Outcome(**json.loads(path.read_text()))
@@ -70,6 +76,7 @@ def main() -> None:
         "--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT", help="all if left out"
     )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--replacement", choices=MODES, default=Replacement().mode, help="as in the Patch Replacer")
     add_options(parser, Plan(16, 12, 12))
     arguments = parser.parse_args()
     plan, split = Plan(arguments.singles, arguments.others, arguments.pairs), arguments.split
@@ -86,7 +93,8 @@ def main() -> None:
     _, plain = results_of(world, PLAIN, split, plan, arguments.batch, targets=arguments.targets, damage=False)
     table = {PLAIN: row_of(plain, plain)}
     for label, (owner, concepts) in rows.items():
-        outcomes = erased(world, owner, concepts, split, plan, arguments.batch)
+        how = Replacement(arguments.replacement)
+        outcomes = erased(world, owner, concepts, how, split, plan, arguments.batch)
         table[label] = row_of(outcomes, plain)
         if arguments.per_target:
             print_shares(label, outcomes)

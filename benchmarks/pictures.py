@@ -14,7 +14,7 @@ from ..canvas.sampling import REPORTING_SEEDS, generate
 from ..canvas.vocabulary import OBJECTS
 from ..erasure.model_patcher import attach
 from ..erasure.preview import heat_overlay
-from .erasure import Plan, Setting, World, prompts_of
+from .erasure import DEFAULTS, Plan, Setting, World, prompts_of
 
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "erasure_sheet.jpg"
 SIDE, LINE, COLUMNS = 128, 14, 4
@@ -23,7 +23,7 @@ SIDE, LINE, COLUMNS = 128, 14, 4
 def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--setting", default="output_blocks.1.1 random conditional 1.0 donors=0.25 at=middle")
+    parser.add_argument("--setting", default=f"output_blocks.1.1 {DEFAULTS}")
     arguments = parser.parse_args()
     setting, world = Setting.parse(arguments.setting), World()
     strips = []

@@ -15,13 +15,13 @@ from torch import Tensor
 from ..canvas.vocabulary import OBJECTS
 from ..erasure.plots import font
 from ..erasure.preview import to_pil
-from .erasure import PLAIN, SPLITS, Plan, Setting, World, half_width, prompts_of, results_of, row_of
+from .erasure import DEFAULTS, PLAIN, SPLITS, Plan, Setting, World, half_width, prompts_of, results_of, row_of
 
 SITE = "output_blocks.1.1"
 COLUMNS = {
     "unedited": PLAIN,
     **{f"steered {strength}": f"{SITE} SAeUron both {strength}" for strength in (-1, -5, -10, -15, -20, -25, -30)},
-    "replaced": f"{SITE} random conditional 1.0 donors=0.25 at=middle",
+    "replaced": f"{SITE} {DEFAULTS}",
 }
 SHOWN = OBJECTS[::4]
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "strength_sweep.jpg"

@@ -24,13 +24,13 @@ from ..erasure.collecting import Sampling, encode
 from ..erasure.detection import Detect
 from ..erasure.finder import Painting, Search, find_by_drawing, find_in_mask
 from ..erasure.model_patcher import attach, load_sae
+from ..erasure.replacement import Replacement
 from ..nodes import ConceptFromMask
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.observing import WAYS, Finding
 from .erasure import SPLITS, Prompt, World, half_width
 from .finding import BATCH, PAINTED, SCENES, default, from_word, quality
-from .from_scratch import DEFAULTS
 
 PAINTINGS, LEAST_RED, MOST_RED = 4, 0.05, 0.5
 FIRST_SEED = 800_000  # of a split; what lies before belongs to other benchmarks
@@ -45,7 +45,7 @@ def is_red(pictures: Tensor) -> Tensor:
 
 def styles_of(world: World, sae: LoadedSAE, style: str, concept: Concept, seeds: range, batch: int) -> list[list[bool]]:
     """Erase a style; return whether it is gone, whether the object is kept, and whether other styles are kept."""
-    model, _ = attach(world.model, Detect(sae, concept), DEFAULTS)
+    model, _ = attach(world.model, Detect(sae, concept), Replacement())
     start = seeds.start + FIRST_SEED + STYLES.index(style) * 1_000
     rest = [name for name in STYLES if name != style]
     own = [Prompt((name,), style, start + i) for i, name in enumerate(OBJECTS)]
@@ -101,7 +101,7 @@ def print_red(world: World, sae: LoadedSAE, split: str, batch: int) -> None:
         Prompt((name,), style, start + i) for i, (name, style) in enumerate(zip(OBJECTS * 2, STYLES * 5, strict=True))
     ]
     texts, seeds = [p.text for p in prompts], [p.seed for p in prompts]
-    edited, _ = attach(world.model, Detect(sae, finding.concept), DEFAULTS)
+    edited, _ = attach(world.model, Detect(sae, finding.concept), Replacement())
     for label, model in (("unedited", world.model), ("red erased", edited)):
         pictures = world.pictures(model, texts, seeds, batch, "")
         objects, _ = world.judge.classify(pictures)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MODES = ("random", "nearest", "mean of k nearest", "alike", "unconditional", "none")
+MODES = ("alike", "random", "nearest", "mean of k nearest", "unconditional", "none")
 HALVES = ("conditional", "both")
 SAE_BLOCK, MIDDLE_TOO, LISTED = WHERE = ("SAE block", "middle and SAE block", "listed blocks")
 
@@ -24,21 +24,21 @@ class Replacement:
     """How detected patches are replaced.
 
     Attributes:
-        mode: ``random``: a donor drawn uniformly from the undetected patches of the same image; ``nearest``:
-            the spatially nearest undetected patch; ``mean of k nearest``: the mean of the k nearest; ``alike``: the
-            one most like the patch but for what makes it the concept;
-            ``unconditional``: the same place in the unconditional half; ``none``: detect and record only.
+        mode: ``alike``: the undetected patch of the same image that is most like the detected one but for what makes it
+            the concept, which is ours; ``random``: one drawn uniformly, as in the paper; ``nearest``: the spatially
+            nearest; ``mean of k nearest``: the mean of the k nearest; ``unconditional``: the same place in the
+            unconditional half; ``none``: detect and record only.
         halves: which halves of classifier-free guidance are edited: ``conditional`` or ``both``.
         k: for ``mean of k nearest``.
-        seed: of the random donors.
+        seed: of ``random`` donors, which ``unconditional`` falls back on.
         donor_share: share (above 0, at most 1) of the undetected patches that may be donors: those least like
-            the concept. Ours; 1 is the paper's. The defaults are measured: docs/decisions/0008.
+            the concept. Ours; 1 is the paper's. The defaults are measured: docs/decisions/0008 and 0011.
         where: which blocks are edited: ``SAE block``, the one that the SAE reads, as in the paper; ``middle and SAE
             block``, the one in the UNet's middle too, which is ours; or ``listed blocks``.
         at: the UNet modules for ``listed blocks``.
     """
 
-    mode: str = "random"
+    mode: str = "alike"
     halves: str = "conditional"
     k: int = 4
     seed: int = 0

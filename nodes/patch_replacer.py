@@ -30,10 +30,10 @@ class PatchReplacer(io.ComfyNode):
                 io.Combo.Input(
                     "replacement",
                     options=list(MODES),
-                    default="random",
-                    tooltip="What comes in place of a detected patch. random: an undetected patch of the same "
-                    "picture. nearest: the closest undetected one. mean of k nearest: the average of the k "
-                    "closest. alike: the undetected one most like it but for the concept. unconditional: the same "
+                    default=DEFAULTS.mode,
+                    tooltip="What comes in place of a detected patch. alike: the undetected patch of the same picture "
+                    "that is most like it but for the concept. random: any undetected one, as published. nearest: the "
+                    "closest undetected one. mean of k nearest: the average of the k closest. unconditional: the same "
                     "place as the model draws it without your prompt. none: replace nothing, only record what is "
                     "detected.",
                 ),
@@ -56,7 +56,7 @@ class PatchReplacer(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Seed of the random choice of donors. The same seed gives the same picture.",
+                    tooltip="Seed of the draw of 'random'; the same seed gives the same picture. Unused otherwise.",
                 ),
                 io.Float.Input(
                     "donor_share",

@@ -125,6 +125,17 @@ def test_a_mask_that_is_empty_or_full_changes_nothing_and_any_other_does(bench, 
     assert not torch.equal(made[2], unedited[2])
 
 
+def test_what_the_benchmarks_call_the_defaults_are_those_of_the_nodes(pack):
+    from concept_erasure.benchmarks.comparison.table import RANDOM
+    from concept_erasure.benchmarks.erasure import DEFAULTS, Setting
+    from concept_erasure.erasure.replacement import Replacement
+
+    spelled = Setting.parse(f"output_blocks.1.1 {DEFAULTS}")
+    assert spelled.replacement == Replacement() and spelled.refinement.is_neutral
+    assert (spelled.sensitivity, spelled.start, spelled.end, spelled.steering) == (1.0, 0.0, 1.0, None)
+    assert Setting.parse(f"output_blocks.1.1 {RANDOM}").replacement == Replacement("random")
+
+
 @pytest.mark.parametrize(
     "idea",
     [
@@ -132,7 +143,7 @@ def test_a_mask_that_is_empty_or_full_changes_nothing_and_any_other_does(bench, 
         *("hush 500 3", "bare 500 3", "calm 500 3", "mute 1000 3", "keen 0.6", "again 0.3 quiet 500 3", "redraw 0.3"),
     ],
 )
-def test_an_idea_differs_from_no_edit_and_from_the_defaults(bench, prompts, unedited, idea):
+def test_an_idea_differs_from_no_edit_and_from_random_donors(bench, prompts, unedited, idea):
     usual = bench.make("outputs random conditional 1.0 donors=0.25 at=middle", "cat", prompts[:1])
     made = bench.make(f"idea {idea}", "cat", prompts[:1])
     assert made.isfinite().all()
@@ -140,12 +151,12 @@ def test_an_idea_differs_from_no_edit_and_from_the_defaults(bench, prompts, uned
 
 
 @pytest.mark.parametrize("idea", ["quiet 0 1", "hush 0 1", "keen 1.0"])
-def test_an_idea_that_never_sets_in_is_the_defaults(bench, prompts, idea):
+def test_an_idea_that_never_sets_in_is_random_donors(bench, prompts, idea):
     usual = bench.make("outputs random conditional 1.0 donors=0.25 at=middle", "cat", prompts[:1])
     assert torch.equal(bench.make(f"idea {idea}", "cat", prompts[:1]), usual)
 
 
-@pytest.mark.parametrize(("idea", "instead"), [("hush 1000 3", "quiet 1000 3"), ("redraw 0.5", "defaults")])
+@pytest.mark.parametrize(("idea", "instead"), [("hush 1000 3", "quiet 1000 3"), ("redraw 0.5", "random")])
 def test_only_a_picture_that_surely_holds_the_concept_loses_its_prompt(bench, prompts, idea, instead):
     from concept_erasure.benchmarks.erasure import Prompt
 
@@ -273,7 +284,7 @@ def test_a_mixture_of_one_word_is_that_word(bench):
     assert words_of(mixtures[0]).split() == prefix
 
 
-@pytest.mark.parametrize("method", ["outputs random conditional 1.0", "outputs SAeUron both -15"])
+@pytest.mark.parametrize("method", ["outputs alike conditional 1.0", "outputs SAeUron both -15"])
 def test_the_attack_moves_words_through_the_edited_model(bench, prompts, method):
     """The loss of an edited model depends on the prefix, and its gradient points downhill."""
     from concept_erasure.benchmarks.comparison.attack import attackable, mixed_encoding, noise_loss

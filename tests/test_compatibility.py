@@ -40,7 +40,7 @@ def detection(sae, sensitivity=3.0):
     return Detect(sae, sae.concept("cat"), sensitivity)
 
 
-def put(model, detection, mode="random"):
+def put(model, detection, mode="alike"):
     """Put the pack on a model: (model, record)."""
     from concept_erasure.erasure.model_patcher import attach
     from concept_erasure.erasure.replacement import Replacement
@@ -119,7 +119,7 @@ def test_a_mask_follows_a_growing_picture_to_an_earlier_block(bench, sae):
     from concept_erasure.erasure.replacement import LISTED, Replacement
 
     early = "input_blocks.1.1"
-    model, record = attach(bench.model, detection(sae), Replacement("random", where=LISTED, at=(early,)))
+    model, record = attach(bench.model, detection(sae), Replacement(where=LISTED, at=(early,)))
     bench.sample(CASES["LCM that grows"](bench, model))
     found, placed = ([e for e in record.latest.entries.values() if e.hookpoint == at] for at in (BLOCK, early))
     assert [tuple(e.mask.shape[1:]) for e in found] == [(8, 8), (12, 12), (16, 16), (16, 16)]

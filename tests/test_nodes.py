@@ -39,7 +39,7 @@ def detect(nodes, sae, **inputs):
     return nodes.ConceptDetector.execute(sae, **{**defaults, **inputs}).args
 
 
-def replace(nodes, model, detection, mode="random", **inputs):
+def replace(nodes, model, detection, mode="alike", **inputs):
     return nodes.PatchReplacer.execute(model, detection, mode, "conditional", 4, 0, **inputs).args
 
 

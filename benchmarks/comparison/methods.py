@@ -7,9 +7,10 @@ A row is spelled as in benchmarks/erasure.py, with the SAEs of saes.py as hookpo
 * ``perpneg SCALE``: it is in the negative prompt of the stock node PerpNegGuider;
 * ``inpaint SETTING``: the picture is made, the target detected while it is, and what was found in at least half of the
   steps is drawn anew from a prompt without the target, through the stock node SetLatentNoiseMask;
-* ``segmented``: replacement with a mask from outside: the patches of the object are replaced by random others at the
-  blocks where the defaults do it, but they are those that the segmenter finds in the unedited picture of the same seed;
-* ``idea NAME``: one of ideas.py.
+* ``segmented``: replacement with a mask from outside: the patches of the object are replaced by others that are alike,
+  at the blocks where the defaults do it, but they are those that the segmenter finds in the unedited picture of the
+  same seed;
+* ``idea NAME``: one of ideas.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from ...erasure.eraser import Forward, RunInfo
 from ...erasure.model_patcher import attach_observer, load_sae
 from ...erasure.preview import image_mask
 from ...erasure.record import CONDITIONAL
-from ...erasure.replacement import Edit, donor_seed, random_donors, replace_patches
+from ...erasure.replacement import Edit, alike_donors, replace_patches
 from ...sae_models.loaded import LoadedSAE
 from ..erasure import NEGATIVE, OMIT, PLAIN, Prompt, Setting, World
 from . import damage, ideas, saes, segmenter
@@ -165,7 +166,9 @@ def saes_of(method: str) -> tuple[str, ...]:
 
 
 class GivenMask:
-    """Replaces given patches by random others of the same map, where the Patch Replacer's defaults do it.
+    """Replaces given patches by others of the same map, which and where as the Patch Replacer's defaults do it.
+
+    But for one thing: any patch outside may be a donor, because nothing says here which of them are like the concept.
 
     Args:
         masks: of each image of the batch, bool [B, 16, 16].
@@ -175,15 +178,13 @@ class GivenMask:
 
     def __init__(self, masks: Tensor) -> None:
         self.masks = masks
-        self.keys: tuple[int, ...] = ()
 
     def sampling_ranges(self) -> list[tuple[float, float]]:
         """No part of the sampling range is special."""
         return []
 
     def begin(self, info: RunInfo) -> None:
-        """Note which images are sampled."""
-        self.keys = info.image_keys
+        """Nothing to set up."""
 
     def end(self) -> None:
         """Nothing to clean up."""
@@ -200,8 +201,7 @@ class GivenMask:
                 targets, free = mask.nonzero()[0], (~mask).nonzero()[0]
                 if not len(targets) or not len(free):
                     continue
-                seed = donor_seed(0, self.keys[image], hookpoint, forward.sigma)
-                donors = random_donors(free, len(targets), torch.Generator().manual_seed(seed))
                 row = chunk * len(self.masks) + image
+                donors = alike_donors(output[row].flatten(1).T, targets, free)
                 replace_patches(edited, [Edit(row, targets, row, donors)], output)
         return edited

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from ...canvas.vocabulary import OBJECTS
-from ..erasure import NEGATIVE, OMIT, PLAIN, Plan, half_width
+from ..erasure import DEFAULTS, NEGATIVE, OMIT, PLAIN, Plan, half_width
 from . import damage, saes, segmenter, unedited
 from .jobs import Job, Outcome, Row, average, outcome_of
 from .methods import INPAINT, PERPNEG, SEGMENTED, Bench
 
-DEFAULTS = "random conditional 1.0 donors=0.25 at=middle"
+RANDOM = DEFAULTS.replace("alike", "random")
 COLUMNS = ("UA", "nothing", "IRA", "CRA", "pair", *damage.MEASURES)
 TUNING_PLAN = Plan(singles=4, others=2, pairs=0)
 ROUND = Plan(singles=4, others=3, pairs=2)
@@ -57,6 +57,7 @@ OTHERS = {
     "detected mask drawn anew": f"{INPAINT} outputs none conditional 1.0",
     "replacement by a segmenter's mask": SEGMENTED,
     "outputs, several latents: replacement as published": "outputs random conditional 1.0",
+    "outputs, several latents: replacement with random donors": f"outputs {RANDOM}",
     # 0.09 of 64 cells are 6: what nearly every picture of a target has in one of its first steps, on tuning seeds.
     "outputs, several latents: replacement with least share": f"outputs {DEFAULTS} least_share=0.09",
 }

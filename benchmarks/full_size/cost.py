@@ -104,7 +104,7 @@ def ways(kind: str, model: Any, size: int, folder: Path, clock: Callable[[], flo
     sought = detection.concept.bands[0].latents
     observers = {
         "detect": Eraser(detection, Replacement("none", where=LISTED, at=at), ErasureRecord()),
-        REPLACE: Eraser(detection, Replacement("random", where=LISTED, at=at), record),
+        REPLACE: Eraser(detection, Replacement(where=LISTED, at=at), record),
         # Other latents, or with all on one model nothing would be left to detect.
         PUBLISHED_WAY: FullReconstruction(whole.load_decoder(), [n for n in range(4) if n not in sought][:2]),
     }

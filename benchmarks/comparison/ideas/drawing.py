@@ -45,14 +45,14 @@ def eraser_of(idea: str, bench: Any, target: str) -> Eraser:
         return Quiet(given[0], at_last, given[2], **how)
     if name == "shift":
         return Shift(given[0], replace(REPLACEMENT, donor_share=float(numbers[0])), given[2])
-    return {"defaults": Eraser, "earlier": Earlier, "soft": Soft, "steady": Steady}[name](*given)
+    return {"random": Eraser, "earlier": Earlier, "soft": Soft, "steady": Steady}[name](*given)
 
 
 def draw(bench: Any, target: str, prompts: Sequence[Prompt], idea: str) -> Tensor:
     """Draw prompts with a target erased by an idea."""
     first, *rest = idea.split()
     anew = first in ("again", "redraw")
-    eraser = eraser_of((" ".join(rest[1:]) or "defaults") if anew else idea, bench, target)
+    eraser = eraser_of((" ".join(rest[1:]) or "random") if anew else idea, bench, target)
     model = attach_observer(bench.model, eraser, [bench.sae("outputs").patcher])
     texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
     latents = sample(model, bench.clip, texts, seeds)

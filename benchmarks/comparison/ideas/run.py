@@ -54,20 +54,20 @@ TURN = 7  # its seeds are no other's: the table's rounds begin at 0
 def main() -> None:
     """Run ideas and print the table."""
     # The table asks for ideas itself.
-    from ..table import COLUMNS, DEFAULTS, ROUND, Job, bench, outcome_of, print_table, row_of
+    from ..table import COLUMNS, RANDOM, ROUND, Job, bench, outcome_of, print_table, row_of
     from . import __doc__ as about
 
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", help="as in methods.py; all ideas and settings if left out")
     parser.add_argument("--split", choices=["tuning", "reporting"], default="tuning")
     parser.add_argument("--plan", nargs=3, type=int, default=(5, 6, 3), help="pictures a target: alone, others, pairs")
-    parser.add_argument("--rounds", type=int, help="so many of the table's rounds instead, with its seeds and its plan")
+    parser.add_argument("--rounds", nargs=2, type=int, help="instead, the table's rounds FROM, UP TO")
     parser.add_argument("--share", default="0/1", help="which part of the pictures to make: I/N")
     given = parser.parse_args()
-    defaults = f"outputs {DEFAULTS}"
-    methods = [PLAIN, defaults, *(given.methods or [*(f"idea {idea}" for idea in IDEAS), *SETTINGS])]
-    named = {{PLAIN: "no edit", defaults: "the defaults"}.get(method, method): method for method in methods}
-    turns, plan = (range(given.rounds), ROUND) if given.rounds else ((TURN,), Plan(*given.plan))
+    usual_way = f"outputs {RANDOM}"
+    methods = [PLAIN, usual_way, *(given.methods or [*(f"idea {idea}" for idea in IDEAS), *SETTINGS])]
+    named = {{PLAIN: "no edit", usual_way: "random donors"}.get(method, method): method for method in methods}
+    turns, plan = (range(*given.rounds), ROUND) if given.rounds else ((TURN,), Plan(*given.plan))
     jobs = [Job(given.split, method, target, turn, plan) for method in methods for turn in turns for target in OBJECTS]
     share, of = (int(part) for part in given.share.split("/"))
     unedited.make(bench().model, bench().clip, bench().vae, unedited.files())
@@ -75,10 +75,10 @@ def main() -> None:
         outcome_of(job, bench)
     if of == 1:
         print_table(named, jobs, "")
-        plain, usual = row_of(jobs, PLAIN), row_of(jobs, defaults)
+        plain, usual = row_of(jobs, PLAIN), row_of(jobs, usual_way)
         for name, method in named.items():
             row = row_of(jobs, method)
-            print(f"{name}: against no edit IRA {change(row, plain, plain, 'IRA')}; against the defaults", end=" ")
+            print(f"{name}: against no edit IRA {change(row, plain, plain, 'IRA')}; against random donors", end=" ")
             print(", ".join(f"{column} {change(row, usual, plain, column)}" for column in COLUMNS), flush=True)
 
 
