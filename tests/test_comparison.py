@@ -139,7 +139,8 @@ def test_what_the_benchmarks_call_the_defaults_are_those_of_the_nodes(pack):
 @pytest.mark.parametrize(
     "idea",
     [
-        *("steady", "shift 0.5", "earlier", "bank", "soft", "smooth", "twice", "finish 500", "quiet 500 3"),
+        *("steady", "shift 0.5", "shifted", "sided", "earlier", "bank", "soft", "smooth", "twice"),
+        *("finish 500", "quiet 500 3"),
         *("hush 500 3", "bare 500 3", "calm 500 3", "mute 1000 3", "keen 0.6", "again 0.3 quiet 500 3", "redraw 0.3"),
     ],
 )

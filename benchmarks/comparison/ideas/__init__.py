@@ -8,6 +8,9 @@ what is put in, or in what counts as found:
 * ``steady``: a place keeps its donor as long as that may be one, at both blocks and from step to step;
 * ``shift SHARE``: what lies at one distance from all detected patches, the one at which most may be donors (``SHARE``
   of the undetected may be); it is kept while half of them may. The rest gets random ones;
+* ``shifted``: as `alike` of the Patch Replacer, but the concept's direction is not taken out: the patch is moved along
+  it to the donors' mean, and the donor nearest to that point is taken;
+* ``sided``: as `alike`, but not of donors that lie on the detected patches' side of the middle along that direction;
 * ``earlier``: what the same place held when the concept was last not seen there;
 * ``bank``: patches of pictures of no object, drawn beforehand in every style; of the picture that is most like the rest
   of this one, at the nearest timestep;

@@ -1,4 +1,4 @@
-"""Other patches in place of the detected ones: ``steady``, ``shift``, ``earlier``, ``bank``, ``soft``."""
+"""What else can be put in: ``steady``, ``shift``, ``shifted``, ``sided``, ``earlier``, ``bank`` and ``soft``."""
 
 from collections import defaultdict
 from collections.abc import Hashable
@@ -64,6 +64,32 @@ class Shift(Eraser):
             by = self.kept[image] = max(tried, key=lambda each: moved(each)[1].sum())
         places, good = moved(by)
         return np.where(good, places, super()._choose(call, chunk, image, targets, free)[:, 0])[:, None]
+
+
+class Sided(Eraser):
+    """See ``sided``."""
+
+    def _choose(self, call: _Call, chunk: int, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
+        patches = call.output[chunk * call.images + image].flatten(1).T.float()
+        found, others = patches[targets], patches[free]
+        direction = torch.nn.functional.normalize(found.mean(0) - others.mean(0), dim=0)
+        return free[self._nearest(found, others, direction).argmin(1).numpy()][:, None]
+
+    def _nearest(self, found: Tensor, others: Tensor, direction: Tensor) -> Tensor:
+        """Return how far each detected patch is from each donor, [n, m]."""
+        along = others @ direction
+        beyond = along > ((found @ direction).mean() + along.mean()) / 2
+        found, others = (each - (each @ direction)[:, None] * direction for each in (found, others))
+        distance = torch.cdist(found, others)
+        return distance if beyond.all() else distance.masked_fill(beyond, torch.inf)
+
+
+class Shifted(Sided):
+    """See ``shifted``."""
+
+    def _nearest(self, found: Tensor, others: Tensor, direction: Tensor) -> Tensor:
+        by = found @ direction - (others @ direction).mean()
+        return torch.cdist(found - by[:, None] * direction, others)
 
 
 class Earlier(Eraser):

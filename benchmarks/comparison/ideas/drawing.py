@@ -15,7 +15,7 @@ from ....erasure.model_patcher import attach_observer
 from ....erasure.record import ErasureRecord
 from ....erasure.replacement import LISTED, Replacement
 from ...erasure import Prompt
-from .donors import Earlier, FromBank, Shift, Soft, Steady, drawn_bank
+from .donors import Earlier, FromBank, Shift, Shifted, Sided, Soft, Steady, drawn_bank
 from .endings import LAST_BLOCK, MANY, Finishing, Quiet
 from .looks import Remembering
 
@@ -45,7 +45,8 @@ def eraser_of(idea: str, bench: Any, target: str) -> Eraser:
         return Quiet(given[0], at_last, given[2], **how)
     if name == "shift":
         return Shift(given[0], replace(REPLACEMENT, donor_share=float(numbers[0])), given[2])
-    return {"random": Eraser, "earlier": Earlier, "soft": Soft, "steady": Steady}[name](*given)
+    plain = {"random": Eraser, "steady": Steady, "shifted": Shifted, "sided": Sided, "earlier": Earlier, "soft": Soft}
+    return plain[name](*given)
 
 
 def draw(bench: Any, target: str, prompts: Sequence[Prompt], idea: str) -> Tensor:

@@ -13,6 +13,8 @@ IDEAS = (
     "steady",
     "shift 0.5",
     "shift 1",
+    "shifted",
+    "sided",
     "earlier",
     "bank",
     "soft",
