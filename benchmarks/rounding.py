@@ -2,8 +2,8 @@
 
 The same sums in another order, as on another device or in a batch of another size, end in other last bits. Without an
 edit they stay last bits; an edit has thresholds, and a donor that is chosen for being most alike can change where two
-are almost so. ``python host benchmarks.rounding`` draws pictures of 128 pixels (a grid of 8 x 8 patches) and of 512
-(32 x 32, as many as SDXL has at 1024) in a batch, alone, and in a batch in which every input of the UNet, each number
+are almost so. ``python host benchmarks.rounding`` draws pictures of 128 pixels (a grid of 8 x 8 patches) and of 256
+(16 x 16, as many as SD1.5 has at 512) in a batch, alone, and in a batch in which every input of the UNet, each number
 for itself, was made larger or smaller by ``--nudge``, at every step. It prints how far the last two are from the first,
 and of how many replaced patches the donor was another.
 """
@@ -98,7 +98,7 @@ class Apart:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", nargs="+", type=int, default=(128, 512), help="of the pictures, in pixels")
+    parser.add_argument("--sides", nargs="+", type=int, default=(128, 256), help="of the pictures, in pixels")
     parser.add_argument("--targets", type=int, default=5, help="how many objects")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--nudge", type=float, default=1e-6, help="as a share of each number")
