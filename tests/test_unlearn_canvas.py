@@ -113,10 +113,10 @@ def test_the_graphs_fit_the_nodes(server, maker, name):
 
 
 def test_on_a_real_server(server, maker, judge, stand_in, protocol, tmp_path):
-    """A cat goes, trees stay, and what is there is not made or asked again; how many go, benchmarks measure."""
+    """The cat goes, the tree stays, and what is there is not made or asked again."""
     from concept_erasure.benchmarks.unlearn_canvas.metrics import figures_of
 
-    wanted = protocol.pictures(["Cats", "Trees"], [protocol.PHOTO, "Sketch"], [188])
+    wanted = protocol.pictures(["Cats", "Trees"], [protocol.PHOTO, "Sketch"], [288])
     folders, found = {}, {}
     for run in ("plain", "replaced"):
         folders[run] = maker.folder_of(tmp_path, run, "Cats" if run == "replaced" else None)
@@ -126,7 +126,7 @@ def test_on_a_real_server(server, maker, judge, stand_in, protocol, tmp_path):
         assert judge.classify(folders[run], *stand_in.judges(), "cpu", 3) == 4
         found[run] = judge.answers_of(folders[run], wanted)
     assert figures_of("Cats", found["plain"])["UA"] == 0.0
-    assert figures_of("Cats", found["replaced"])["UA"] >= 50.0
+    assert figures_of("Cats", found["replaced"])["UA"] == 100.0
     for run in found:
         assert figures_of("Cats", found[run])["IRA"] == figures_of("Cats", found[run])["CRA"] == 100.0
     assert judge.classify(folders["plain"], *stand_in.judges(), "cpu", 3) == 0
