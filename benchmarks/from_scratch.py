@@ -93,8 +93,7 @@ def main() -> None:
     _, plain = results_of(world, PLAIN, split, plan, arguments.batch, targets=arguments.targets, damage=False)
     table = {PLAIN: row_of(plain, plain)}
     for label, (owner, concepts) in rows.items():
-        how = Replacement(arguments.replacement)
-        outcomes = erased(world, owner, concepts, how, split, plan, arguments.batch)
+        outcomes = erased(world, owner, concepts, Replacement(arguments.replacement), split, plan, arguments.batch)
         table[label] = row_of(outcomes, plain)
         if arguments.per_target:
             print_shares(label, outcomes)

@@ -121,6 +121,16 @@ def nearest_donors(targets: np.ndarray, free: np.ndarray, width: int, k: int) ->
     return free[distance.argsort(axis=1, kind="stable")[:, :k]]
 
 
+def direction_between(one: Tensor, other: Tensor) -> Tensor:
+    """Return the unit vector [C] from the mean of patches [n, C] to that of others [m, C]; zero if they are equal."""
+    return torch.nn.functional.normalize(other.mean(0) - one.mean(0), dim=0)
+
+
+def without(direction: Tensor, patches: Tensor) -> Tensor:
+    """Take a unit vector's direction [C] out of patches [n, C]."""
+    return patches - (patches @ direction)[:, None] * direction
+
+
 def alike_donors(patches: Tensor, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
     """Return the donor most like each detected patch, once what tells the two kinds apart is taken out of both.
 
@@ -135,8 +145,8 @@ def alike_donors(patches: Tensor, targets: np.ndarray, free: np.ndarray) -> np.n
         int [n, 1].
     """
     found, others = (patches[torch.from_numpy(each).to(patches.device)].float() for each in (targets, free))
-    direction = torch.nn.functional.normalize(found.mean(0) - others.mean(0), dim=0)
-    found, others = (each - (each @ direction)[:, None] * direction for each in (found, others))
+    direction = direction_between(others, found)
+    found, others = (without(direction, each) for each in (found, others))
     return free[torch.cdist(found, others).argmin(1).cpu().numpy()][:, None]
 
 

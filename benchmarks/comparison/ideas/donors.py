@@ -14,7 +14,15 @@ from ....canvas.vocabulary import STYLES, caption
 from ....erasure.capture import Capture
 from ....erasure.eraser import Eraser, _Call
 from ....erasure.model_patcher import attach_observer
-from ....erasure.replacement import Edit, donor_pool, donor_seed, random_donors, replace_patches
+from ....erasure.replacement import (
+    Edit,
+    direction_between,
+    donor_pool,
+    donor_seed,
+    random_donors,
+    replace_patches,
+    without,
+)
 
 BANK_SEEDS = TUNING_SEEDS[650_000:]
 A_STYLE = 4  # pictures of the bank
@@ -72,15 +80,14 @@ class Sided(Eraser):
     def _choose(self, call: _Call, chunk: int, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
         patches = call.output[chunk * call.images + image].flatten(1).T.float()
         found, others = patches[targets], patches[free]
-        direction = torch.nn.functional.normalize(found.mean(0) - others.mean(0), dim=0)
+        direction = direction_between(others, found)
         return free[self._nearest(found, others, direction).argmin(1).numpy()][:, None]
 
     def _nearest(self, found: Tensor, others: Tensor, direction: Tensor) -> Tensor:
         """Return how far each detected patch is from each donor, [n, m]."""
         along = others @ direction
         beyond = along > ((found @ direction).mean() + along.mean()) / 2
-        found, others = (each - (each @ direction)[:, None] * direction for each in (found, others))
-        distance = torch.cdist(found, others)
+        distance = torch.cdist(without(direction, found), without(direction, others))
         return distance if beyond.all() else distance.masked_fill(beyond, torch.inf)
 
 

@@ -65,9 +65,9 @@ class Finishing(Ending):
         return mask | (torch.stack([mask, *looks]).sum(0) >= 2)
 
     def _replace(self, call: _Call, chunk: int, mask: Tensor) -> list[int]:
-        return (
-            self.put_in(call, chunk, 1.0 - mask.float()) if self.sets_in(call) else super()._replace(call, chunk, mask)
-        )
+        if not self.sets_in(call):
+            return super()._replace(call, chunk, mask)
+        return self.put_in(call, chunk, 1.0 - mask.float())
 
 
 class Quiet(Ending):
