@@ -1,6 +1,6 @@
 """The project's commands; ``nox --list`` shows them.
 
-All sessions share one environment in ``.host/``, made on first use by host/prepare.py: torch alone is several
+All sessions share one environment in ``.host/``, made on first use by dev/host/prepare.py: torch alone is several
 GB, so an environment for each session would cost far more than it isolates. ``compare``, ``trainers`` and
 ``comparison -- unlearn_canvas`` alone add libraries that must not be in it, and put them into others that borrow the
 rest.
@@ -14,7 +14,18 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).resolve().parent
-CHECKED = ("erasure", "sae_models", "trainer", "nodes", "canvas")
+CHECKED = (
+    "sae_models",
+    "unet",
+    "erasure",
+    "finding",
+    "steering",
+    "reports",
+    "training",
+    "demo_model",
+    "nodes",
+    "dev.demo_model",
+)
 # glibc gives freed memory back and then faults it in again, page by page: up to half of the time of a sampling run, in
 # one run of the same code and not in the next.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2 * 10**9), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
@@ -29,7 +40,7 @@ nox.options.default_venv_backend = "none"
 @nox.session
 def demo(session: nox.Session) -> None:
     """Render one seed with and without a concept on a real ComfyUI server, into demo_output/."""
-    session.run(prepare(session), "host/demo.py", *session.posargs)
+    session.run(prepare(session), "dev/host/demo.py", *session.posargs)
 
 
 @nox.session
@@ -44,23 +55,23 @@ def lint(session: nox.Session) -> None:
     python = prepare(session)
     session.run(python, "-m", "ruff", "check", ".")
     session.run(python, "-m", "ruff", "format", "--check", ".")
-    modules = [f"--module={path.stem}" for path in sorted((ROOT / "host").glob("[a-z]*.py"))]
+    modules = [f"--module={path.stem}" for path in sorted((ROOT / "dev" / "host").glob("[a-z]*.py"))]
     packages = [f"--package=concept_erasure.{name}" for name in CHECKED]
-    search = os.pathsep.join([str(named_link()), str(ROOT / "host")])
+    search = os.pathsep.join([str(named_link()), str(ROOT / "dev" / "host")])
     session.run(python, "-m", "mypy", *modules, *packages, env={"MYPYPATH": search})
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what the pack costs: sampling step, loading, start-up."""
-    session.run(prepare(session), "host", "benchmarks.cost", *session.posargs, env=KEEP_MEMORY)
+    session.run(prepare(session), "dev/host", "benchmarks.cost", *session.posargs, env=KEEP_MEMORY)
 
 
 @nox.session(name="comparison")
 def compare_methods(session: nox.Session) -> None:
     """Repeat the paper's comparison on the small world (an hour), or, with ``-- unlearn_canvas``, on its own model."""
     if session.posargs[:1] != ["unlearn_canvas"]:
-        session.run(prepare(session), "host", "benchmarks.comparison", *session.posargs, env=FAST)
+        session.run(prepare(session), "dev/host", "benchmarks.comparison", *session.posargs, env=FAST)
         return
     interpreter = borrowing(session, "unlearn_canvas")
     session.run(*pip(interpreter), "timm==1.0.31")
@@ -79,13 +90,13 @@ def trainers(session: nox.Session) -> None:
     """Train beside the public SAE libraries on the same activations: speed and what is explained (fetches 600 MB)."""
     interpreter = libraries(session)
     session.run(*pip(interpreter), "overcomplete==0.3.0", "matplotlib<3.9")  # it uses what 3.9 removed
-    session.run(interpreter, "host", "benchmarks.trainers", *session.posargs)
+    session.run(interpreter, "dev/host", "benchmarks.trainers", *session.posargs)
 
 
 @nox.session
 def run(session: nox.Session) -> None:
-    """Run one of the pack's modules inside ComfyUI: ``nox -s run -- canvas.train_unet --steps 5``."""
-    session.run(prepare(session), "host", *session.posargs, env=KEEP_MEMORY)
+    """Run one of the pack's modules inside ComfyUI: ``nox -s run -- dev.demo_model.train_unet --steps 5``."""
+    session.run(prepare(session), "dev/host", *session.posargs, env=KEEP_MEMORY)
 
 
 def pip(interpreter: str) -> tuple[str, ...]:
@@ -120,7 +131,7 @@ def borrowing(session: nox.Session, name: str) -> str:
 def prepare(session: nox.Session) -> str:
     """Make ComfyUI and the environment where they are missing; return the environment's interpreter."""
     session.chdir(ROOT)
-    done = subprocess.run([sys.executable, "host/prepare.py"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "dev/host/prepare.py"], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         session.error("The test host could not be made; the reason is above.")
     return done.stdout.strip()

@@ -8,8 +8,8 @@
   encoder cannot express.
 
 A picture counts as damaged above the 95th percentile of unedited pictures that neither measure was fitted to, so 5 %
-of undamaged pictures are false alarms by construction. ``python host benchmarks.artefacts`` prints how many on fresh
-unedited pictures, and how many deliberately damaged ones each measure finds.
+of undamaged pictures are false alarms by construction. ``python dev/host benchmarks.artefacts`` prints how many on
+fresh unedited pictures, and how many deliberately damaged ones each measure finds.
 """
 
 import argparse
@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..canvas import checkpoint, classifiers
-from ..canvas.sampling import REPORTING_SEEDS, TUNING_SEEDS, generate
-from ..canvas.vocabulary import OBJECTS, STYLES, caption
+from ..demo_model import checkpoint
+from ..demo_model.vocabulary import OBJECTS, STYLES, caption
+from ..dev.demo_model import classifiers
+from ..dev.demo_model.sampling import REPORTING_SEEDS, TUNING_SEEDS, generate
 from . import work
 
 CACHE = work.folder("artefacts")

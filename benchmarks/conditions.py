@@ -1,6 +1,6 @@
 """Erasing at other numbers of steps, with other samplers, and with a LoRA of the concept on the model.
 
-``python host benchmarks.conditions`` prints UA, IRA, CRA and pair (see erasure.py) for every condition, without an
+``python dev/host benchmarks.conditions`` prints UA, IRA, CRA and pair (see erasure.py) for every condition, without an
 edit, with replacement at the nodes' defaults, and with SAeUron's steering. The SAE, its thresholds and all settings
 were made at euler, 20 steps, cfg 4.5, and stay as they are. ``--loras`` does the same for the LoRAs of lora.py, with
 and without each, on the object that each was trained on. Results are kept as erasure.py keeps them.
@@ -9,7 +9,7 @@ and without each, on the object that each was trained on. Results are kept as er
 import argparse
 from collections.abc import Sequence
 
-from ..canvas.vocabulary import OBJECTS
+from ..demo_model.vocabulary import OBJECTS
 from . import lora
 from .erasure import DEFAULTS, JUDGED, PLAIN, SPLITS, Condition, Plan, print_table, results_of, row_of
 
@@ -62,7 +62,7 @@ def main() -> None:
     if given.loras:
         missing = [name for name in given.loras if not lora.file_of(name).is_file()]
         if missing:
-            parser.error(f"no LoRA yet; train it with: python host benchmarks.lora {' '.join(missing)}")
+            parser.error(f"no LoRA yet; train it with: python dev/host benchmarks.lora {' '.join(missing)}")
         jobs = {f"{name}, no LoRA": (Condition(), [name]) for name in given.loras}
         jobs |= {f"{name}, LoRA": (Condition(lora=str(lora.file_of(name))), [name]) for name in given.loras}
     rows: dict[str, dict[str, list[bool]]] = {}

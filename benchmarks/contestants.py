@@ -262,6 +262,7 @@ def detection(encode: Encoder, tensors: dict[str, Tensor]) -> float:
     decides how many.
     """
     from sae_models.finding import Patches, find_by_detection
+
     from sae_models.scoring import roc_auc
 
     latents = {}

@@ -16,22 +16,24 @@ import psutil
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ..canvas import checkpoint
-from ..canvas.sampling import sample
-from ..canvas.vocabulary import caption
+from ..demo_model import checkpoint
+from ..demo_model.vocabulary import caption
+from ..dev.demo_model.sampling import sample
+from ..erasure.attach import attach
 from ..erasure.detection import Detect
 from ..erasure.eraser import Eraser
-from ..erasure.model_patcher import attach, attach_observer, load_sae
 from ..erasure.record import ErasureRecord
 from ..erasure.replacement import LISTED, Replacement
 from ..nodes import files
+from ..unet.hooks import attach_observer
+from ..unet.loading import load_sae
 from .published import FullReconstruction
 from .timing import Clocked, alternate, quartiles
 
 MIDDLE = "middle_block.1"
 START = """
 import sys, time
-sys.path.insert(0, "host")
+sys.path.insert(0, "dev/host")
 from load import load_comfyui, load_pack
 load_comfyui()
 import comfy.sd, comfy.sample, comfy_api.latest, folder_paths, kornia.morphology, kornia.contrib

@@ -1,6 +1,6 @@
 """How well do the shipped SAEs localise? ROC-AUC and IoU against the true masks of held-out scenes.
 
-``python host benchmarks.detection`` prints, for each SAE and timestep band, the mean over the objects, and with
+``python dev/host benchmarks.detection`` prints, for each SAE and timestep band, the mean over the objects, and with
 ``--per-concept`` every object. Patches covered by at least half count as holding the object, patches covered by
 less than a fiftieth as free of it; those between are left out.
 """
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..canvas import checkpoint, scenes
-from ..canvas.activations import BAND_CENTRES, Noised, from_scenes
-from ..canvas.vocabulary import OBJECTS
+from ..demo_model import checkpoint
+from ..demo_model.vocabulary import OBJECTS
+from ..dev.demo_model import scenes
+from ..dev.demo_model.activations import BAND_CENTRES, Noised, from_scenes
 from ..erasure.detection import concept_score, detect_patches
 from ..nodes.files import SHIPPED
-from ..sae_models.native import SAEFile
+from ..sae_models.formats.native import SAEFile
 from ..sae_models.sae import SparseAutoencoder
 from ..sae_models.scoring import roc_auc
 

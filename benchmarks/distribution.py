@@ -1,4 +1,4 @@
-"""Does an edited run keep to the model's distribution? ``python host benchmarks.distribution`` prints a table.
+"""Does an edited run keep to the model's distribution? ``python dev/host benchmarks.distribution`` prints a table.
 
 ``--figure`` draws ``docs/images/distribution.jpg`` instead: the values and norms at the SAE's block behind the table.
 
@@ -16,11 +16,11 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw
 
-from ..canvas.vocabulary import OBJECTS, STYLES, caption
-from ..erasure.plots import BACKGROUND, EDITED, INK, TITLE, UNEDITED, Series, font, line_chart
+from ..demo_model.vocabulary import OBJECTS, STYLES, caption
 from ..erasure.record import RunRecord
-from ..erasure.run_report import USUAL
 from ..erasure.statistics import REACH, Distance, Statistics, distance, pooled_counts
+from ..reports.plots import BACKGROUND, EDITED, INK, TITLE, UNEDITED, Series, font, line_chart
+from ..reports.run_report import USUAL
 from .erasure import DEFAULTS, SPLITS, Setting, World
 
 SITE = "output_blocks.1.1"

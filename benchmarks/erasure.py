@@ -1,6 +1,6 @@
 """Does it really erase? UA, IRA, CRA and more on the small world, for any settings.
 
-``python host benchmarks.erasure --split tuning "output_blocks.1.1 alike conditional 1.0"`` prints one row a
+``python dev/host benchmarks.erasure --split tuning "output_blocks.1.1 alike conditional 1.0"`` prints one row a
 setting. A setting is: SAE hookpoints joined by ``+``, each perhaps with a range of its own (``@0-0.3``), replacement,
 halves, sensitivity, and optionally ``start-end`` percent, ``donors=`` (their share) and ``at=`` (blocks with commas, or
 ``middle`` for the middle and the SAE's) as in the Patch Replacer, and ``grow=``, ``close=``, ``min_cells=``,
@@ -8,10 +8,11 @@ halves, sensitivity, and optionally ``start-end`` percent, ``donors=`` (their sh
 ``plain`` is the unedited model. Steering is spelled ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
 halves, strength, and optionally ``start-end``, ``latents=`` (the best so many) and ``error=``. What artists do
 without any of this: ``omit`` leaves the target out of the prompt, ``negative`` names it in the negative prompt.
-Results are kept for each target in ``canvas/work/erasure/``, so an interrupted run goes on, and another call prints
+Results are kept for each target in ``dev/work/erasure/``, so an interrupted run goes on, and another call prints
 them again. The two artefact columns are explained in artefacts.py.
 
-Seeds and prompts of the splits are disjoint (canvas/sampling.py): settings are chosen on ``tuning``, reported on
+Seeds and prompts of the splits are disjoint (dev/demo_model/sampling.py): settings are chosen on ``tuning``,
+reported on
 ``reporting``.
 """
 
@@ -30,19 +31,22 @@ import comfy.utils
 import numpy as np
 from torch import Tensor
 
-from ..canvas import checkpoint, classifiers
-from ..canvas.sampling import CFG, REPORTING_SEEDS, SAMPLER, SCHEDULER, STEPS, TUNING_SEEDS, generate
-from ..canvas.train_sae import file_of
-from ..canvas.vocabulary import OBJECTS, STYLES, caption
+from ..demo_model import checkpoint
+from ..demo_model.vocabulary import OBJECTS, STYLES, caption
+from ..dev.demo_model import classifiers
+from ..dev.demo_model.sampling import CFG, REPORTING_SEEDS, SAMPLER, SCHEDULER, STEPS, TUNING_SEEDS, generate
+from ..dev.demo_model.train_sae import file_of
+from ..erasure.attach import attach
 from ..erasure.detection import Detect, Detection, Join, Refine
-from ..erasure.model_patcher import attach, load_sae, steer
 from ..erasure.record import ErasureRecord
 from ..erasure.refinement import Refinement
 from ..erasure.replacement import LISTED, MIDDLE_TOO, SAE_BLOCK, Replacement
-from ..erasure.steerer import SteeredConcept
-from ..erasure.steering import METHODS, Steering
 from ..sae_models.concepts import Concept, ConceptBand
 from ..sae_models.loaded import LoadedSAE
+from ..steering.attach import steer
+from ..steering.steerer import SteeredConcept
+from ..steering.steering import METHODS, Steering
+from ..unet.loading import load_sae
 from . import artefacts, work
 
 RESULTS = work.folder("erasure")

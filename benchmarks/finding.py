@@ -1,9 +1,10 @@
 """Measure how well concepts that were found from one word, or in one painted mask, localise.
 
-``python host benchmarks.finding`` finds every object as the Concept Finder and Concept From Mask do at their defaults,
-with the shipped SAE or another (``--sae``), and prints patch ROC-AUC and IoU against the true masks of held-out scenes,
-beside the dictionary of the shipped SAE, and the seconds of processor time that finding took. What was found is kept in
-``canvas/work/finding/``, so an interrupted run goes on.
+``python dev/host benchmarks.finding`` finds every object as the Concept Finder and Concept From Mask do at their
+defaults, with the shipped SAE or another (``--sae``), and prints patch ROC-AUC and IoU against the true masks of
+held-out scenes, beside the dictionary of the shipped SAE, and the seconds of processor time that finding took. What
+was found is kept in
+``dev/work/finding/``, so an interrupted run goes on.
 
 A picture with a mask is the first scene that shows the object beside another one, of seeds that nothing else uses.
 """
@@ -21,22 +22,23 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..canvas import checkpoint, scenes
-from ..canvas.activations import BAND_CENTRES, Noised, from_scenes
-from ..canvas.sampling import CFG, SAMPLER, SCHEDULER, STEPS
-from ..canvas.vocabulary import OBJECTS, join_objects
-from ..erasure.collecting import Sampling, encode
+from ..demo_model import checkpoint
+from ..demo_model.vocabulary import OBJECTS, join_objects
+from ..dev.demo_model import scenes
+from ..dev.demo_model.activations import BAND_CENTRES, Noised, from_scenes
+from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
 from ..erasure.detection import band_score
-from ..erasure.finder import Drawing, Painting, Search, find_by_drawing, find_in_mask
-from ..erasure.model_patcher import load_sae
-from ..erasure.prompts import around, default_prompts
+from ..finding.labelling import Finding
+from ..finding.prompts import around, default_prompts
+from ..finding.search import Drawing, Painting, Search, find_by_drawing, find_in_mask
 from ..nodes import ConceptFinder, ConceptFromMask
 from ..nodes.files import BEST, SHIPPED
-from ..sae_models import concept_files
 from ..sae_models.concepts import Concept
+from ..sae_models.formats import concept_files
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.observing import Finding
 from ..sae_models.scoring import roc_auc
+from ..unet.loading import load_sae
+from ..unet.sampling import Sampling, encode
 from . import work
 from .detection import masks_of
 

@@ -1,9 +1,9 @@
 """Does what was found erase? The erasure benchmark with concepts found from one word, or in one painted mask.
 
-``python host benchmarks.from_scratch my_sae.safetensors --split reporting`` takes an SAE without a dictionary, as the
-SAE Trainer leaves it, finds every object as benchmarks/finding.py does, erases each with the Patch Replacer's defaults,
-and prints the erasure benchmark's table without damage, the shipped SAE with its dictionary beside it. Results are kept
-for each target in ``canvas/work/from_scratch/``, so an interrupted run goes on.
+``python dev/host benchmarks.from_scratch my_sae.safetensors --split reporting`` takes an SAE without a dictionary,
+as the SAE Trainer leaves it, finds every object as benchmarks/finding.py does, erases each with the Patch Replacer's
+defaults, and prints the erasure benchmark's table without damage, the shipped SAE with its dictionary beside it.
+Results are kept for each target in ``dev/work/from_scratch/``, so an interrupted run goes on.
 """
 
 import argparse
@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ..canvas import checkpoint
-from ..canvas.vocabulary import OBJECTS
+from ..demo_model import checkpoint
+from ..demo_model.vocabulary import OBJECTS
+from ..erasure.attach import attach
 from ..erasure.detection import Detect
-from ..erasure.model_patcher import attach, load_sae
 from ..erasure.replacement import MODES, Replacement
 from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
+from ..unet.loading import load_sae
 from . import work
 from .erasure import (
     JUDGED,

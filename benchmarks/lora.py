@@ -1,10 +1,10 @@
 """Teach the shipped model a new look of an object, as a LoRA that ComfyUI loads (development only).
 
-``python host benchmarks.lora cat`` trains on scenes with one of the object's drawings alone, in colours that it never
-has in the model's own training scenes, as people train a LoRA on one character. The file lies in ``canvas/work/lora/``.
-It prints how well the model predicts the noise of held-out scenes with the new look, without and with the LoRA, and
-whether the judges still see the object in them, without which an erasure rate would mean nothing. Erasing with the
-LoRA on the model is ``python host benchmarks.conditions --loras``.
+``python dev/host benchmarks.lora cat`` trains on scenes with one of the object's drawings alone, in colours that it
+never has in the model's own training scenes, as people train a LoRA on one character. The file lies in
+``dev/work/lora/``. It prints how well the model predicts the noise of held-out scenes with the new look, without and
+with the LoRA, and whether the judges still see the object in them, without which an erasure rate would mean nothing.
+Erasing with the LoRA on the model is ``python dev/host benchmarks.conditions --loras``.
 """
 
 import argparse
@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..canvas import checkpoint, classifiers
-from ..canvas.scenes import HELD_OUT, TRAIN, Scene, render, sprites
-from ..canvas.text_encoder import token_ids
-from ..canvas.train_unet import Diffusion, diffusion_loss, signal_shares
-from ..canvas.vocabulary import OBJECTS
+from ..demo_model import checkpoint
+from ..demo_model.text_encoder import token_ids
+from ..demo_model.vocabulary import OBJECTS
+from ..dev.demo_model import classifiers
+from ..dev.demo_model.scenes import HELD_OUT, TRAIN, Scene, render, sprites
+from ..dev.demo_model.train_unet import Diffusion, diffusion_loss, signal_shares
 
-WORK = Path(__file__).resolve().parent.parent / "canvas" / "work" / "lora"
+WORK = Path(__file__).resolve().parent.parent / "dev" / "work" / "lora"
 TAUGHT = OBJECTS[4::5]  # cat, frog, sandwich, waterfall: every fifth, not chosen by results
 RANK, STEPS, BATCH, RATE = 8, 200, 16, 2e-3
 SCENES, HELD = 320, 48

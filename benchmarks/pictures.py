@@ -1,4 +1,4 @@
-"""Draw before, mask and after: ``python host benchmarks.pictures`` writes ``docs/images/erasure_sheet.jpg``.
+"""Draw before, mask and after: ``python dev/host benchmarks.pictures`` writes ``docs/images/erasure_sheet.jpg``.
 
 Reporting prompts of every object are shown, nothing is picked: the object alone, and with another one. The n-th object
 shows its n-th prompts, so that all styles have their turn.
@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ..canvas.sampling import REPORTING_SEEDS, generate
-from ..canvas.vocabulary import OBJECTS
-from ..erasure.model_patcher import attach
-from ..erasure.preview import heat_overlay
+from ..demo_model.vocabulary import OBJECTS
+from ..dev.demo_model.sampling import REPORTING_SEEDS, generate
+from ..erasure.attach import attach
+from ..reports.preview import heat_overlay
 from .erasure import DEFAULTS, Plan, Setting, World, prompts_of
 
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "erasure_sheet.jpg"

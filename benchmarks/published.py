@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..erasure.eraser import Forward, RunInfo
 from ..sae_models.sae import SparseAutoencoder, as_read
+from ..unet.calls import Forward, RunInfo
 
 
 class FullReconstruction:

@@ -2,7 +2,7 @@
 
 The same sums in another order, as on another device or in a batch of another size, end in other last bits. Without an
 edit they stay last bits; an edit has thresholds, and a donor that is chosen for being most alike can change where two
-are almost so. ``python host benchmarks.rounding`` draws pictures of 128 pixels (a grid of 8 x 8 patches) and of 256
+are almost so. ``python dev/host benchmarks.rounding`` draws pictures of 128 pixels (a grid of 8 x 8 patches) and of 256
 (16 x 16, as many as SD1.5 has at 512) in a batch, alone, and in a batch in which every input of the UNet, each number
 for itself, was made larger or smaller by ``--nudge``, at every step. It prints how far the last two are from the first,
 and of how many replaced patches the donor was another.
@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..canvas.sampling import REPORTING_SEEDS, sample
-from ..canvas.vocabulary import OBJECTS, STYLES, caption
+from ..demo_model.vocabulary import OBJECTS, STYLES, caption
+from ..dev.demo_model.sampling import REPORTING_SEEDS, sample
+from ..erasure.attach import attach
 from ..erasure.detection import Detect
-from ..erasure.model_patcher import attach
 from ..erasure.record import RunRecord
 from ..erasure.replacement import Replacement
 from .erasure import World

@@ -1,4 +1,4 @@
-"""How hard must latents be steered? ``python host benchmarks.sweep`` draws ``docs/images/strength_sweep.jpg``.
+"""How hard must latents be steered? ``python dev/host benchmarks.sweep`` draws ``docs/images/strength_sweep.jpg``.
 
 Columns: unedited, SAeUron's steering from -1 to -30, and replacement at the defaults, each with UA and IRA on the
 tuning split (see erasure.py) above it. Rows: a tuning prompt of every fourth object, the n-th for the n-th row, so that
@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from ..canvas.vocabulary import OBJECTS
-from ..erasure.plots import font
-from ..erasure.preview import to_pil
+from ..demo_model.vocabulary import OBJECTS
+from ..reports.plots import font
+from ..reports.preview import to_pil
 from .erasure import DEFAULTS, PLAIN, SPLITS, Plan, Setting, World, half_width, prompts_of, results_of, row_of
 
 SITE = "output_blocks.1.1"

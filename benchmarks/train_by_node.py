@@ -1,8 +1,8 @@
 """Train an SAE of the small model as somebody does who leaves the SAE Trainer's inputs as they are.
 
-``python host benchmarks.train_by_node my_sae.safetensors`` calls the node at its defaults, 40 pictures at a time as in
-the workflow ``train_sae``, moves the SAE to that file, and prints what the node says and how long it took. Interrupted,
-the same command goes on.
+``python dev/host benchmarks.train_by_node my_sae.safetensors`` calls the node at its defaults, 40 pictures at a time
+as in the workflow ``train_sae``, moves the SAE to that file, and prints what the node says and how long it took.
+Interrupted, the same command goes on.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 import folder_paths
 import torch
 
-from ..canvas import checkpoint
+from ..demo_model import checkpoint
 from ..nodes import SAETrainer
 from ..nodes.files import EXTENSIONS
 from . import work

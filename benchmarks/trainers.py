@@ -4,7 +4,7 @@
 with one thread. Each trains first at every learning rate, and the one that explains most of the tuning patches is then
 trained with several seeds: those runs are reported, on patches and scenes that nothing was chosen on. Speed is counted
 in embeddings per second of processor time, which other work on the machine disturbs less than the clock. Activations
-and finished runs are kept in ``canvas/work/trainers``; the same command goes on from there.
+and finished runs are kept in ``dev/work/trainers``; the same command goes on from there.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..canvas import checkpoint, scenes
-from ..canvas.activations import from_generations, from_scenes
-from ..canvas.sampling import REPORTING_SEEDS, SAE_SEEDS, TUNING_SEEDS
+from ..demo_model import checkpoint
+from ..dev.demo_model import scenes
+from ..dev.demo_model.activations import from_generations, from_scenes
+from ..dev.demo_model.sampling import REPORTING_SEEDS, SAE_SEEDS, TUNING_SEEDS
 
-WORK = Path(__file__).resolve().parent.parent / "canvas" / "work" / "trainers"
+WORK = Path(__file__).resolve().parent.parent / "dev" / "work" / "trainers"
 SITE, WIDTH = "output_blocks.1.1", 128
 HELD = 40  # pictures of each part that is not trained on
 BAND = 2  # of the noised scenes: timestep 500

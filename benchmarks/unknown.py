@@ -1,6 +1,6 @@
 """Concepts that the shipped dictionary does not know: styles, a colour, two things of one kind.
 
-``python host benchmarks.unknown my_sae.safetensors --split reporting`` finds each style from its word and erases it
+``python dev/host benchmarks.unknown my_sae.safetensors --split reporting`` finds each style from its word and erases it
 with the Patch Replacer's defaults: style gone from its own prompts, object kept there, other styles kept in theirs. No
 word of the small world's means a colour, so red is found by Concept From Mask in four scenes whose red pixels are
 painted over, without contrast; against the red of held-out scenes stands how well it localises, and how much red is
@@ -16,19 +16,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from ..canvas import scenes
-from ..canvas.activations import BAND_CENTRES, from_scenes
-from ..canvas.sampling import CFG, SAMPLER, SCHEDULER, STEPS
-from ..canvas.vocabulary import OBJECTS, STYLES, caption
-from ..erasure.collecting import Sampling, encode
+from ..demo_model.vocabulary import OBJECTS, STYLES, caption
+from ..dev.demo_model import scenes
+from ..dev.demo_model.activations import BAND_CENTRES, from_scenes
+from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
+from ..erasure.attach import attach
 from ..erasure.detection import Detect
-from ..erasure.finder import Painting, Search, find_by_drawing, find_in_mask
-from ..erasure.model_patcher import attach, load_sae
 from ..erasure.replacement import Replacement
+from ..finding.labelling import WAYS, Finding
+from ..finding.search import Painting, Search, find_by_drawing, find_in_mask
 from ..nodes import ConceptFromMask
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.observing import WAYS, Finding
+from ..unet.loading import load_sae
+from ..unet.sampling import Sampling, encode
 from .erasure import SPLITS, Prompt, World, half_width
 from .finding import BATCH, PAINTED, SCENES, default, from_word, quality
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from ..canvas import checkpoint
+from ..demo_model import checkpoint
 
-WORK = Path(__file__).resolve().parent.parent / "canvas" / "work"
+WORK = Path(__file__).resolve().parent.parent / "dev" / "work"
 
 
 def folder(name: str) -> Path:
-    """Return a folder of ``canvas/work``; what the model makes in half precision is kept apart from the rest."""
+    """Return a folder of ``dev/work``; what the model makes in half precision is kept apart from the rest."""
     precision = checkpoint.precision()
     return WORK / (name if precision == torch.float32 else f"{name}.{str(precision).removeprefix('torch.')}")

@@ -15,16 +15,13 @@ from torch import Tensor
 from ..sae_models.concepts import Concept, ConceptBand
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.sae import COMPETING, SparseAutoencoder
+from ..unet.calls import NonFiniteActivations
 from .refinement import Refinement
 
 JOINS = ("union", "intersection")
 # From so many latents on, a patch first competes with one in SOME of them. Below, another product costs more than it
 # saves.
 MANY, SOME = 4096, 8
-
-
-class NonFiniteActivations(RuntimeError):
-    """The feature map holds NaN or infinity, so nothing can be said about it."""
 
 
 class Look(NamedTuple):

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from ..sae_models.sae import as_read
-from .detection import Detect, Detection, Detector, Look, NonFiniteActivations, Refine, leaves
+from ..unet.calls import CONDITIONAL, UNCONDITIONAL, Forward, NonFiniteActivations, RunInfo
+from .detection import Detect, Detection, Detector, Look, Refine, leaves
 from .masks import MaskState
-from .record import CONDITIONAL, UNCONDITIONAL, ErasureRecord, RunRecord, StepEntry
+from .record import ErasureRecord, RunRecord, StepEntry
 from .replacement import (
     Edit,
     Replacement,
@@ -29,47 +30,6 @@ from .statistics import Move, Statistics, statistics_of
 
 ALL_DETECTED = "Every patch of an image was detected, so there was no donor and it was left as it was"
 NO_UNCONDITIONAL = "No unconditional half in the same pass, so donors were drawn at random"
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What is known when a sampling run starts.
-
-    Attributes:
-        seed: noise seed, None if unknown.
-        image_keys: one integer an image that names its starting noise.
-        latent_size: (height, width) of the latent image.
-        sigma_ranges: for each leaf, in the order of ``leaves``: (highest, lowest) sigma it looks at, the
-            lowest excluded.
-    """
-
-    seed: int | None
-    image_keys: tuple[int, ...]
-    latent_size: tuple[int, int]
-    sigma_ranges: tuple[tuple[float, float], ...]
-
-
-@dataclass(frozen=True)
-class Forward:
-    """One call of the UNet: a batch of chunks, each chunk one conditioning for all images.
-
-    Attributes:
-        halves: CONDITIONAL or UNCONDITIONAL for each chunk.
-        streams: a name for each chunk's conditioning, stable during a run.
-        sigma, timestep: noise level of the call.
-        latent_size: (height, width) of the latents that went in.
-    """
-
-    halves: tuple[int, ...]
-    streams: tuple[Hashable, ...]
-    sigma: float
-    timestep: float
-    latent_size: tuple[int, int]
-
-    def rows(self, chunk: int, batch: int) -> slice:
-        """Where a chunk lies in a batch of so many rows."""
-        images = batch // len(self.halves)
-        return slice(chunk * images, (chunk + 1) * images)
 
 
 @dataclass(frozen=True)

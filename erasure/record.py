@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..unet.calls import CONDITIONAL, UNCONDITIONAL
 from .refinement import resize_mask
 from .statistics import Statistics
-
-CONDITIONAL, UNCONDITIONAL = 0, 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..canvas import checkpoint
-from ..canvas.vocabulary import OBJECTS, STYLES
+from ..demo_model import checkpoint
+from ..demo_model.vocabulary import OBJECTS, STYLES
 from .sockets import CATEGORY
 
 

@@ -6,13 +6,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..erasure import prompts
-from ..erasure.blocks import check_fit
-from ..erasure.collecting import Sampling
-from ..erasure.detection import NonFiniteActivations
-from ..erasure.finder import Search, find_by_drawing
+from ..finding import prompts
+from ..finding.labelling import WAYS
+from ..finding.search import Search, find_by_drawing
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.observing import WAYS
+from ..unet.blocks import check_fit
+from ..unet.calls import NonFiniteActivations
+from ..unet.sampling import Sampling
 from .finding_sockets import found_outputs, sampler_inputs, seed_input, size_input
 from .showing import picture_and_words
 from .sockets import CATEGORY, SAE

@@ -6,12 +6,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..erasure import prompts
-from ..erasure.blocks import check_fit
-from ..erasure.collecting import Conditioning, Sampling
-from ..erasure.detection import NonFiniteActivations
-from ..erasure.finder import Drawing, Painting, find_in_mask
+from ..finding import prompts
+from ..finding.search import Drawing, Painting, find_in_mask
 from ..sae_models.loaded import LoadedSAE
+from ..unet.blocks import check_fit
+from ..unet.calls import NonFiniteActivations
+from ..unet.sampling import Conditioning, Sampling
 from .finding_sockets import found_outputs, sampler_inputs, seed_input
 from .showing import picture_and_words
 from .sockets import CATEGORY, SAE

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io, ui
 
-from ..sae_models.concept_files import describe
+from ..sae_models.formats.concept_files import describe
 from . import files
 from .sockets import CATEGORY, CONCEPT
 

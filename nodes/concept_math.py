@@ -3,8 +3,8 @@
 from comfy_api.latest import io, ui
 
 from ..sae_models.arithmetic import OPERATIONS, difference, union
-from ..sae_models.concept_files import describe
 from ..sae_models.concepts import Concept
+from ..sae_models.formats.concept_files import describe
 from .sockets import CATEGORY, CONCEPT
 
 NAME = "Concept Math"

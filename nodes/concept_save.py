@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from comfy_api.latest import io, ui
 
-from ..sae_models import concept_files
 from ..sae_models.concepts import Concept
+from ..sae_models.formats import concept_files
 from . import files
 from .sockets import CATEGORY, CONCEPT
 

@@ -3,8 +3,8 @@
 import torch
 from comfy_api.latest import io
 
-from ..erasure.preview import heat_overlay, image_mask, step_tiles
 from ..erasure.record import ErasureRecord
+from ..reports.preview import heat_overlay, image_mask, step_tiles
 from .showing import latest_run, picture_and_words, require_pictures_of
 from .sockets import CATEGORY, ERASURE_RECORD
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import folder_paths
 
-from ..sae_models import concept_files
 from ..sae_models.concepts import Concept
-from ..sae_models.native import SAEFileError
-from ..sae_models.readers import CONFIG_FILES, WEIGHT_FILES, open_sae, parts_of
+from ..sae_models.formats import CONFIG_FILES, WEIGHT_FILES, concept_files, open_sae, parts_of
+from ..sae_models.formats.native import SAEFileError
 
 FOLDER = "sae"
 CONCEPTS = "concepts"  # the folder below models/sae that holds concept files, and their prefix in lists

@@ -15,7 +15,7 @@ from comfy_api.latest import io
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..trainer.folder import PictureError, upright
+from ..training.from_model.folder import PictureError, upright
 
 NO_FOLDER = "none"
 EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}

@@ -8,15 +8,15 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..canvas.vocabulary import OBJECTS
-from ..erasure import prompts as prompt_lists
-from ..erasure.blocks import check_fit
-from ..erasure.collecting import Sampling, draw
-from ..erasure.detection import NonFiniteActivations
-from ..erasure.explorer import choose, drawn_examples, latent_pictures, look_at_pictures
-from ..erasure.reports import strongest
+from ..demo_model.vocabulary import OBJECTS
+from ..finding import prompts as prompt_lists
+from ..reports.explorer import choose, drawn_examples, latent_pictures, look_at_pictures
+from ..reports.finder_report import strongest
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
+from ..unet.blocks import check_fit
+from ..unet.calls import NonFiniteActivations
+from ..unet.sampling import Sampling, draw
 from . import folders
 from .concept_detector import parse_latents
 from .finding_sockets import sampler_inputs, seed_input, size_input

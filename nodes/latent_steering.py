@@ -3,12 +3,12 @@
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..erasure.model_patcher import steer
 from ..erasure.replacement import HALVES
-from ..erasure.steerer import SteeredConcept
-from ..erasure.steering import ERRORS, METHODS, Steering
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
+from ..steering.attach import steer
+from ..steering.steerer import SteeredConcept
+from ..steering.steering import ERRORS, METHODS, Steering
 from .sockets import CATEGORY, CONCEPT, ERASURE_RECORD, SAE, part_inputs
 
 NAME = "Latent Steering"

@@ -3,8 +3,8 @@
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
+from ..erasure.attach import attach
 from ..erasure.detection import Detection
-from ..erasure.model_patcher import attach
 from ..erasure.replacement import HALVES, LISTED, MODES, WHERE, Replacement
 from ..sae_models import hookpoints
 from .sockets import CATEGORY, DETECTION, ERASURE_RECORD

@@ -2,10 +2,10 @@
 
 from comfy_api.latest import io
 
-from ..erasure.model_patcher import load_sae
 from ..sae_models import hookpoints
-from ..sae_models.native import SAEFileError
+from ..sae_models.formats.native import SAEFileError
 from ..sae_models.sae import READS
+from ..unet.loading import load_sae
 from . import files
 from .sockets import CATEGORY, SAE
 

@@ -3,9 +3,8 @@
 import torch
 from comfy_api.latest import io, ui
 
-from ..sae_models import native
+from ..sae_models.formats import load_whole, native
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.readers import load_whole
 from . import files
 from .sockets import CATEGORY, SAE
 

@@ -7,11 +7,11 @@ import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..canvas.vocabulary import OBJECTS, STYLES, caption
-from ..sae_models.training.settings import RULES
-from ..trainer.folder import Captioned
-from ..trainer.request import Request
-from ..trainer.run import train_for_model
+from ..demo_model.vocabulary import OBJECTS, STYLES, caption
+from ..training.from_model.folder import Captioned
+from ..training.from_model.request import Request
+from ..training.from_model.run import train_for_model
+from ..training.settings import RULES
 from . import files, folders
 from .showing import picture_and_words
 from .sockets import CATEGORY, SAE, part_inputs

@@ -6,9 +6,9 @@ from functools import cached_property
 from typing import Any
 
 from .concepts import Concept, ConceptDictionary
+from .formats import PublishedSAE
+from .formats.native import SAEFile
 from .identity import SAEIdentity, digest
-from .native import SAEFile
-from .readers import PublishedSAE
 from .sae import SAEConfig, SparseAutoencoder
 
 

@@ -27,7 +27,7 @@ def pack() -> ModuleType:
 @pytest.fixture(scope="session")
 def canvas(pack: ModuleType) -> tuple[Any, Any, Any]:
     """The shipped model: (model, clip, vae). Tests clone the model before they patch it."""
-    from concept_erasure.canvas import checkpoint
+    from concept_erasure.demo_model import checkpoint
 
     return checkpoint.load()
 
@@ -42,7 +42,8 @@ def server() -> Iterator[LiveServer]:
 @pytest.fixture(scope="session")
 def classify(pack: ModuleType) -> Callable[[bytes], dict[str, float]]:
     """A function from a PNG file to the probability of each object in it, by the shipped classifier."""
-    from concept_erasure.canvas import classifiers, vocabulary
+    from concept_erasure.demo_model import vocabulary
+    from concept_erasure.dev.demo_model import classifiers
 
     judge = classifiers.load()
 

@@ -95,8 +95,8 @@ def test_a_difference_is_the_first_where_the_second_has_less(made, cat, dog):
 
 
 def test_a_difference_survives_the_file_and_a_second_subtraction(made, cat, dog, tmp_path):
-    from concept_erasure.sae_models import concept_files
     from concept_erasure.sae_models.arithmetic import difference
+    from concept_erasure.sae_models.formats import concept_files
 
     sae, x, concept = made
     bird = concept("bird", (8, 30), (0.5, 0.5))
@@ -144,8 +144,8 @@ def test_what_makes_no_sense_is_refused(made, cat, dog):
 
 def test_bear_but_not_dog_in_the_shipped_world(canvas):
     """On noised pictures with known places: the difference leaves the dog's patches alone and keeps the bear's."""
-    from concept_erasure.erasure.model_patcher import load_sae
     from concept_erasure.nodes import ConceptMath, files
+    from concept_erasure.unet.loading import load_sae
 
     files.register_folder()
     name = files.names()[0]
@@ -162,10 +162,10 @@ def test_bear_but_not_dog_in_the_shipped_world(canvas):
 def patches_of_scenes(canvas, hookpoint, names, count=24):
     """Patch embeddings at timestep 300 of scenes with one of two objects, and which patches each covers."""
     import numpy as np
-    from concept_erasure.canvas import scenes
-    from concept_erasure.canvas.sampling import denoise_once
-    from concept_erasure.erasure.capture import Capture
-    from concept_erasure.erasure.model_patcher import attach_observer
+    from concept_erasure.dev.demo_model import scenes
+    from concept_erasure.dev.demo_model.sampling import denoise_once
+    from concept_erasure.unet.capture import Capture
+    from concept_erasure.unet.hooks import attach_observer
 
     model, clip, vae = canvas
     rendered = map(scenes.render, scenes.HELD_OUT)

@@ -148,7 +148,7 @@ def built(config):
 
 @pytest.mark.parametrize(("family", "config", "names"), CASES.values(), ids=CASES.keys())
 def test_blocks_and_both_names_of_every_unet(pack, family, config, names):
-    from concept_erasure.erasure import blocks
+    from concept_erasure.unet import blocks
 
     model, recognised = built(config)
     assert recognised == family
@@ -178,7 +178,7 @@ def test_every_block_can_be_chosen(pack):
 
 def test_levels_of_unequal_length_have_no_known_names(pack, monkeypatch):
     """ComfyUI's map does not hold there, so nothing is said rather than something wrong."""
-    from concept_erasure.erasure import blocks
+    from concept_erasure.unet import blocks
 
     config = XL | {"num_res_blocks": [1, 2, 2], "transformer_depth": [0, 2, 2, 10, 10]}
     config["transformer_depth_output"] = [0, 0, 2, 2, 2, 10, 10, 10]
@@ -192,7 +192,7 @@ def test_levels_of_unequal_length_have_no_known_names(pack, monkeypatch):
 
 
 def test_the_shipped_model(canvas):
-    from concept_erasure.erasure import blocks
+    from concept_erasure.unet import blocks
 
     assert set(blocks.diffusers_names(canvas[0])) == set(blocks.hookpoints(canvas[0]))
     assert blocks.diffusers_names(canvas[0])["output_blocks.1.1"] == "up_blocks.0.attentions.1"
@@ -222,14 +222,14 @@ def sae(width, block, said=""):
     ],
 )
 def test_an_sae_that_does_not_fit_says_what_would(pack, key, wanted, message):
-    from concept_erasure.erasure import blocks
+    from concept_erasure.unet import blocks
 
     with pytest.raises(ValueError, match=f"^Patch Replacer: .*{message}"):
         blocks.check_fit(built(CASES[key][1])[0], wanted, "Patch Replacer")
 
 
 def test_an_sae_that_fits_is_let_through(pack):
-    from concept_erasure.erasure import blocks
+    from concept_erasure.unet import blocks
 
     model, _ = built(CASES["KOALA 700M"][1])
     blocks.check_fit(model, sae(640, "output_blocks.3.1"), "Patch Replacer")
@@ -242,7 +242,7 @@ def test_a_transformer_model_is_refused_as_such(pack, family):
     import comfy.supported_models
     from comfy.ldm.flux.model import FluxParams
     from comfy.model_patcher import ModelPatcher
-    from concept_erasure.erasure import blocks
+    from concept_erasure.unet import blocks
 
     sizes = {
         "Flux": {"image_model": "flux", "in_channels": 16, "out_channels": 16, "patch_size": 2, "vec_in_dim": 8,

@@ -45,7 +45,7 @@ def test_samplers(stock, canvas, conditioning, name):
 
 def test_half_precision_only_if_comfyui_is_asked_for_it(stock, canvas, conditioning, monkeypatch):
     import comfy.model_management
-    from concept_erasure.canvas import checkpoint
+    from concept_erasure.demo_model import checkpoint
 
     latent = stock.EmptyLatentImage().generate(128, 128, 1)[0]
     usual = canvas[2].decode(k_sampler(stock, canvas, conditioning, latent, steps=20)["samples"])
@@ -68,7 +68,7 @@ def test_image_to_image_and_inpainting(stock, canvas, conditioning):
 
 
 def test_a_batch_equals_single_runs(canvas):
-    from concept_erasure.canvas.sampling import sample
+    from concept_erasure.dev.demo_model.sampling import sample
 
     model, clip, _ = canvas
     together = sample(model, clip, PROMPTS, range(3), steps=3)
@@ -128,7 +128,7 @@ def test_tiled_coding(stock, canvas):
 
 def test_the_vae_keeps_held_out_scenes(canvas):
     """A floor under the figure in docs/canvas.md."""
-    from concept_erasure.canvas.scenes import HELD_OUT, render
+    from concept_erasure.dev.demo_model.scenes import HELD_OUT, render
 
     images = torch.stack([torch.from_numpy(render(seed).image) for seed in HELD_OUT[-48:]]).float() / 255
     vae = canvas[2]
@@ -139,14 +139,14 @@ def test_the_vae_keeps_held_out_scenes(canvas):
 
 
 def test_a_missing_file_says_what_to_do(pack, tmp_path):
-    from concept_erasure.canvas import checkpoint
+    from concept_erasure.demo_model import checkpoint
 
     with pytest.raises(checkpoint.CheckpointError, match=r"none.safetensors cannot be read.*Install the pack again"):
         checkpoint.load(tmp_path / "none.safetensors")
 
 
 def test_a_file_cut_short_says_what_to_do(pack, tmp_path):
-    from concept_erasure.canvas import checkpoint
+    from concept_erasure.demo_model import checkpoint
 
     path = tmp_path / "cut.safetensors"
     shutil.copy(checkpoint.DEFAULT_PATH, path)
@@ -157,7 +157,7 @@ def test_a_file_cut_short_says_what_to_do(pack, tmp_path):
 
 
 def test_a_foreign_file_says_what_to_do(pack, tmp_path):
-    from concept_erasure.canvas import checkpoint
+    from concept_erasure.demo_model import checkpoint
     from safetensors.torch import save_file
 
     save_file({"weight": torch.zeros(2)}, tmp_path / "foreign.safetensors")
@@ -166,13 +166,13 @@ def test_a_foreign_file_says_what_to_do(pack, tmp_path):
 
 
 def test_the_file_is_small(pack):
-    from concept_erasure.canvas import checkpoint
+    from concept_erasure.demo_model import checkpoint
 
     assert checkpoint.DEFAULT_PATH.stat().st_size <= 16 * 2**20
 
 
 def test_the_node_names_what_it_knows(pack):
-    from concept_erasure.canvas.vocabulary import OBJECTS, STYLES
+    from concept_erasure.demo_model.vocabulary import OBJECTS, STYLES
     from concept_erasure.nodes import CanvasCheckpoint
 
     description = CanvasCheckpoint.define_schema().description

@@ -7,7 +7,7 @@ import torch
 
 @pytest.fixture(scope="module")
 def judge(pack):
-    from concept_erasure.canvas import classifiers
+    from concept_erasure.dev.demo_model import classifiers
 
     return classifiers.load()
 
@@ -15,8 +15,8 @@ def judge(pack):
 @pytest.fixture(scope="module")
 def scenes(pack):
     """240 held-out scenes, and which objects each shows."""
-    from concept_erasure.canvas.scenes import HELD_OUT, render
-    from concept_erasure.canvas.vocabulary import OBJECTS
+    from concept_erasure.demo_model.vocabulary import OBJECTS
+    from concept_erasure.dev.demo_model.scenes import HELD_OUT, render
 
     drawn = [render(seed) for seed in HELD_OUT[50_000:50_240]]
     truth = torch.tensor([[name in scene.objects for name in OBJECTS] for scene in drawn])
@@ -28,7 +28,7 @@ def images_of(drawn):
 
 
 def test_objects_and_styles_on_held_out_scenes(judge, scenes):
-    from concept_erasure.canvas.vocabulary import STYLES
+    from concept_erasure.demo_model.vocabulary import STYLES
 
     drawn, truth = scenes
     objects, styles = judge.classify(images_of(drawn))
@@ -53,8 +53,8 @@ def test_other_sizes_are_judged_too(judge):
 
 def test_the_generator_draws_what_the_prompt_says(judge, canvas):
     """A floor under every object, each in another style; docs/canvas.md has the figures."""
-    from concept_erasure.canvas.sampling import generate
-    from concept_erasure.canvas.vocabulary import OBJECTS, STYLES, caption
+    from concept_erasure.demo_model.vocabulary import OBJECTS, STYLES, caption
+    from concept_erasure.dev.demo_model.sampling import generate
 
     wanted = [(name, i % len(STYLES)) for i, name in enumerate(OBJECTS)]
     prompts = [caption((name,), STYLES[style]) for name, style in wanted]
@@ -65,8 +65,8 @@ def test_the_generator_draws_what_the_prompt_says(judge, canvas):
 
 
 def test_the_generator_draws_two_objects(judge, canvas):
-    from concept_erasure.canvas.sampling import generate
-    from concept_erasure.canvas.vocabulary import OBJECTS, caption
+    from concept_erasure.demo_model.vocabulary import OBJECTS, caption
+    from concept_erasure.dev.demo_model.sampling import generate
 
     pairs = [(OBJECTS[i], OBJECTS[19 - i]) for i in range(10)]
     objects, _ = judge.classify(generate(*canvas, [caption(pair, "photo") for pair in pairs], range(200, 210)))

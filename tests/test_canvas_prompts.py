@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def tokenizer(pack):
-    from concept_erasure.canvas.text_encoder import CanvasTokenizer
+    from concept_erasure.demo_model.text_encoder import CanvasTokenizer
 
     return CanvasTokenizer()
 

@@ -8,14 +8,14 @@ import pytest
 
 @pytest.fixture(scope="module")
 def scenes(pack):
-    from concept_erasure.canvas import scenes
+    from concept_erasure.dev.demo_model import scenes
 
     return scenes
 
 
 @pytest.fixture(scope="module")
 def vocabulary(pack):
-    from concept_erasure.canvas import vocabulary
+    from concept_erasure.demo_model import vocabulary
 
     return vocabulary
 

@@ -54,7 +54,7 @@ def test_a_job_asks_for_the_target_then_others_then_pairs(pack, job):
 def test_no_seed_is_used_twice_and_none_in_both_splits(pack, job):
     from dataclasses import replace
 
-    from concept_erasure.canvas.vocabulary import OBJECTS
+    from concept_erasure.demo_model.vocabulary import OBJECTS
 
     every = [
         seed
@@ -79,7 +79,7 @@ def test_every_style_and_the_plain_prompt_take_turns(pack, job):
 def test_outcomes_are_counted_as_the_paper_counts_them(pack):
     from concept_erasure.benchmarks.comparison.jobs import Outcome, Row, average, note
     from concept_erasure.benchmarks.erasure import Prompt
-    from concept_erasure.canvas.vocabulary import OBJECTS, STYLES
+    from concept_erasure.demo_model.vocabulary import OBJECTS, STYLES
 
     def shown(*names):
         return [name in names for name in OBJECTS]
@@ -115,7 +115,7 @@ def test_an_outcome_on_disk_is_not_made_again(pack, job, tmp_path, monkeypatch):
 
 def test_a_mask_that_is_empty_or_full_changes_nothing_and_any_other_does(bench, prompts, unedited):
     from concept_erasure.benchmarks.comparison.methods import GivenMask
-    from concept_erasure.erasure.model_patcher import attach_observer
+    from concept_erasure.unet.hooks import attach_observer
 
     masks = torch.zeros(3, 16, 16, dtype=torch.bool)
     masks[1] = True
@@ -183,8 +183,8 @@ def test_damage_is_told_from_unedited_pictures_alike(bench, monkeypatch):
     """The limits lie at the 95th percentile of each group, and a vivid disc is beyond them."""
     from concept_erasure.benchmarks.artefacts import blob, with_damage
     from concept_erasure.benchmarks.comparison import damage
-    from concept_erasure.canvas.scenes import HELD_OUT, render
-    from concept_erasure.canvas.vocabulary import STYLES
+    from concept_erasure.demo_model.vocabulary import STYLES
+    from concept_erasure.dev.demo_model.scenes import HELD_OUT, render
 
     seeds = HELD_OUT[60_000:60_320]
     drawn = [render(s, ("cat",) if i % 2 else (), STYLES[i // 2 % 8]) for i, s in enumerate(seeds)]
@@ -202,7 +202,7 @@ def test_damage_is_told_from_unedited_pictures_alike(bench, monkeypatch):
 
 def test_a_spot_is_damaged_and_nothing_else(bench):
     from concept_erasure.benchmarks.comparison import damages
-    from concept_erasure.canvas.scenes import HELD_OUT, render
+    from concept_erasure.dev.demo_model.scenes import HELD_OUT, render
 
     pictures = torch.from_numpy(np.stack([render(s).image for s in HELD_OUT[61_000:61_006]])).float() / 255
     pictures = bench.vae.decode(bench.vae.encode(pictures)).clone()
@@ -226,8 +226,8 @@ def test_a_judge_of_ones_own_is_a_function_or_a_command(pack, tmp_path):
 
 def test_the_first_latents_are_guided_by_what_is_known_of_a_patch(pack):
     from concept_erasure.benchmarks.comparison.saes import mask_labels, prompt_labels
-    from concept_erasure.canvas.activations import Generated, Noised
-    from concept_erasure.canvas.vocabulary import OBJECTS
+    from concept_erasure.demo_model.vocabulary import OBJECTS
+    from concept_erasure.dev.demo_model.activations import Generated, Noised
 
     generated = Generated([torch.zeros(2, 3, 4, 5)], [("cat",), ("dog", "bear")])
     labels = prompt_labels(generated, 0).reshape(2, 12, 20)
@@ -275,8 +275,8 @@ def test_the_best_mean_wins_and_of_equals_the_first(pack, monkeypatch):
 
 def test_a_mixture_of_one_word_is_that_word(bench):
     from concept_erasure.benchmarks.comparison.attack import mixed_encoding, words_of
-    from concept_erasure.canvas.sampling import encode
-    from concept_erasure.canvas.text_encoder import WORDS
+    from concept_erasure.demo_model.text_encoder import WORDS
+    from concept_erasure.dev.demo_model.sampling import encode
 
     prefix = ["dog", "neon", "a", "empty", "dog"]
     mixtures = torch.nn.functional.one_hot(torch.tensor([WORDS.index(w) for w in prefix]), len(WORDS)).float()[None]
@@ -289,8 +289,8 @@ def test_a_mixture_of_one_word_is_that_word(bench):
 def test_the_attack_moves_words_through_the_edited_model(bench, prompts, method):
     """The loss of an edited model depends on the prefix, and its gradient points downhill."""
     from concept_erasure.benchmarks.comparison.attack import attackable, mixed_encoding, noise_loss
-    from concept_erasure.canvas.sampling import sample
-    from concept_erasure.canvas.text_encoder import WORDS
+    from concept_erasure.demo_model.text_encoder import WORDS
+    from concept_erasure.dev.demo_model.sampling import sample
 
     texts = [prompt.text for prompt in prompts[:2]]
     latents = sample(bench.model, bench.clip, texts, [prompt.seed for prompt in prompts[:2]]).clone()
@@ -341,10 +341,10 @@ def test_guided_latents_fire_at_even_odds_and_explain_what_is_left(pack):
 
 def test_gradients_pass_steered_patches_as_if_nothing_was_added(bench):
     from concept_erasure.benchmarks.comparison.attack import PassedOn
-    from concept_erasure.erasure.eraser import Forward, RunInfo
     from concept_erasure.erasure.record import ErasureRecord
-    from concept_erasure.erasure.steerer import SteeredConcept, Steerer
-    from concept_erasure.erasure.steering import Steering
+    from concept_erasure.steering.steerer import SteeredConcept, Steerer
+    from concept_erasure.steering.steering import Steering
+    from concept_erasure.unet.calls import Forward, RunInfo
 
     sae = bench.sae("outputs")
     sae.load_decoder()

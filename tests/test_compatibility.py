@@ -26,8 +26,8 @@ def bench(canvas, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sae(pack):
-    from concept_erasure.erasure.model_patcher import load_sae
     from concept_erasure.nodes import files
+    from concept_erasure.unet.loading import load_sae
 
     files.register_folder()
     return load_sae(files.resolve(NAME), NAME)
@@ -42,7 +42,7 @@ def detection(sae, sensitivity=3.0):
 
 def put(model, detection, mode="alike"):
     """Put the pack on a model: (model, record)."""
-    from concept_erasure.erasure.model_patcher import attach
+    from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.replacement import Replacement
 
     return attach(model, detection, Replacement(mode))
@@ -115,7 +115,7 @@ def test_context_windows_are_kept_apart(bench, sae):
 
 def test_a_mask_follows_a_growing_picture_to_an_earlier_block(bench, sae):
     """That block takes what was seen in the step before, on a smaller grid."""
-    from concept_erasure.erasure.model_patcher import attach
+    from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.replacement import LISTED, Replacement
 
     early = "input_blocks.1.1"
@@ -167,7 +167,7 @@ def test_narrow_weights(bench, erase, stored, computed):
     """As ComfyUI holds them: stored narrow, widened layer by layer where they are used."""
     import comfy.model_management
     from comfy.model_patcher import ModelPatcher
-    from concept_erasure.canvas.unet import UNET_CONFIG, host_model
+    from concept_erasure.demo_model.unet import UNET_CONFIG, host_model
 
     narrow = host_model(dict(UNET_CONFIG), stored, computed, torch.device("cpu"))
     narrow.diffusion_model.load_state_dict(bench.model.model.diffusion_model.state_dict())
@@ -210,8 +210,8 @@ def test_the_stock_compile_node_with_inductor(bench, erase):
 def test_one_compiled_model_under_changing_blocks(bench, sae):
     """Compiled code would not notice that a hook has moved to another block."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper
-    from concept_erasure.erasure.model_patcher import load_sae
     from concept_erasure.nodes import files
+    from concept_erasure.unet.loading import load_sae
 
     other = "shipped/canvas_middle_block.1.safetensors"
     compiled = bench.model.clone()

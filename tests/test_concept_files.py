@@ -179,7 +179,7 @@ CASES = ["missing tensor", "negative latent", "nan", "no json", "short digest", 
 
 @pytest.mark.parametrize("case", [*CASES, "two concepts", "other format"])
 def test_damaged_files_are_refused(nodes, sae, tmp_path, case):
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
     from safetensors import safe_open
 
     nodes.SaveConcept.execute(sae.concept("dog"), "hound")
@@ -208,7 +208,7 @@ def test_a_file_for_the_right_sae_with_latents_it_lacks_is_refused(nodes, sae):
 
 
 def test_a_file_too_large_for_a_concept_is_not_read(nodes, sae, monkeypatch):
-    from concept_erasure.sae_models import concept_files
+    from concept_erasure.sae_models.formats import concept_files
 
     nodes.SaveConcept.execute(sae.concept("dog"), "hound")
     refreshed()

@@ -20,7 +20,7 @@ def sae(pack):
 @pytest.fixture(scope="module")
 def painted(pack):
     """Three pictures of a tower and a mask of each."""
-    from concept_erasure.canvas import scenes
+    from concept_erasure.dev.demo_model import scenes
 
     drawn = list(islice((s for s in map(scenes.render, scenes.VALIDATION) if s.objects == ("tower",)), 3))
     images = torch.from_numpy(np.stack([scene.image for scene in drawn])).float() / 255
@@ -81,7 +81,7 @@ def test_it_finds_the_thing_in_other_pictures(found, other_pictures):
 
 
 def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, painted, monkeypatch):
-    from concept_erasure.erasure import finder
+    from concept_erasure.finding import search as finder
 
     asked = []
     find = finder.find_concept
@@ -105,7 +105,7 @@ def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, p
 
 
 def test_the_concept_itself_is_not_drawn_for_contrast(canvas, sae, painted, monkeypatch):
-    from concept_erasure.erasure import finder
+    from concept_erasure.finding import search as finder
 
     asked = []
     draw = finder.draw
@@ -130,7 +130,7 @@ def test_it_is_learnt_in_pictures_that_are_drawn_alike(canvas, sae, painted, oth
 
 
 def test_it_is_learnt_in_other_styles_of_what_the_picture_shows(canvas, sae, painted, other_pictures, monkeypatch):
-    from concept_erasure.erasure import finder
+    from concept_erasure.finding import search as finder
 
     asked = []
     draw = finder.draw
@@ -147,7 +147,8 @@ def test_it_is_learnt_in_other_styles_of_what_the_picture_shows(canvas, sae, pai
 
 
 def test_it_does_not_matter_how_many_are_drawn_at_once(canvas, sae, painted, monkeypatch):
-    from concept_erasure.erasure import collecting, finder
+    from concept_erasure.finding import search as finder
+    from concept_erasure.unet import sampling as collecting
 
     given = []
     find = finder.find_concept
@@ -166,7 +167,7 @@ def test_it_does_not_matter_how_many_are_drawn_at_once(canvas, sae, painted, mon
 
 def test_as_many_are_drawn_at_once_as_memory_allows(canvas, monkeypatch):
     import comfy.model_management
-    from concept_erasure.erasure.collecting import MOST_AT_ONCE, at_once
+    from concept_erasure.unet.sampling import MOST_AT_ONCE, at_once
 
     model, like = canvas[0], torch.zeros(2, 4, 16, 16)
     assert at_once(model, like) == MOST_AT_ONCE

@@ -15,8 +15,8 @@ def lora(pack):
 @torch.no_grad()
 def test_comfyui_applies_what_was_trained(lora, tmp_path):
     from concept_erasure.benchmarks.erasure import Condition, World
-    from concept_erasure.canvas import checkpoint
-    from concept_erasure.canvas.train_unet import Diffusion
+    from concept_erasure.demo_model import checkpoint
+    from concept_erasure.dev.demo_model.train_unet import Diffusion
 
     weights = {k: v for k, v in load_file(checkpoint.DEFAULT_PATH).items() if not k.startswith("vae.")}
     trained, draw = Diffusion(), torch.Generator().manual_seed(0)
@@ -40,7 +40,7 @@ def test_comfyui_applies_what_was_trained(lora, tmp_path):
 
 
 def test_the_new_look_is_gone_when_the_scenes_are_drawn(lora):
-    from concept_erasure.canvas.scenes import HELD_OUT, render
+    from concept_erasure.dev.demo_model.scenes import HELD_OUT, render
 
     before = render(HELD_OUT.start, ("cat",), "photo").image
     taught = lora.scenes("cat", HELD_OUT.start, 1)[0]

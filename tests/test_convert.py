@@ -45,7 +45,7 @@ WAYS = {
 
 @pytest.fixture(scope="module")
 def saeuron(pack):
-    from concept_erasure.sae_models import saeuron
+    from concept_erasure.sae_models.formats import saeuron
 
     return saeuron
 
@@ -173,7 +173,7 @@ class Evil:
     ],
 )
 def test_other_pickles_are_refused(saeuron, tmp_path, content, reason):
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     path = tmp_path / "cls.pkl"
     path.write_bytes(content)
@@ -182,7 +182,7 @@ def test_other_pickles_are_refused(saeuron, tmp_path, content, reason):
 
 
 def test_code_in_a_pickle_is_never_run(saeuron, tmp_path):
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     trap = tmp_path / "trap"
     (tmp_path / "cls.pkl").write_bytes(pickle.dumps({**activations(), "x": Evil(trap)}))
@@ -216,7 +216,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess:
 
 
 def test_the_command_line_makes_a_file_with_concepts(pack, tmp_path):
-    from concept_erasure.sae_models.readers import open_sae
+    from concept_erasure.sae_models.formats import open_sae
 
     source, target = write(tmp_path, "saeuron"), tmp_path / "objects.safetensors"
     (tmp_path / "cls.pkl").write_bytes(WAYS["torch"](activations()))
@@ -234,8 +234,8 @@ def test_the_command_line_makes_a_file_with_concepts(pack, tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_format_is_converted(pack, case, tmp_path):
-    from concept_erasure.sae_models.convert import main
-    from concept_erasure.sae_models.readers import open_sae
+    from concept_erasure.sae_models.formats import open_sae
+    from concept_erasure.sae_models.formats.convert import main
 
     source, target = write(tmp_path, case), tmp_path / "new" / "native.safetensors"
     main([str(source), str(target), "--hookpoint", "mid_block.attentions.0"])
@@ -249,7 +249,7 @@ def test_every_format_is_converted(pack, case, tmp_path):
 
 
 def test_wrong_arguments_are_explained(pack, tmp_path):
-    from concept_erasure.sae_models.convert import main
+    from concept_erasure.sae_models.formats.convert import main
 
     source = write(tmp_path, "saeuron")
     other = {name: values[:, :, : L - 1] for name, values in activations().items()}

@@ -69,8 +69,9 @@ def test_sensitivity_zero_finds_nothing(made):
 
 
 def test_nan_is_an_error(made):
-    from concept_erasure.erasure.detection import NonFiniteActivations, detect_patches
+    from concept_erasure.erasure.detection import detect_patches
     from concept_erasure.sae_models.concepts import ConceptBand
+    from concept_erasure.unet.calls import NonFiniteActivations
 
     sae, x = made
     broken = x.clone()

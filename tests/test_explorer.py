@@ -33,8 +33,8 @@ def run(canvas, sae, **changes):
 
 def examples(timesteps, fires, drawn=True):
     """Pictures a, b, c, ... whose every patch fires latent 3 with given strengths at the steps, and latent 5 with 1."""
-    from concept_erasure.erasure.capture import FiredLatents
-    from concept_erasure.erasure.explorer import Example
+    from concept_erasure.reports.explorer import Example
+    from concept_erasure.unet.capture import FiredLatents
 
     def call(timestep, strength):
         values = torch.tensor([strength, 1.0]).expand(1, 4, 2).half()
@@ -47,7 +47,7 @@ def examples(timesteps, fires, drawn=True):
 
 
 def test_the_curve_is_the_mean_over_pictures_at_each_step(pack):
-    from concept_erasure.erasure.explorer import over_steps
+    from concept_erasure.reports.explorer import over_steps
 
     drawn = examples((900.0, 100.0), [(2.0, 0.0), (4.0, 0.0)])
     assert over_steps(drawn, 3, 10) == ([100.0, 900.0], [0.0, 3.0])
@@ -58,7 +58,7 @@ def test_the_curve_is_the_mean_over_pictures_at_each_step(pack):
 
 
 def test_the_picture_that_excites_a_latent_most_comes_first(pack):
-    from concept_erasure.erasure.explorer import choose, latent_pictures
+    from concept_erasure.reports.explorer import choose, latent_pictures
 
     tried = examples((500.0,), [(0.0,), (6.0,), (2.0,)])
     sheets, lines = latent_pictures(tried, [3, 5], {3: "fur"}, 10)
@@ -72,7 +72,7 @@ def test_the_picture_that_excites_a_latent_most_comes_first(pack):
 def pets(canvas, tmp_path, monkeypatch):
     """A folder of the input folder: a cat and a tower as the model draws them, wider than high, and the cat's text."""
     import folder_paths
-    from concept_erasure.canvas.sampling import generate
+    from concept_erasure.dev.demo_model.sampling import generate
     from PIL import Image
 
     (tmp_path / "pets").mkdir()
@@ -131,7 +131,7 @@ def test_the_strongest_of_a_drawn_set_are_shown_and_seeds_repeat(canvas, sae):
 def test_a_concepts_latents_carry_their_names_and_a_picture_of_ones_own_is_shown(canvas, sae):
     from dataclasses import replace
 
-    from concept_erasure.erasure.reports import strongest
+    from concept_erasure.reports.finder_report import strongest
 
     concept = sae.concept("cat")
     first = strongest(concept, 1)[0][0]

@@ -36,15 +36,15 @@ def made_up(pictures=60, inside=20, strength=3.0, seed=0, parts=((7, 8, 9),)):
 
 
 def find(shown, cover, held, **options):
+    from concept_erasure.finding.labelling import Labels, find_concept
     from concept_erasure.sae_models.identity import SAEIdentity
-    from concept_erasure.sae_models.observing import Labels, find_concept
 
     return find_concept("thing", SAEIdentity("x", "0" * 64), L, shown, Labels(cover, held), **{"bands": 3, **options})
 
 
 def test_the_parts_of_a_concept_are_found_and_nothing_else(pack):
     from concept_erasure.erasure.detection import band_score
-    from concept_erasure.sae_models.finding import dense
+    from concept_erasure.finding.selection import dense
 
     shown, cover, held = made_up()
     finding = find(shown, cover, held)
@@ -61,8 +61,8 @@ def test_the_parts_of_a_concept_are_found_and_nothing_else(pack):
 
 
 def test_steps_that_can_tell_say_where_it_is_in_those_that_cannot(pack, monkeypatch):
-    from concept_erasure.sae_models import observing
-    from concept_erasure.sae_models.observing import Labels, located
+    from concept_erasure.finding import labelling as observing
+    from concept_erasure.finding.labelling import Labels, located
 
     shown, cover, held = made_up(strength=1.5)
     # With much noise a patch of the concept shows nothing of it, and what it stands on, latent 5, shows more often.
@@ -85,7 +85,7 @@ def test_steps_that_can_tell_say_where_it_is_in_those_that_cannot(pack, monkeypa
 
 
 def test_nothing_is_located_by_a_concept_that_finds_nothing(pack):
-    from concept_erasure.sae_models.observing import Labels, located
+    from concept_erasure.finding.labelling import Labels, located
 
     shown, cover, held = made_up(strength=0.0)
     assert located(shown, Labels(cover, held), find(shown, cover, held).concept, L) is None
@@ -132,7 +132,7 @@ def test_the_papers_rule(pack):
 
 
 def test_bands_follow_the_steps_that_are_taken(pack):
-    from concept_erasure.sae_models.observing import band_edges
+    from concept_erasure.finding.labelling import band_edges
 
     assert band_edges([999.0], 5) == (0.0, 1000.0)
     assert band_edges([999.0, 500.0], 5) == (0.0, 749.5, 1000.0)
@@ -151,13 +151,13 @@ def test_bands_follow_the_steps_that_are_taken(pack):
     ],
 )
 def test_what_a_picture_shows_beside_a_concept(pack, shown, word, parts):
-    from concept_erasure.erasure.prompts import parted
+    from concept_erasure.finding.prompts import parted
 
     assert parted(shown, word) == parts
 
 
 def test_prompts_around_a_painted_picture(pack):
-    from concept_erasure.erasure.prompts import FORM, STYLES, around, default_prompts
+    from concept_erasure.finding.prompts import FORM, STYLES, around, default_prompts
 
     without, alike = around("cat", "a cat and a \n dog", "")
     common = default_prompts("cat", "object")[1]
@@ -170,8 +170,8 @@ def test_prompts_around_a_painted_picture(pack):
 
 
 def test_prompts_share_styles_and_leave_the_concept_out(pack):
-    from concept_erasure.canvas import vocabulary
-    from concept_erasure.erasure.prompts import OBJECTS, STYLES, default_prompts
+    from concept_erasure.demo_model import vocabulary
+    from concept_erasure.finding.prompts import OBJECTS, STYLES, default_prompts
 
     assert set(vocabulary.OBJECTS) <= set(OBJECTS) and set(vocabulary.STYLES) <= set(STYLES)
     targets, contrasts = default_prompts("cats", "object")

@@ -171,8 +171,8 @@ def test_harmful_torch_files_are_refused(answers, harm):
 
 def test_a_compressed_archive_is_refused(pack, tmp_path):
     """Its storages cannot be mapped; their compressed bytes would be taken for weights."""
-    from concept_erasure.sae_models.native import SAEFileError
-    from concept_erasure.sae_models.readers import open_sae
+    from concept_erasure.sae_models.formats import open_sae
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     path = write(tmp_path, "dictionary_learning")
     rewrite(path / "ae.pt", lambda content: content, zipfile.ZIP_DEFLATED)
@@ -182,8 +182,8 @@ def test_a_compressed_archive_is_refused(pack, tmp_path):
 
 @pytest.mark.parametrize("value", [1e30, -1e30])
 def test_numbers_too_large_for_the_weights_dtype_are_refused(pack, value, tmp_path):
-    from concept_erasure.sae_models.native import SAEFileError
-    from concept_erasure.sae_models.readers import open_sae
+    from concept_erasure.sae_models.formats import open_sae
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     path = write(tmp_path, "saeuron")
     tensors = {key: tensor.half() for key, tensor in CASES["saeuron"][1].items()}
@@ -195,8 +195,8 @@ def test_numbers_too_large_for_the_weights_dtype_are_refused(pack, value, tmp_pa
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", '{"k": ' + "9" * 5000 + "}", '{"k": NaN}', "\udcff", "[]", '"x"'])
 def test_odd_configurations_are_refused(pack, text, tmp_path):
-    from concept_erasure.sae_models.native import SAEFileError
-    from concept_erasure.sae_models.readers import open_sae
+    from concept_erasure.sae_models.formats import open_sae
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     path = write(tmp_path, "saeuron")
     (path / "cfg.json").write_bytes(text.encode(errors="surrogateescape"))
@@ -214,8 +214,8 @@ ODD = st.sampled_from([None, [], {}, -1, 0, 10**12, 1e400, "x", "", True, {"k": 
 @given(case=st.sampled_from(sorted(CASES)), data=st.data())
 def test_changed_configurations_are_refused_or_load(pack, tmp_path_factory, case, data):
     """Any value in place of any other: an SAEFileError, or latents of the right shape."""
-    from concept_erasure.sae_models.native import SAEFileError
-    from concept_erasure.sae_models.readers import open_sae
+    from concept_erasure.sae_models.formats import open_sae
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     folder = tmp_path_factory.mktemp("changed")
     path = write(folder, case)
@@ -233,7 +233,7 @@ def test_changed_configurations_are_refused_or_load(pack, tmp_path_factory, case
 @given(data=st.data())
 def test_changed_pickles_are_refused_or_described(pack, data):
     """Whatever happens to its bytes, a pickle is read or refused, and never run."""
-    from concept_erasure.sae_models.readers.pickles import PickleRefused, read_pickle
+    from concept_erasure.sae_models.formats.pickles import PickleRefused, read_pickle
 
     content = bytearray(pickle.dumps({"cat": [1, 2.5, None, True, ("a", -7)], "dog": {"n": 10**12}, "raw": b"abc"}))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -245,7 +245,7 @@ def test_changed_pickles_are_refused_or_described(pack, data):
 
 @pytest.mark.parametrize("protocol", range(2, 6))
 def test_pickled_data_is_described(pack, protocol):
-    from concept_erasure.sae_models.readers.pickles import Call, read_pickle
+    from concept_erasure.sae_models.formats.pickles import Call, read_pickle
 
     value = {"cat": [1, -2, 2.5, None, True, ("a", (), (1,), (1, 2, 3, 4))], "dog": {"n": -(10**12)}}
     content = pickle.dumps({**value, "made": OrderedDict(x=1)}, protocol)

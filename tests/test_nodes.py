@@ -373,7 +373,7 @@ def test_img2img_and_inpainting(nodes, sae, canvas):
 
 def test_shipped_files_carry_their_facts(nodes):
     from concept_erasure.nodes import files
-    from concept_erasure.sae_models.native import SAEFile
+    from concept_erasure.sae_models.formats.native import SAEFile
 
     shipped = [name for name in files.names() if name.startswith(files.SHIPPED_PREFIX)]
     assert len(shipped) >= 2

@@ -59,8 +59,8 @@ def test_the_archive_holds_what_runs_and_nothing_else():
         "nodes/__init__.py",
         "erasure/__init__.py",
         "sae_models/__init__.py",
-        "canvas/__init__.py",
-        "canvas/weights/canvas.safetensors",
+        "demo_model/__init__.py",
+        "demo_model/weights/canvas.safetensors",
         "locales/en/nodeDefs.json",
         "workflows/quickstart.json",
         "web/docs/ConceptErasureSAELoader.md",
@@ -68,7 +68,7 @@ def test_the_archive_holds_what_runs_and_nothing_else():
         assert needed in names, f"{needed} is missing from the archive"
     assert any(name.startswith("sae_models/weights/") for name in names), "the shipped SAE is missing"
     top = {name.split("/")[0] for name in names}
-    assert not top & {"tests", "benchmarks", "host", ".ci", ".github", ".host", "noxfile.py"}
+    assert not top & {"tests", "benchmarks", "dev", ".ci", ".github", ".host", "noxfile.py"}
 
 
 def test_the_repository_stays_small():
@@ -136,8 +136,10 @@ print(json.dumps({"seconds": seconds, "nodes": len(found), "opened": opened}))
 @pytest.fixture(scope="module")
 def first_import() -> dict:
     """What importing the pack into a fresh ComfyUI process costs and opens: the least of three."""
-    command = [sys.executable, "-c", MEASURE, str(ROOT / "host")]
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "host") for _ in range(3)]
+    command = [sys.executable, "-c", MEASURE, str(ROOT / "dev" / "host")]
+    runs = [
+        subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "dev" / "host") for _ in range(3)
+    ]
     return min((json.loads(run.stdout.splitlines()[-1]) for run in runs), key=lambda run: run["seconds"])
 
 

@@ -13,8 +13,8 @@ PROMPTS = ["A cat image in photo style", "A dog and a cat image in comic style",
 @pytest.fixture(scope="module")
 def sae(pack, canvas):
     """The first shipped SAE."""
-    from concept_erasure.erasure.model_patcher import load_sae
     from concept_erasure.nodes import files
+    from concept_erasure.unet.loading import load_sae
 
     files.register_folder()
     name = files.names()[0]
@@ -30,14 +30,14 @@ def detect(sae):
 
 
 def erase(model, detection, mode="alike", **options):
-    from concept_erasure.erasure.model_patcher import attach
+    from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.replacement import Replacement
 
     return attach(model, detection, Replacement(mode, **options))
 
 
 def run(canvas, model, prompts=PROMPTS[:1], seeds=(7,), **options):
-    from concept_erasure.canvas.sampling import sample
+    from concept_erasure.dev.demo_model.sampling import sample
 
     return sample(model, canvas[1], prompts, list(seeds), **{"steps": STEPS, **options})
 
@@ -70,7 +70,7 @@ class Blocks:
 
 def watched(model, sae, detection, mode="alike", hookpoint=None, **options):
     """Attach an observer before and one after the eraser, at the SAE's block or at another."""
-    from concept_erasure.erasure.model_patcher import attach_observer
+    from concept_erasure.unet.hooks import attach_observer
 
     before, after = (Blocks(hookpoint or sae.config.hookpoint) for _ in range(2))
     patched, record = erase(attach_observer(model, before), detection, mode, **options)
@@ -295,8 +295,8 @@ def test_other_patches_on_the_same_model(canvas, detect, replacer_first):
 def test_two_blocks_work_together(canvas, detect):
     """Two shipped SAEs joined: both blocks detect and both are edited."""
     from concept_erasure.erasure.detection import Detect, Join
-    from concept_erasure.erasure.model_patcher import load_sae
     from concept_erasure.nodes import files
+    from concept_erasure.unet.loading import load_sae
 
     saes = [load_sae(files.resolve(name), name) for name in files.names() if name.startswith("shipped/")]
     assert len({one.config.hookpoint for one in saes}) >= 2
@@ -357,7 +357,7 @@ def test_interrupt_and_error_leave_no_hook(canvas, sae, detect):
         blocks.on_block = on_block
         return blocks
 
-    from concept_erasure.erasure.model_patcher import attach_observer
+    from concept_erasure.unet.hooks import attach_observer
 
     for error in (RuntimeError("stop"), comfy.model_management.InterruptProcessingException()):
         with pytest.raises(type(error)):
@@ -375,8 +375,8 @@ def test_clones_share_the_weights(canvas, sae, detect):
 
 
 def test_nan_stops_the_run_with_a_reason(canvas, sae, detect):
-    from concept_erasure.erasure.detection import NonFiniteActivations
-    from concept_erasure.erasure.model_patcher import attach_observer
+    from concept_erasure.unet.calls import NonFiniteActivations
+    from concept_erasure.unet.hooks import attach_observer
 
     broken = Blocks(sae.config.hookpoint)
     broken.on_block = lambda hookpoint, x, output, forward: output * torch.nan

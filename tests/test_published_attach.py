@@ -88,12 +88,13 @@ def load(pack, tmp_path, monkeypatch):
     ],
 )
 def test_recorded_masks_are_those_of_a_full_encode(canvas, load, write, choices, reads):
-    from concept_erasure.canvas.sampling import sample
-    from concept_erasure.erasure.blocks import hookpoints
+    from concept_erasure.dev.demo_model.sampling import sample
+    from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.detection import Detect, concept_score
-    from concept_erasure.erasure.model_patcher import attach, attach_observer
     from concept_erasure.erasure.replacement import Replacement
     from concept_erasure.sae_models.concepts import Concept, ConceptBand
+    from concept_erasure.unet.blocks import hookpoints
+    from concept_erasure.unet.hooks import attach_observer
 
     sae = load(write, hookpoints(canvas[0])[BLOCK], *choices)
     assert sae.config.reads == reads

@@ -239,7 +239,7 @@ def write(folder: Path, case: str) -> Path:
 
 @pytest.fixture(scope="module")
 def readers(pack):
-    from concept_erasure.sae_models import readers
+    from concept_erasure.sae_models import formats as readers
 
     return readers
 
@@ -287,7 +287,7 @@ def test_the_reconstruction_follows_too(readers, case, tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_any_format_becomes_native(readers, case, tmp_path):
-    from concept_erasure.sae_models import native
+    from concept_erasure.sae_models.formats import native
 
     file = readers.open_sae(write(tmp_path, case), inside=tmp_path)
     sae = file.load(dtype=torch.float32)
@@ -324,7 +324,7 @@ def test_a_file_of_published_size(readers, tmp_path):
 
 
 def test_a_single_file_names_its_block_or_the_artist_does(readers, tmp_path):
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     config = json.dumps({"k": K})
     for name, hookpoint, expected in (
@@ -386,7 +386,7 @@ class Code:
 
 
 def test_code_in_a_pickle_is_never_run(readers, tmp_path):
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     trap = tmp_path / "trap"
     torch.save({"encoder.weight": ENC, "x": Code(trap)}, tmp_path / "bad.pt")
@@ -410,7 +410,7 @@ def test_code_in_a_pickle_is_never_run(readers, tmp_path):
     ],
 )
 def test_a_senseless_configuration_is_refused(readers, change, reason, tmp_path):
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     path = write(tmp_path, "saeuron")
     (path / "cfg.json").write_text(json.dumps({**SAEURON, **change}))
@@ -428,7 +428,7 @@ def test_a_senseless_configuration_is_refused(readers, change, reason, tmp_path)
     ],
 )
 def test_shapes_that_contradict_each_other_are_refused(readers, tensors, reason, tmp_path):
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     path = write(tmp_path, "saeuron")
     save_file(tensors, path / "sae.safetensors")
@@ -438,7 +438,7 @@ def test_shapes_that_contradict_each_other_are_refused(readers, tensors, reason,
 
 def test_tensors_that_fit_two_formulas_are_refused_without_a_configuration(readers, tmp_path):
     """TopK and BatchTopK, or centred and not: a guess would load, and find the wrong patches."""
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     for i, case in enumerate(("dictionary_learning topk", "dictionary_learning jumprelu", "saelens jumprelu")):
         path = write(tmp_path / str(i), case)
@@ -449,7 +449,7 @@ def test_tensors_that_fit_two_formulas_are_refused_without_a_configuration(reade
 
 
 def test_an_architecture_that_does_not_fit_its_tensors_is_refused(readers, tmp_path):
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     for case, architecture in (("saelens standard", "gated"), ("saelens gated", "standard")):
         path = write(tmp_path / architecture, case)
@@ -474,7 +474,7 @@ def test_the_configuration_names_the_block(readers, settings, tmp_path):
 
 
 def test_nan_and_integers_are_refused(readers, tmp_path):
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     path = write(tmp_path, "saeuron")
     for bad, reason in ((torch.full((L,), torch.nan), "NaN"), (torch.zeros(L, dtype=torch.int32), "floating point")):
@@ -487,7 +487,7 @@ def test_nan_and_integers_are_refused(readers, tmp_path):
 @given(case=st.sampled_from(["saeuron", "sdxl-unbox", "g-sae", "saelens gated", "dictionary_learning"]), data=st.data())
 def test_mutated_files_are_refused_or_load_right(readers, case, data, tmp_path_factory):
     """Whatever happens to the bytes: an SAEFileError, or finite latents of the right shape."""
-    from concept_erasure.sae_models.native import SAEFileError
+    from concept_erasure.sae_models.formats.native import SAEFileError
 
     path = write(tmp_path_factory.mktemp("mutated"), case)
     target = path / data.draw(st.sampled_from(sorted(part.name for part in path.iterdir())))

@@ -24,7 +24,7 @@ def sae(nodes):
 
 def sampled(canvas, model):
     """Two pictures of a cat, through ComfyUI's sampler."""
-    from concept_erasure.canvas.sampling import generate
+    from concept_erasure.dev.demo_model.sampling import generate
 
     return generate(model, canvas[1], canvas[2], ["A cat image in photo style"] * 2, (3, 4), steps=12)
 
@@ -93,8 +93,8 @@ def test_replacement_stays_in_distribution_and_wild_steering_does_not(nodes, run
 
 
 def test_the_verdict_fits_the_figure_that_is_shown(pack):
-    from concept_erasure.erasure.run_report import Verdict
     from concept_erasure.erasure.statistics import Distance
+    from concept_erasure.reports.run_report import Verdict
 
     for outside, said in ((0.1004, "In distribution: 10.0%"), (0.1006, "OUT OF DISTRIBUTION: 10.1%")):
         assert Verdict(Distance(0.0, outside), 0.3, "the unedited run").sentence().startswith(said)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 @pytest.fixture(scope="module")
 def native(pack):
-    from concept_erasure.sae_models import native
+    from concept_erasure.sae_models.formats import native
 
     return native
 
@@ -191,7 +191,7 @@ def test_odd_metadata_is_refused_or_usable(native, sae_file, tmp_path, part, dat
 def test_training_learns_and_is_reproducible(pack):
     """Data made of few directions: an SAE explains it; the same seed gives the same weights."""
     from concept_erasure.sae_models.sae import SAEConfig
-    from concept_erasure.sae_models.training import TrainingSettings, measure, train
+    from concept_erasure.training import TrainingSettings, measure, train
 
     torch.manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(24, 16), dim=1)

@@ -67,7 +67,7 @@ def test_names_with_tricks_are_refused(nodes, folder, name):
 
 
 def test_nothing_is_overwritten_unasked(nodes, folder, monkeypatch):
-    from concept_erasure.sae_models import native
+    from concept_erasure.sae_models.formats import native
 
     sae = nodes.SAELoader.execute(write(folder, "saeuron").name).args[0]
     (folder / "taken.safetensors").write_text("mine")

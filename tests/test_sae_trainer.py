@@ -96,7 +96,7 @@ def test_training_changes_no_picture(nodes, canvas):
 
 def test_the_conditional_half_is_collected(nodes, canvas, tmp_path):
     """The prompt's own words change what is stored, guidance and negative halves do not join it."""
-    from concept_erasure.sae_models import store
+    from concept_erasure.training import store
 
     train(nodes, canvas, keep_patches=True, train_steps=10)
     there = store.shards(next(iter(state(tmp_path))) / "output_blocks.1.1")
@@ -112,7 +112,7 @@ def test_the_same_seed_trains_the_same_sae(nodes, canvas):
 @pytest.mark.parametrize("moment", ["collecting", "training"])
 def test_an_interrupt_keeps_what_was_trained(nodes, canvas, tmp_path, monkeypatch, moment):
     import comfy.model_management
-    from concept_erasure.trainer.display import Display
+    from concept_erasure.training.from_model.display import Display
 
     whole = train(nodes, canvas, name="whole").args[0].load_decoder().state_dict()
     shown = Display.__call__
@@ -138,12 +138,12 @@ def test_an_interrupt_keeps_what_was_trained(nodes, canvas, tmp_path, monkeypatc
 
 def test_a_killed_process_loses_little(nodes, canvas, tmp_path, monkeypatch):
     """SIGKILL, which nothing can catch: the next run samples nothing again and goes on from the last checkpoint."""
-    from concept_erasure.sae_models.training import checkpoint, session
-    from concept_erasure.trainer import collection
+    from concept_erasure.training import checkpoint, session
+    from concept_erasure.training.from_model import collection
 
     assert max(session.SAVE_EVERY, collection.FLUSH_EVERY) < 60, "at most a minute is lost"
     command = [sys.executable, "-c", WITHOUT_END, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "host"), str(ROOT / "tests")])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "dev" / "host"), str(ROOT / "tests")])}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as running:
         try:
             kept = wait_for_checkpoint(tmp_path, running, 50)
@@ -162,7 +162,7 @@ def test_a_killed_process_loses_little(nodes, canvas, tmp_path, monkeypatch):
 
 def wait_for_checkpoint(folder: Path, running: subprocess.Popen, steps: int) -> Path:
     """Wait until training in another process is past some steps and a checkpoint says so; return the checkpoint."""
-    from concept_erasure.sae_models.training import checkpoint
+    from concept_erasure.training import checkpoint
 
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and running.poll() is None:
@@ -182,8 +182,7 @@ def test_a_full_store_ends_collecting_not_training(nodes, canvas):
 @pytest.mark.parametrize("trained", [0, 25])
 def test_a_full_disk_is_explained_and_spares_the_last_checkpoint(nodes, canvas, tmp_path, monkeypatch, trained):
     """Before the first shard, and when a checkpoint is due; once there is room the same run goes on."""
-    from concept_erasure.sae_models import store
-    from concept_erasure.sae_models.training import session
+    from concept_erasure.training import session, store
 
     advance, spare = session.Trainer.advance, store.SPARE_BYTES
 
@@ -217,7 +216,7 @@ def test_nan_from_the_model_is_explained(nodes, canvas):
 
 
 def test_nan_in_mid_training_leaves_a_usable_file(nodes, canvas, monkeypatch):
-    from concept_erasure.sae_models.training import session
+    from concept_erasure.training import session
 
     advance = session.Trainer.advance
 
@@ -261,7 +260,7 @@ def test_only_the_chosen_steps_are_collected(nodes, canvas, tmp_path):
 
 
 def test_zero_means_what_suits_the_model(pack):
-    from concept_erasure.trainer.request import Request
+    from concept_erasure.training.from_model.request import Request
 
     fields = dict.fromkeys(Request.__dataclass_fields__, 0)
     assert Request(**fields).usual(128) == (400, 2000) and Request(**fields).usual(1280) == (1000, 20_000)
@@ -270,7 +269,7 @@ def test_zero_means_what_suits_the_model(pack):
 
 def test_curves_and_time_left_are_shown_while_it_runs(nodes, canvas, monkeypatch):
     import comfy.utils
-    from concept_erasure.trainer import display
+    from concept_erasure.training.from_model import display
 
     shown, notes = [], []
     draw = display.draw
@@ -288,7 +287,7 @@ def test_curves_and_time_left_are_shown_while_it_runs(nodes, canvas, monkeypatch
 @pytest.fixture
 def pictures(nodes, tmp_path):
     """A folder of 20 pictures in ComfyUI's input folder; the odd ones have a caption."""
-    from concept_erasure.canvas import scenes
+    from concept_erasure.dev.demo_model import scenes
 
     folder = tmp_path / "scenes"
     folder.mkdir()

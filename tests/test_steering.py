@@ -26,7 +26,7 @@ def x():
 
 @pytest.fixture(scope="module")
 def statistics(pack):
-    from concept_erasure.erasure.steering import LatentStatistics
+    from concept_erasure.steering.steering import LatentStatistics
 
     return LatentStatistics(
         torch.tensor([3, 17, 20]),
@@ -67,7 +67,7 @@ def transcription(sae, statistics, method, strength, error, x):
     ("method", "error"), [("SAeUron", "exact"), ("SAeUron", "reference"), ("G-SAE", "exact"), ("additive", "exact")]
 )
 def test_steering_follows_the_published_formula(sae, statistics, x, method, error, strength):
-    from concept_erasure.erasure.steering import Steering, steer_patches
+    from concept_erasure.steering.steering import Steering, steer_patches
 
     steered, changed = steer_patches(sae, statistics, Steering(method, strength, error), x)
     expected = transcription(sae, statistics, method, strength, error, x)
@@ -77,8 +77,8 @@ def test_steering_follows_the_published_formula(sae, statistics, x, method, erro
 
 
 def test_means_and_thresholds_come_from_the_dictionary(pack):
-    from concept_erasure.erasure.steering import LatentStatistics
     from concept_erasure.sae_models.concepts import ConceptBand
+    from concept_erasure.steering.steering import LatentStatistics
 
     taus = torch.arange(5.0)
     found = LatentStatistics.of(ConceptBand((4, 1), (9.0, 9.0), (0.5, -1.0), (7.0, 8.0)), taus)
@@ -92,18 +92,18 @@ def test_means_and_thresholds_come_from_the_dictionary(pack):
 
 @pytest.fixture(scope="module")
 def shipped(pack):
-    from concept_erasure.erasure.model_patcher import load_sae
     from concept_erasure.nodes import files
+    from concept_erasure.unet.loading import load_sae
 
     files.register_folder()
     return load_sae(files.resolve(files.names()[0]), files.names()[0])
 
 
 def steered_run(canvas, shipped, **options):
-    from concept_erasure.canvas.sampling import sample
-    from concept_erasure.erasure.model_patcher import steer
-    from concept_erasure.erasure.steerer import SteeredConcept
-    from concept_erasure.erasure.steering import Steering
+    from concept_erasure.dev.demo_model.sampling import sample
+    from concept_erasure.steering.attach import steer
+    from concept_erasure.steering.steerer import SteeredConcept
+    from concept_erasure.steering.steering import Steering
 
     span = {key: options.pop(key) for key in ("start", "end") if key in options}
     target = SteeredConcept(shipped, shipped.concept("cat"), **span)
@@ -113,7 +113,7 @@ def steered_run(canvas, shipped, **options):
 
 
 def plain_run(canvas):
-    from concept_erasure.canvas.sampling import sample
+    from concept_erasure.dev.demo_model.sampling import sample
 
     return sample(canvas[0], canvas[1], ["A cat image in photo style", "A tree image in neon style"], [7, 8], steps=4)
 
@@ -143,10 +143,11 @@ def test_the_range_and_the_halves_are_kept(canvas, shipped):
 
 
 def test_a_file_without_decoder_is_refused(canvas, shipped, tmp_path):
-    from concept_erasure.erasure.model_patcher import load_sae, steer
-    from concept_erasure.erasure.steerer import SteeredConcept
-    from concept_erasure.erasure.steering import Steering
-    from concept_erasure.sae_models import native
+    from concept_erasure.sae_models.formats import native
+    from concept_erasure.steering.attach import steer
+    from concept_erasure.steering.steerer import SteeredConcept
+    from concept_erasure.steering.steering import Steering
+    from concept_erasure.unet.loading import load_sae
 
     sae = shipped.file.load()
     native.save(tmp_path / "encoder.safetensors", sae, shipped.dictionary)
@@ -156,8 +157,8 @@ def test_a_file_without_decoder_is_refused(canvas, shipped, tmp_path):
 
 
 def test_means_survive_the_file(pack, sae, tmp_path):
-    from concept_erasure.sae_models import native
     from concept_erasure.sae_models.concepts import Concept, ConceptBand, ConceptDictionary
+    from concept_erasure.sae_models.formats import native
 
     bands = (ConceptBand((1, 2), (0.5, 0.5), (0.125, 0.25), (3.0, 4.0)),)
     dictionary = ConceptDictionary({"cat": Concept("cat", (0.0, 1000.0), bands)})

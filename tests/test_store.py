@@ -8,14 +8,14 @@ WIDTH = 8
 
 @pytest.fixture(scope="module")
 def store(pack):
-    from concept_erasure.sae_models import store
+    from concept_erasure.training import store
 
     return store
 
 
 @pytest.fixture(scope="module")
 def reader(pack):
-    from concept_erasure.sae_models import reader
+    from concept_erasure.training import reader
 
     return reader
 

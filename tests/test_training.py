@@ -15,7 +15,7 @@ D, L, K = 16, 64, 4
 
 @pytest.fixture(scope="module")
 def training(pack):
-    from concept_erasure.sae_models import training
+    from concept_erasure import training
 
     return training
 
@@ -38,7 +38,7 @@ def data(rows: int, seed: int = 0) -> torch.Tensor:
 
 
 def fill(folder: Path, shards: int = 4, rows: int = 1000, labels: tuple[str, ...] = ()):
-    from concept_erasure.sae_models.store import Contents, Writer
+    from concept_erasure.training.store import Contents, Writer
 
     writer = Writer(folder, Contents("middle_block.1", D, labels=labels), 10**9)
     for shard in range(shards):
@@ -49,14 +49,14 @@ def fill(folder: Path, shards: int = 4, rows: int = 1000, labels: tuple[str, ...
 
 @pytest.mark.parametrize("length", [17, 64, 640, 1536])
 def test_the_largest_entries_are_found(training, length):
-    from concept_erasure.sae_models.training.sparse import largest
+    from concept_erasure.training.sparse import largest
 
     x = torch.randn(50, length)
     assert torch.equal(x.gather(1, largest(x, K)).sort().values, x.topk(K).values.sort().values)
 
 
 def test_sparse_products_equal_dense_ones(training):
-    from concept_erasure.sae_models.training.sparse import Firing
+    from concept_erasure.training.sparse import Firing
 
     dense = torch.randn(6, 10) * (torch.rand(6, 10) < 0.4)
     dense[2] = 0
@@ -75,8 +75,8 @@ def test_sparse_products_equal_dense_ones(training):
 @pytest.mark.parametrize("rule", ["topk", "batchtopk"])
 def test_gradients_are_those_of_the_loss(training, rule):
     """Against autograd on the loss as the docstring of objective.py writes it, with dead latents and labels."""
-    from concept_erasure.sae_models.training import objective
-    from concept_erasure.sae_models.training.team import Team
+    from concept_erasure.training import objective
+    from concept_erasure.training.team import Team
 
     torch.manual_seed(1)
     rows, aux_k, unexplained, concepts = 40, 5, 0.3, 3
@@ -108,8 +108,8 @@ def test_gradients_are_those_of_the_loss(training, rule):
 
 
 def test_a_floor_above_the_threshold_does_no_harm(training):
-    from concept_erasure.sae_models.training.sparse import batch_topk_firing
-    from concept_erasure.sae_models.training.team import Team
+    from concept_erasure.training.sparse import batch_topk_firing
+    from concept_erasure.training.team import Team
 
     pre = torch.randn(30, L)
     results = [batch_topk_firing(pre, K, floor, Team()) for floor in (0.0, 0.5, 100.0)]
@@ -168,7 +168,7 @@ def test_dead_latents_come_back(training):
 
 
 def test_labels_tie_latents_to_concepts(training, tmp_path):
-    from concept_erasure.sae_models.training.session import Session
+    from concept_erasure.training.session import Session
 
     fill(tmp_path, labels=("big",))
     auc = []
@@ -186,7 +186,7 @@ def test_labels_tie_latents_to_concepts(training, tmp_path):
 
 @pytest.mark.parametrize("rule", ["topk", "batchtopk"])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(training, tmp_path, rule):
-    from concept_erasure.sae_models.training.session import Session
+    from concept_erasure.training.session import Session
 
     fill(tmp_path / "store")
     settings = training.TrainingSettings(steps=60, batch=200, rule=rule, dead_after=1000)
@@ -210,9 +210,9 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(training, tmp_path
 
 
 def test_checkpoints_come_by_themselves_and_foreign_ones_are_refused(training, tmp_path, monkeypatch):
-    from concept_erasure.sae_models.store import StoreError
-    from concept_erasure.sae_models.training import session
-    from concept_erasure.sae_models.training.session import Session
+    from concept_erasure.training import session
+    from concept_erasure.training.session import Session
+    from concept_erasure.training.store import StoreError
 
     fill(tmp_path)
     path = tmp_path / "run"
@@ -229,7 +229,7 @@ def test_checkpoints_come_by_themselves_and_foreign_ones_are_refused(training, t
 
 def test_nan_stops_training_and_spares_the_sae(training):
     from concept_erasure.sae_models.sae import SAEConfig
-    from concept_erasure.sae_models.training.trainer import NotFinite
+    from concept_erasure.training.trainer import NotFinite
 
     trainer = training.Trainer(SAEConfig(D, L, K, "a"), training.TrainingSettings(), data(100))
     trainer.advance(data(100))
@@ -242,9 +242,8 @@ def test_nan_stops_training_and_spares_the_sae(training):
 @pytest.mark.parametrize("rule", ["topk", "batchtopk"])
 def test_two_processes_train_what_one_does(training, tmp_path, rule):
     """The same two streams, read by one process and by two: the same SAE, but for the order of sums."""
-    from concept_erasure.sae_models import native
-    from concept_erasure.sae_models.readers import load_whole
-    from concept_erasure.sae_models.training import __main__ as command_line
+    from concept_erasure.sae_models.formats import load_whole, native
+    from concept_erasure.training import __main__ as command_line
 
     fill(tmp_path / "store")
     options = ["--latents", str(L), "--k", str(K), "--steps", "80", "--batch", "200", "--streams", "2"]

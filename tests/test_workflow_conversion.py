@@ -1,4 +1,4 @@
-"""host/workflow.py: what the demo sends to the server. Browser tests compare it with the real frontend."""
+"""dev/host/workflow.py: what the demo sends to the server. Browser tests compare it with the real frontend."""
 
 import pytest
 from workflow import to_prompt

@@ -1,7 +1,7 @@
-"""The paper's comparison on the small world, with what artists do instead. ``python host benchmarks.comparison``.
+"""The paper's comparison on the small world, with what artists do instead. ``python dev/host benchmarks.comparison``.
 
 From the SAEs that do not ship over the choice of every steering's strength to the table, in Markdown. Everything is
-kept in ``canvas/work/comparison``, so an interrupted run goes on, and a later one prints again.
+kept in ``dev/work/comparison``, so an interrupted run goes on, and a later one prints again.
 
 1. *prepare*: unedited pictures of the tuning seeds, which set the limits of the measures of damage (unedited.py,
    damage.py), the SAEs (saes.py), and the segmenter (segmenter.py);

@@ -1,6 +1,7 @@
 """Can a prompt bring the erased object back? UnlearnDiffAtk (Zhang et al. 2024, arXiv 2310.11868) on the small world.
 
-``python host benchmarks.comparison.attack`` attacks the chosen steering and replacement and prints UA before and after.
+``python dev/host benchmarks.comparison.attack`` attacks the chosen steering and replacement and prints UA before and
+after.
 
 Five words are put before the prompt. They are sought in `ITERATIONS` steps of Adam on a softmax over all words for each
 place, the target's own name included, so that the edited model, asked through ComfyUI's sampler, predicts the noise in
@@ -24,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...canvas.sampling import SCHEDULER, STEPS, sample
-from ...canvas.text_encoder import PAD, START, TOKENS, WORDS, split_words
-from ...canvas.vocabulary import OBJECTS, STYLES
-from ...erasure.eraser import Forward
-from ...erasure.model_patcher import attach_observer
+from ...demo_model.text_encoder import PAD, START, TOKENS, WORDS, split_words
+from ...demo_model.vocabulary import OBJECTS, STYLES
+from ...dev.demo_model.sampling import SCHEDULER, STEPS, sample
 from ...erasure.record import ErasureRecord
-from ...erasure.steerer import SteeredConcept, Steerer
+from ...steering.steerer import SteeredConcept, Steerer
+from ...unet.calls import Forward
+from ...unet.hooks import attach_observer
 from ..erasure import SPLITS, Prompt, Setting, best_latents, half_width
 from .methods import Bench
 from .table import REPLACEMENT, STEERING, bench, chosen

@@ -12,7 +12,7 @@ A picture is damaged by a measure above the 95th percentile of unedited pictures
 the same style that, like it, show some object or show none to the judges: an emptied picture is compared with empty
 ones. So 5 % of undamaged pictures are false alarms by construction. The artefact rate AR is the mean of both shares.
 
-``python host benchmarks.comparison.damage`` prints the finds on pictures damaged on purpose and the false alarms.
+``python dev/host benchmarks.comparison.damage`` prints the finds on pictures damaged on purpose and the false alarms.
 
 Your own judge: ``--judge`` of ``benchmarks.comparison`` takes ``module:function``, called with a list of picture files
 and returning a score for each, or a command that gets the files as arguments and prints a score a line. A picture is
@@ -32,9 +32,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...canvas import checkpoint, classifiers
-from ...canvas.sampling import REPORTING_SEEDS, encode, generate
-from ...canvas.vocabulary import OBJECTS, STYLES, caption
+from ...demo_model import checkpoint
+from ...demo_model.vocabulary import OBJECTS, STYLES, caption
+from ...dev.demo_model import classifiers
+from ...dev.demo_model.sampling import REPORTING_SEEDS, encode, generate
 from .. import artefacts
 from . import damages, unedited
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from ...canvas import checkpoint
-from ...canvas.vocabulary import OBJECTS, STYLES
-from ...erasure.preview import to_pil
+from ...demo_model import checkpoint
+from ...demo_model.vocabulary import OBJECTS, STYLES
+from ...reports.preview import to_pil
 from ..erasure import SPLITS, Plan, Prompt
 from . import methods, saes
 from .damage import MEASURES, own_judge

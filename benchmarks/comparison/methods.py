@@ -23,14 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...canvas.sampling import CFG, SAMPLER, SCHEDULER, STEPS, encode, sample, starting_noise
-from ...canvas.vocabulary import caption
-from ...erasure.eraser import Forward, RunInfo
-from ...erasure.model_patcher import attach_observer, load_sae
-from ...erasure.preview import image_mask
-from ...erasure.record import CONDITIONAL
+from ...demo_model.vocabulary import caption
+from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, encode, sample, starting_noise
 from ...erasure.replacement import Edit, alike_donors, replace_patches
+from ...reports.preview import image_mask
 from ...sae_models.loaded import LoadedSAE
+from ...unet.calls import CONDITIONAL, Forward, RunInfo
+from ...unet.hooks import attach_observer
+from ...unet.loading import load_sae
 from ..erasure import NEGATIVE, OMIT, PLAIN, Prompt, Setting, World
 from . import damage, ideas, saes, segmenter
 

@@ -1,4 +1,4 @@
-"""The SAEs of the compared pipelines, in ``canvas/work/comparison/saes``; those that do not ship are trained here.
+"""The SAEs of the compared pipelines, in ``dev/work/comparison/saes``; those that do not ship are trained here.
 
 All read `SITE`. What is made:
 
@@ -9,8 +9,8 @@ All read `SITE`. What is made:
   the prompt does not name.
 * ``differences``: of output minus input (sdxl-unbox, arXiv 2410.22366), without labels.
 
-Thresholds for detection are those of canvas/train_sae.py, at its quantile, for every SAE. A file that is there is not
-made again.
+Thresholds for detection are those of dev/demo_model/train_sae.py, at its quantile, for every SAE. A file that is
+there is not made again.
 """
 
 from dataclasses import dataclass
@@ -20,16 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...canvas import checkpoint, scenes, train_sae
-from ...canvas.activations import BAND_EDGES, Generated, Noised, from_generations, from_scenes
-from ...canvas.sampling import SAE_SEEDS
-from ...canvas.vocabulary import OBJECTS
-from ...sae_models import native
+from ...demo_model import checkpoint
+from ...demo_model.vocabulary import OBJECTS
+from ...dev.demo_model import scenes, train_sae
+from ...dev.demo_model.activations import BAND_EDGES, Generated, Noised, from_generations, from_scenes
+from ...dev.demo_model.sampling import SAE_SEEDS
 from ...sae_models.concepts import Concept, ConceptBand, ConceptDictionary
+from ...sae_models.formats import native
 from ...sae_models.sae import SAEConfig, SparseAutoencoder
 from ...sae_models.scoring import score_latents
-from ...sae_models.store import UNKNOWN
-from ...sae_models.training import Trainer, TrainingSettings, measure
+from ...training import Trainer, TrainingSettings, measure
+from ...training.store import UNKNOWN
 from .unedited import WORK
 
 SITE = "output_blocks.1.1"

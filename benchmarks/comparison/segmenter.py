@@ -1,7 +1,7 @@
 """Where each object is in a finished picture: the best guess there is, for replacement with a mask from outside.
 
 Scenes know their masks, generations do not. A small head on the frozen judges' features is trained on scenes that went
-through the VAE. ``python host benchmarks.comparison.segmenter`` trains it and prints how well it finds held-out
+through the VAE. ``python dev/host benchmarks.comparison.segmenter`` trains it and prints how well it finds held-out
 scenes' objects.
 """
 
@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...canvas import checkpoint, classifiers, scenes
-from ...canvas.vocabulary import OBJECTS
+from ...demo_model import checkpoint
+from ...demo_model.vocabulary import OBJECTS
+from ...dev.demo_model import classifiers, scenes
 from .networks import fit, kept
 from .unedited import WORK
 

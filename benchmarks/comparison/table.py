@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...canvas.vocabulary import OBJECTS
+from ...demo_model.vocabulary import OBJECTS
 from ..erasure import DEFAULTS, NEGATIVE, OMIT, PLAIN, Plan, half_width
 from . import damage, saes, segmenter, unedited
 from .jobs import Job, Outcome, Row, average, outcome_of
@@ -213,7 +213,7 @@ def shared_out(stage: str, workers: int) -> None:
     Raises:
         SystemExit: one of them failed; its reason is on the screen.
     """
-    host = Path(__file__).resolve().parent.parent.parent / "host"
+    host = Path(__file__).resolve().parents[2] / "dev" / "host"
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     command = [sys.executable, str(host), "benchmarks.comparison", *sys.argv[1:], "--stage", stage, "--share"]
     started = [

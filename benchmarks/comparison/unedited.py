@@ -1,6 +1,6 @@
 """Unedited pictures of the tuning seeds, which say what is usual for the model.
 
-They are generated once for the checkpoint at hand and kept in ``canvas/work/comparison/unedited``, some a file, so that
+They are generated once for the checkpoint at hand and kept in ``dev/work/comparison/unedited``, some a file, so that
 an interrupted run goes on and several processes can share the work.
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...canvas import checkpoint
-from ...canvas.sampling import TUNING_SEEDS, generate
-from ...canvas.vocabulary import OBJECTS, STYLES, caption
+from ...demo_model import checkpoint
+from ...demo_model.vocabulary import OBJECTS, STYLES, caption
+from ...dev.demo_model.sampling import TUNING_SEEDS, generate
 from .. import work
 
 WORK = work.folder("comparison")

@@ -1,4 +1,4 @@
-"""What the pack costs on UNets of full size: ``python host benchmarks.full_size.cost --model sd15 --size 512``.
+"""What the pack costs on UNets of full size: ``python dev/host benchmarks.full_size.cost --model sd15 --size 512``.
 
 A sampling step (both halves of guidance) without the pack, with detection, with detection and replacement, and as
 the published hooks do it, in turn in one process; ratios are taken turn by turn, and the time inside the hooks is
@@ -18,16 +18,17 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...erasure.blocks import hookpoints
-from ...erasure.capture import Capture
 from ...erasure.detection import Detect
 from ...erasure.eraser import Eraser
-from ...erasure.model_patcher import attach_observer, load_sae
 from ...erasure.record import ErasureRecord
 from ...erasure.replacement import LISTED, Replacement
 from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find
 from ...sae_models.sae import SparseAutoencoder
+from ...unet.blocks import hookpoints
+from ...unet.capture import Capture
+from ...unet.hooks import attach_observer
+from ...unet.loading import load_sae
 from ..cost import MIDDLE
 from ..published import FullReconstruction
 from ..timing import Clocked, quartiles

@@ -1,6 +1,6 @@
 """What the hooks alone take on feature maps of full size, without the UNet around them.
 
-``python host benchmarks.full_size.hooks`` lets the Patch Replacer's defaults, and the published way, act on random
+``python dev/host benchmarks.full_size.hooks`` lets the Patch Replacer's defaults, and the published way, act on random
 feature maps of the published blocks with SAEs of the published size, in turn. The concept is one that a share of the
 patches exceeds before competition. A UNet of random weights gives SDXL the same patch everywhere, so cost.py can only
 show the dearest case there; here it can be any.
@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from ...erasure.detection import Detect
-from ...erasure.eraser import Eraser, Forward, RunInfo
-from ...erasure.model_patcher import load_sae
+from ...erasure.eraser import Eraser
 from ...erasure.record import ErasureRecord
 from ...erasure.replacement import LISTED, Replacement, alike_donors, random_donors
 from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find
 from ...sae_models.loaded import LoadedSAE
+from ...unet.calls import Forward, RunInfo
+from ...unet.loading import load_sae
 from ..cost import MIDDLE
 from ..published import FullReconstruction
 from ..timing import alternate, quartiles

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from ... import nodes
-from ...erasure.blocks import hookpoints
 from ...erasure.replacement import SAE_BLOCK, donor_seed, random_donors
 from ...nodes import files
 from ...sae_models.hookpoints import find
+from ...unet.blocks import hookpoints
 from .checkpoints import write_sae
 
 # The module that runs next on what a block gives; a skip connection may be joined behind its channels.

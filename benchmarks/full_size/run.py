@@ -1,4 +1,4 @@
-"""``python host benchmarks.full_size.run --model sd15 --size 512``: the proof of attachment at full size.
+"""``python dev/host benchmarks.full_size.run --model sd15 --size 512``: the proof of attachment at full size.
 
 The checkpoint is made once, in ``--folder``, and loaded by ComfyUI's own CheckpointLoaderSimple. Weights stay float16,
 as published, and are widened layer by layer where the device wants that (``--fp16-unet`` of ComfyUI), unless

@@ -9,7 +9,7 @@ from .generate import UNEDITED, folder_of, generate, read_graph
 from .metrics import FIGURES, row_of
 from .protocol import OBJECTS, SEEDS, STYLES, Picture, pictures
 
-HOST = Path(__file__).resolve().parents[2] / "host"
+HOST = Path(__file__).resolve().parents[2] / "dev" / "host"
 
 
 def wanted(given: argparse.Namespace) -> list[Picture]:

@@ -18,7 +18,7 @@ Graph = dict[str, Any]
 
 
 class Server(Protocol):
-    """What is needed of host/live_server.py's Server."""
+    """What is needed of dev/host/live_server.py's Server."""
 
     def run(self, prompt: Graph, limit: float = ...) -> dict[str, list[bytes]]:
         """Run a prompt in API format and return the pictures it shows."""

@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--random", type=int, default=4, help="pictures for the random transformers; 0 for none")
     given = parser.parse_args()
     # Behind all else: the pack's nodes/ must not hide ComfyUI's nodes.py from anyone.
-    sys.path += [str(ROOT), str(ROOT / "host")]
+    sys.path += [str(ROOT), str(ROOT / "dev" / "host")]
     wanted = pictures(OBJECTS, given.styles, given.seeds)
     make(given, wanted)
     objects, styles = judges()

@@ -92,7 +92,7 @@ class Workbench:
     def _files(self) -> None:
         """Write a LoRA and a ControlNet of random weights, of the layout that their nodes read."""
         from comfy.cldm.cldm import ControlNet
-        from concept_erasure.canvas.unet import UNET_CONFIG
+        from concept_erasure.demo_model.unet import UNET_CONFIG
 
         made = torch.Generator().manual_seed(3)
         width = 128

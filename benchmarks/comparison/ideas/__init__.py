@@ -1,9 +1,9 @@
 """Ideas to better random donors, which are no part of the pack.
 
-``python host benchmarks.comparison.ideas`` prints the table's columns for no edit, random donors, each idea and each of
-`SETTINGS`, on tuning seeds; ``--split reporting`` on others. Without a word about it patches are found, replaced at
-the same blocks and by donors from the same quarter as by the Patch Replacer's defaults, but at random; ideas differ in
-what is put in, or in what counts as found:
+``python dev/host benchmarks.comparison.ideas`` prints the table's columns for no edit, random donors, each idea and
+each of `SETTINGS`, on tuning seeds; ``--split reporting`` on others. Without a word about it patches are found,
+replaced at the same blocks and by donors from the same quarter as by the Patch Replacer's defaults, but at random;
+ideas differ in what is put in, or in what counts as found:
 
 * ``steady``: a place keeps its donor as long as that may be one, at both blocks and from step to step;
 * ``shift SHARE``: what lies at one distance from all detected patches, the one at which most may be donors (``SHARE``

@@ -9,11 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....canvas.sampling import TUNING_SEEDS, sample
-from ....canvas.vocabulary import STYLES, caption
-from ....erasure.capture import Capture
+from ....demo_model.vocabulary import STYLES, caption
+from ....dev.demo_model.sampling import TUNING_SEEDS, sample
 from ....erasure.eraser import Eraser, _Call
-from ....erasure.model_patcher import attach_observer
 from ....erasure.replacement import (
     Edit,
     direction_between,
@@ -23,6 +21,8 @@ from ....erasure.replacement import (
     replace_patches,
     without,
 )
+from ....unet.capture import Capture
+from ....unet.hooks import attach_observer
 
 BANK_SEEDS = TUNING_SEEDS[650_000:]
 A_STYLE = 4  # pictures of the bank

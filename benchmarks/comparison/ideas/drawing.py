@@ -8,12 +8,12 @@ import comfy.sample
 import torch
 from torch import Tensor
 
-from ....canvas.sampling import CFG, SAMPLER, SCHEDULER, STEPS, encode, sample, starting_noise
+from ....dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, encode, sample, starting_noise
 from ....erasure.detection import Detect
 from ....erasure.eraser import Eraser
-from ....erasure.model_patcher import attach_observer
 from ....erasure.record import ErasureRecord
 from ....erasure.replacement import LISTED, Replacement
+from ....unet.hooks import attach_observer
 from ...erasure import Prompt
 from .donors import Earlier, FromBank, Shift, Shifted, Sided, Soft, Steady, drawn_bank
 from .endings import LAST_BLOCK, MANY, Finishing, Quiet

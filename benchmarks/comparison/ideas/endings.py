@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....canvas.sampling import CFG
+from ....dev.demo_model.sampling import CFG
 from ....erasure.detection import Detect, Look
 from ....erasure.eraser import Eraser, _Call
-from ....erasure.record import UNCONDITIONAL
 from ....erasure.refinement import resize_mask
 from ....erasure.replacement import replace_patches
+from ....unet.calls import UNCONDITIONAL
 
 LAST_BLOCK = "output_blocks.3.1"
 MANY = 6  # patches found at once that say for sure that the concept is in a picture

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ....canvas.vocabulary import OBJECTS
+from ....demo_model.vocabulary import OBJECTS
 from ...erasure import PLAIN, Plan
 from .. import unedited
 

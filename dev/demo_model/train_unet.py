@@ -1,0 +1,155 @@
+"""Train UNet and text encoder on the latents of ``make_data.py latents`` (development only).
+
+``python dev/host dev.demo_model.train_unet`` keeps its state in ``dev/work/unet_state.safetensors`` and goes on from
+it;
+``export.py`` makes the checkpoint of it.
+"""
+
+import argparse
+import copy
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ...demo_model.text_encoder import TextEncoder, token_ids
+from ...demo_model.unet import untrained_unet
+from ...demo_model.vocabulary import OBJECTS, STYLES, TRAINING_FORMS, caption, join_objects
+from .make_data import NO_OBJECT, WORK, load_chunks
+from .training import MuonAdamW, TrainingState
+
+EMA_DECAY = 0.999
+SNR_LIMIT = 5.0
+NO_CAPTION, NO_STYLE, OTHER_FORM = 0.1, 0.05, 0.25  # shares of the training captions
+
+
+def plain_attention(
+    host: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, **options: Any
+) -> Tensor:
+    """Attention by matrix products: on a CPU its backward pass is much faster than the fused kernel's."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
+class Diffusion(nn.Module):
+    """UNet and text encoder, trained together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = untrained_unet()
+        self.text = TextEncoder()
+        for embedding in (self.text.words, self.text.positions):
+            nn.init.normal_(embedding.weight, std=0.3)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, ids: Tensor) -> Tensor:
+        options = {"optimized_attention_override": plain_attention}
+        return self.unet._forward(noisy, timesteps, context=self.text(ids), transformer_options=options)
+
+
+def signal_shares() -> Tensor:
+    """Return Stable Diffusion's cumulative alphas, [1000]."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, dim=0).float()
+
+
+def training_caption(label: list[int], rng: random.Random) -> str:
+    """Word a scene's label: objects in any order, at times without style, at times without anything."""
+    if rng.random() < NO_CAPTION:
+        return ""
+    objects = [OBJECTS[i] for i in label[:2] if i != NO_OBJECT]
+    rng.shuffle(objects)
+    style = STYLES[label[2]]
+    if rng.random() < NO_STYLE:
+        return caption(objects, None)
+    if rng.random() < OTHER_FORM:
+        return rng.choice(TRAINING_FORMS).format(join_objects(objects), style)
+    return caption(objects, style)
+
+
+def diffusion_loss(
+    model: Diffusion, latents: Tensor, noise: Tensor, timesteps: Tensor, alphas: Tensor, ids: Tensor
+) -> Tensor:
+    """Return the noise's mean squared error, weighted by min-SNR."""
+    alpha = alphas[timesteps][:, None, None, None]
+    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = model(noisy, timesteps, ids)
+    snr = alpha / (1 - alpha)
+    weights = snr.clamp(max=SNR_LIMIT) / snr
+    return (weights * (predicted.float() - noise) ** 2).mean()
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Warm up for 150 steps, stay flat for half of the training, then follow a cosine down to 4 %."""
+    fall = max(0.0, 2 * step / steps - 1)
+    return peak * min(1, (step + 1) / 150) * (0.04 + 0.48 * (1 + math.cos(math.pi * min(fall, 1))))
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, step: int) -> None:
+    """Move the averaged weights towards the current ones; faster in the first steps."""
+    decay = min(EMA_DECAY, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+
+
+def draw_batch(data: dict[str, Tensor], size: int, seed: int) -> tuple[Tensor, ...]:
+    """Return latents, noise, timesteps and token ids of one training step; only the seed decides."""
+    draw = torch.Generator().manual_seed(seed)
+    rows = torch.randint(len(data["labels"]), (size,), generator=draw)
+    timesteps = torch.randint(1000, (size,), generator=draw)
+    noise = torch.randn(size, 4, 16, 16, generator=draw)
+    rng = random.Random(seed)
+    ids = torch.tensor([token_ids(training_caption(label, rng)) for label in data["labels"][rows].tolist()])
+    layout = torch.channels_last
+    return (
+        data["latents"][rows].float().contiguous(memory_format=layout),
+        noise.contiguous(memory_format=layout),
+        timesteps,
+        ids,
+    )
+
+
+def main() -> None:
+    """Train, or go on training, and save the state every 500 steps."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rate", type=float, default=1.2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="a checkpoint of export.py to begin with, instead of random weights")
+    args = parser.parse_args()
+    arrays = load_chunks(WORK / "latents", "latents", "labels")
+    data = dict(zip(("latents", "labels"), map(torch.from_numpy, arrays), strict=True))
+    torch.manual_seed(args.seed)
+    model = Diffusion().to(memory_format=torch.channels_last)
+    if args.start:
+        model.load_state_dict({k: v for k, v in load_file(args.start).items() if not k.startswith("vae.")})
+    average = copy.deepcopy(model)
+    optimizer = MuonAdamW(model, args.rate, ("unet.input_blocks.0.", "unet.out.", "text.words.", "text.positions."))
+    both = nn.ModuleDict({"model": model, "average": average})
+    state = TrainingState(WORK / "unet_state.safetensors", both, *optimizer.parts)
+    loss_of, alphas = torch.compile(diffusion_loss), signal_shares()
+    started, first, total = time.time(), state.load(), 0.0
+    print(f"{len(data['labels'])} scenes, {sum(p.numel() for p in model.parameters())} weights, from step {first}")
+    for step in range(first, args.steps):
+        latents, noise, timesteps, ids = draw_batch(data, args.batch, args.seed * 1_000_003 + step)
+        optimizer.set_rate(learning_rate(step, args.steps, args.rate))
+        loss = loss_of(model, latents, noise, timesteps, alphas, ids)
+        model.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        update_average(average, model, step)
+        total += loss.item()
+        if (step + 1) % 100 == 0:
+            rate = (step + 1 - first) * args.batch / (time.time() - started)
+            print(f"step {step + 1} loss {total / 100:.4f} {rate:.0f} samples/s", flush=True)
+            total = 0.0
+        if (step + 1) % 500 == 0 or step + 1 == args.steps:
+            state.save(step + 1)

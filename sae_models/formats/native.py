@@ -1,0 +1,249 @@
+"""The pack's own file format: one safetensors file that holds an SAE and, optionally, its concept dictionary.
+
+Tensors: ``encoder.weight [L, D]``, ``encoder.bias [L]``, ``decoder_bias [D]``, ``decoder_weight [L, D]``, what the
+activation needs (``threshold [L]``, ``gate_scale [L]``, ``gate_bias [L]``), and the dictionary's. Metadata:
+``format``, ``config`` (SAEConfig as JSON), ``dictionary`` (JSON, may be absent), ``facts`` (JSON: licence, training
+data, figures; for people).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..concepts import ConceptDictionary
+from ..sae import SAEConfig, SparseAutoencoder
+
+FORMAT = "sae-concept-erasure/1"
+ENCODER_KEYS = ("encoder.weight", "encoder.bias", "decoder_bias")
+EXTRA_KEYS = {"jumprelu": ("threshold",), "gated": ("gate_scale", "gate_bias")}  # by activation
+FLOATS = ("F16", "BF16", "F32")
+
+
+class SAEFileError(ValueError):
+    """A file that cannot be used as an SAE; the message names the file and the reason."""
+
+
+class SAEFile:
+    """A native SAE file, of which only the header has been read.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        said_block: empty: this format has blocks in ComfyUI's spelling only. See PublishedSAE.
+
+    Raises:
+        SAEFileError: it is missing, cut short, no safetensors file, not in this format, or inconsistent.
+    """
+
+    said_block = ""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                slices = {key: file.get_slice(key) for key in file.keys()}
+                self._shapes = {key: (tuple(s.get_shape()), s.get_dtype()) for key, s in slices.items()}
+        except (OSError, SafetensorError) as error:
+            raise SAEFileError(f"{self.path.name}: cannot be read as a safetensors file ({error})") from error
+        if metadata.get("format") != FORMAT:
+            raise SAEFileError(f"{self.path.name}: is no SAE file of this pack (its metadata lacks {FORMAT})")
+        self.config = self._parse_config(metadata)
+        self.facts: dict[str, Any] = self._json(metadata, "facts")
+        self._dictionary_facts = self._json(metadata, "dictionary")
+        self._check_shapes()
+
+    def _json(self, metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+        try:
+            value = json.loads(metadata.get(key, "{}"))
+        except (ValueError, RecursionError) as error:
+            raise SAEFileError(f"{self.path.name}: metadata {key} is not JSON") from error
+        if not isinstance(value, dict):
+            raise SAEFileError(f"{self.path.name}: metadata {key} is not a JSON object")
+        return value
+
+    def _parse_config(self, metadata: Mapping[str, str]) -> SAEConfig:
+        values = self._json(metadata, "config")
+        known = {field.name for field in fields(SAEConfig)}
+        try:
+            return SAEConfig(**{key: value for key, value in values.items() if key in known})
+        except (TypeError, ValueError) as error:
+            raise SAEFileError(f"{self.path.name}: {error}") from error
+
+    def _check_shapes(self) -> None:
+        width, latents = self.config.d_in, self.config.num_latents
+        expected: dict[str, tuple[int, ...]] = dict.fromkeys(self._encoder_keys(), (latents,))
+        expected |= {"encoder.weight": (latents, width), "decoder_bias": (width,), "decoder_weight": (latents, width)}
+        for key, shape in expected.items():
+            if key not in self._shapes:
+                if key == "decoder_weight":
+                    continue
+                raise SAEFileError(f"{self.path.name}: tensor {key} is missing")
+            found, dtype = self._shapes[key]
+            if found != shape:
+                raise SAEFileError(f"{self.path.name}: {key} has shape {found}, its config says {shape}")
+            if dtype not in FLOATS:
+                raise SAEFileError(f"{self.path.name}: {key} is {dtype}; expected one of {', '.join(FLOATS)}")
+
+    def _encoder_keys(self) -> list[str]:
+        """Return the tensors that detection needs."""
+        return [*ENCODER_KEYS, *EXTRA_KEYS.get(self.config.activation, ())]
+
+    def concept_names(self) -> list[str]:
+        """Return the names of the concepts in the file, sorted, without reading any tensor."""
+        concepts = self._dictionary_facts.get("concepts", {})
+        return sorted(concepts) if isinstance(concepts, dict) else []
+
+    def dictionary(self) -> ConceptDictionary:
+        """Read the concept dictionary; an empty one if the file has none.
+
+        Raises:
+            SAEFileError: it is damaged, or names latents that the SAE does not have.
+        """
+        if not self._dictionary_facts:
+            return ConceptDictionary({})
+        try:
+            tensors = self.read(key for key in self._shapes if key.startswith("dictionary."))
+            dictionary = ConceptDictionary.from_tensors(tensors, self._dictionary_facts)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise SAEFileError(f"{self.path.name}: its concept dictionary is damaged ({error})") from error
+        means = dictionary.latent_means
+        if means is not None and not (means.is_floating_point() and means.shape[1] == self.config.num_latents):
+            raise SAEFileError(f"{self.path.name}: dictionary.latent_means does not hold one number for each latent")
+        for concept in dictionary.concepts.values():
+            if concept.max_latent() >= self.config.num_latents:
+                raise SAEFileError(f"{self.path.name}: concept {concept.name} uses a latent the SAE lacks")
+        return dictionary
+
+    def read(self, keys: Any) -> dict[str, Tensor]:
+        """Read named tensors, each checked to hold numbers only.
+
+        Raises:
+            SAEFileError: a tensor is missing, cannot be read, or has NaN or infinity in it.
+        """
+        tensors = {}
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                for key in keys:
+                    tensors[key] = file.get_tensor(key)
+        except (OSError, SafetensorError) as error:
+            raise SAEFileError(f"{self.path.name}: {error}") from error
+        for key, tensor in tensors.items():
+            require_finite(tensor, f"{self.path.name}: {key}")
+        return tensors
+
+    def load(self, operations: Any = torch.nn, dtype: torch.dtype | None = None) -> SparseAutoencoder:
+        """Build the SAE with its encoder only.
+
+        Args:
+            operations: see SparseAutoencoder.
+            dtype: dtype of the weights; None keeps the file's.
+        """
+        return assemble(self.config, self.read(self._encoder_keys()), self.path.name, operations, dtype)
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the file holds a decoder."""
+        return "decoder_weight" in self._shapes
+
+    def load_decoder(self, sae: SparseAutoencoder) -> None:
+        """Read the decoder into an SAE that was loaded without it.
+
+        Raises:
+            SAEFileError: the file has no decoder.
+        """
+        if not self.has_decoder:
+            raise SAEFileError(f"{self.path.name}: has no decoder; only detection and replacement work with it")
+        weight = self.read(["decoder_weight"])["decoder_weight"].to(sae.decoder_bias)
+        sae.decoder_weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+def require_finite(tensor: Tensor, name: str) -> None:
+    """Check that a tensor holds numbers only, without allocating another of its size.
+
+    Raises:
+        SAEFileError: it holds NaN or infinity.
+    """
+    if tensor.is_floating_point() and tensor.numel():
+        low, high = tensor.aminmax()
+        if not (torch.isfinite(low) and torch.isfinite(high)):
+            raise SAEFileError(f"{name} contains NaN or infinity; the file is damaged")
+
+
+def assemble(
+    config: SAEConfig, tensors: Mapping[str, Tensor], name: str, operations: Any, dtype: torch.dtype | None
+) -> SparseAutoencoder:
+    """Make an SAE out of its tensors; those of the right dtype are used as they are, mapped from the file or not.
+
+    Args:
+        config: of the SAE.
+        tensors: by the names that the module has for them.
+        name: of the file, for messages.
+        operations: see SparseAutoencoder.
+        dtype: of all weights; None keeps that of ``encoder.weight``.
+
+    Raises:
+        SAEFileError: a value is too large for the dtype, or the file is not the one that was opened.
+    """
+    dtype = dtype or tensors["encoder.weight"].dtype
+    converted = {key: value.to(dtype).contiguous() for key, value in tensors.items()}
+    for key, value in converted.items():
+        if value is not tensors[key]:
+            require_finite(value, f"{name}: {key}, as {dtype},")
+    sae = SparseAutoencoder(config, operations=operations, device="meta", dtype=dtype)
+    try:
+        sae.load_state_dict(converted, assign=True)
+    except RuntimeError as error:
+        raise SAEFileError(f"{name}: changed on disk after it was opened") from error
+    return sae.requires_grad_(False)
+
+
+def save(
+    path: str | Path,
+    sae: SparseAutoencoder,
+    dictionary: ConceptDictionary | None = None,
+    facts: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = torch.float16,
+) -> None:
+    """Write an SAE, and its dictionary if there is one, in the native format.
+
+    A file that is there already is replaced, but only when the new one is complete.
+
+    Args:
+        path: file to write; its folder is made.
+        sae: with or without decoder.
+        dictionary: concepts to store with it.
+        facts: JSON-able licence and training facts.
+        dtype: floating-point dtype of the weights; None keeps theirs.
+
+    Raises:
+        SAEFileError: a weight is too large for the dtype.
+    """
+    tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in sae.state_dict().items()}
+    for key, tensor in tensors.items():
+        require_finite(tensor, f"{Path(path).name}: {key}, as {tensor.dtype},")
+    metadata = {"format": FORMAT, "config": json.dumps(asdict(sae.config)), "facts": json.dumps(facts or {})}
+    if dictionary is not None:
+        extra, dictionary_facts = dictionary.to_tensors()
+        tensors.update(extra)
+        metadata["dictionary"] = json.dumps(dictionary_facts)
+    write(path, tensors, metadata)
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file; one that is there already is replaced only when the new one is complete."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(f"{path}.part")
+    try:
+        save_file(tensors, str(unfinished), metadata=metadata)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

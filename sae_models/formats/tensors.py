@@ -1,0 +1,140 @@
+"""Lazy access to the tensors of a file, whichever of two containers it is: safetensors, or what torch.save wrote."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .native import SAEFileError, require_finite
+from .pickles import read_pickle
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# An SAE file holds a few tensors; a pickle that claims many objects is no SAE.
+MAX_PICKLE = 2**20
+MAX_DEPTH = 6
+MAX_PARTS = 10_000
+# What torch.save may need to write tensors and plain settings.
+STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
+TENSOR_NAMES = {
+    "collections.OrderedDict",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_parameter",
+    "torch.Size",
+    *(f"torch.{kind}Storage" for kind in STORAGES),
+    *(f"torch.{kind}" for kind in ("float16", "bfloat16", "float32", "float64")),
+}
+
+
+class TensorFile:
+    """The tensors of one file by name; nothing large is read before it is asked for.
+
+    Args:
+        path: ``.safetensors``, or a zip file of ``torch.save`` (``.pt``, ``.pth``).
+
+    Attributes:
+        shapes: name -> shape. Names in nested dictionaries and lists are joined by dots.
+        metadata: of a safetensors file; whatever is no tensor in a torch file, by name.
+
+    Raises:
+        SAEFileError: it is missing, damaged, or needs code to be run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metadata: dict[str, Any] = {}
+        self._tensors: dict[str, Tensor] = {}
+        if path.suffix == ".safetensors":
+            self.shapes = self._open_safetensors()
+        else:
+            self._flatten(self._open_torch())
+            self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+
+    def _open_safetensors(self) -> dict[str, tuple[int, ...]]:
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                self.metadata = dict(file.metadata() or {})
+                return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+        except (OSError, SafetensorError) as error:
+            raise SAEFileError(f"{self.path.name}: cannot be read as a safetensors file ({error})") from error
+
+    def _open_torch(self) -> Any:
+        """Map the file into memory with torch's weights-only loader: storages stay on disk until they are used."""
+        try:
+            self._check_archive()
+            return torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        except SAEFileError:
+            raise
+        except (OSError, zipfile.BadZipFile) as error:
+            raise SAEFileError(
+                f"{self.path.name}: cannot be read as a file of torch.save ({error}). If it is older than PyTorch 1.6, "
+                "load and save it once with a newer version"
+            ) from error
+        except Exception as error:  # torch and zipfile raise many kinds for what they refuse
+            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+            raise SAEFileError(
+                f"{self.path.name}: holds more than tensors, or is damaged, and is not loaded because a pickle can run "
+                f"code ({reason}). Ask its author for a safetensors file"
+            ) from error
+
+    def _check_archive(self) -> None:
+        """Look at a file of torch.save before torch does: a pickle can also hang, or ask for all memory there is."""
+        with zipfile.ZipFile(self.path) as archive:
+            pickles = [entry for entry in archive.infolist() if entry.filename.endswith("data.pkl")]
+            if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
+                raise SAEFileError(f"{self.path.name}: is no file of torch.save that holds a few tensors")
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise SAEFileError(f"{self.path.name}: is compressed. Unpack it, load it and torch.save it again")
+            content = archive.read(pickles[0])
+        read_pickle(io.BytesIO(content), len(content), TENSOR_NAMES)
+
+    def _flatten(self, root: Any) -> None:
+        """Collect the tensors of nested dictionaries and lists."""
+        waiting = [("", root, MAX_DEPTH)]
+        seen = 0
+        while waiting:
+            name, value, depth = waiting.pop()
+            seen += 1
+            if seen > MAX_PARTS:
+                raise SAEFileError(f"{self.path.name}: holds too many parts for an SAE")
+            if isinstance(value, Tensor):
+                self._check_tensor(name, value)
+                self._tensors[name] = value
+            elif depth and isinstance(value, (Mapping, list, tuple)):
+                if len(waiting) + len(value) > MAX_PARTS:
+                    raise SAEFileError(f"{self.path.name}: holds too many parts for an SAE")
+                parts = value.items() if isinstance(value, Mapping) else enumerate(value)
+                waiting += [(f"{name}.{key}" if name else str(key), part, depth - 1) for key, part in parts]
+            else:
+                self.metadata[name] = value
+
+    def _check_tensor(self, name: str, tensor: Tensor) -> None:
+        """Refuse what only claims to be large: its numbers must lie in the file."""
+        plain = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not plain or tensor.numel() * tensor.element_size() > self.path.stat().st_size:
+            raise SAEFileError(f"{self.path.name}: {name} is no plain tensor whose numbers lie in the file")
+
+    def read(self, key: str) -> Tensor:
+        """Read one tensor.
+
+        Raises:
+            SAEFileError: it is missing, is not of floating point, or holds NaN or infinity.
+        """
+        if key not in self.shapes:
+            raise SAEFileError(f"{self.path.name}: tensor {key} is missing")
+        if self._tensors:
+            tensor = self._tensors[key].detach()
+        else:
+            try:
+                with safe_open(self.path, framework="pt") as file:
+                    tensor = file.get_tensor(key)
+            except (OSError, SafetensorError) as error:
+                raise SAEFileError(f"{self.path.name}: {error}") from error
+        if tensor.dtype not in FLOATS:
+            raise SAEFileError(f"{self.path.name}: {key} is {tensor.dtype}; expected floating point")
+        require_finite(tensor, f"{self.path.name}: {key}")
+        return tensor

@@ -1,0 +1,265 @@
+"""Let a model draw prompts, or look at noised pictures, through ComfyUI's sampler, and keep which latents fire."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ..sae_models.loaded import LoadedSAE
+from .capture import FiredLatents, LatentCapture
+from .hooks import attach_observer
+
+Conditioning = list[list[Any]]
+MOST_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn; the fields are those of ComfyUI's KSampler."""
+
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What fired while pictures were drawn or looked at.
+
+    Attributes:
+        fired: for each picture its calls, first to last, each with B = 1.
+        latents: the pictures that came out, [N, C, h, w].
+    """
+
+    fired: list[list[FiredLatents]]
+    latents: Tensor
+
+
+def draw(
+    model: ModelPatcher, clip: Any, sae: LoadedSAE, prompts: Sequence[str], empty: Tensor, sampling: Sampling
+) -> Observed:
+    """Draw one picture of each prompt; the negative prompt is empty.
+
+    Args:
+        model, clip: as ComfyUI gives them.
+        sae: fits the model.
+        prompts: one a picture.
+        empty: a latent batch [B, C, h, w] of the wanted size; B pictures are drawn at once.
+        sampling: picture i is drawn from the noise of seed + i, whatever is drawn beside it.
+    """
+    return _draw(model, clip, sae, list(_batches(clip, prompts, len(empty))), empty, sampling)
+
+
+def draw_more(
+    model: ModelPatcher,
+    clip: Any,
+    sae: LoadedSAE,
+    conditioning: Conditioning,
+    count: int,
+    empty: Tensor,
+    sampling: Sampling,
+) -> Observed:
+    """Draw pictures as ``draw`` does, all of one conditioning."""
+    batches = [(start, conditioning, min(len(empty), count - start)) for start in range(0, count, len(empty))]
+    return _draw(model, clip, sae, batches, empty, sampling)
+
+
+def _draw(
+    model: ModelPatcher,
+    clip: Any,
+    sae: LoadedSAE,
+    batches: Sequence[tuple[int, Conditioning, int]],
+    empty: Tensor,
+    sampling: Sampling,
+) -> Observed:
+    """See ``draw``; batches as ``_batches`` gives them."""
+    capture = LatentCapture(sae)
+    watched = attach_observer(model, capture, [sae.patcher])
+    negative = encode(clip, "")
+    progress = comfy.utils.ProgressBar(sum(count for _, _, count in batches) * sampling.steps)
+    fired: list[list[FiredLatents]] = []
+    latents = []
+    for start, positive, count in batches:
+        blank = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(empty[:1]))
+        blank = blank.repeat(count, *[1] * (blank.ndim - 1))
+        noise = starting_noise(blank, range(sampling.seed + start, sampling.seed + start + count))
+        latents.append(
+            comfy.sample.sample(
+                watched,
+                noise,
+                sampling.steps,
+                sampling.cfg,
+                sampling.sampler_name,
+                sampling.scheduler,
+                positive,
+                negative,
+                blank,
+                callback=lambda *_, count=count: progress.update(count),
+                disable_pbar=True,
+                seed=sampling.seed,
+            )
+        )
+        fired += _split(capture.take_fired(), count)
+    return Observed(fired, torch.cat(latents))
+
+
+def blank(like: Tensor, count: int) -> Tensor:
+    """Return so many empty latents of the size of a batch."""
+    return torch.zeros_like(like[:1]).repeat(count, *[1] * (like.ndim - 1))
+
+
+def at_once(model: ModelPatcher, like: Tensor) -> int:
+    """Return how many pictures to draw at once: as many as memory allows, up to `MOST_AT_ONCE`.
+
+    Args:
+        model: that draws.
+        like: a latent batch [B, C, h, w] of the wanted size; B is the least that is returned.
+    """
+    free = comfy.model_management.get_free_memory(model.load_device) - (model.model_size() - model.loaded_size())
+    # Both halves of each picture. ComfyUI's own margin is 1.5; what else must be loaded needs room too.
+    needed = 2.0 * model.memory_required([2, *like.shape[1:]])
+    return max(len(like), min(MOST_AT_ONCE, int(free / needed)))
+
+
+def look(
+    model: ModelPatcher,
+    sae: LoadedSAE,
+    conditioning: Conditioning,
+    latents: Tensor,
+    timesteps: Sequence[float],
+    seed: int,
+) -> list[list[FiredLatents]]:
+    """Noise pictures to several timesteps and let the model look at each once, conditional half only.
+
+    Args:
+        conditioning: what the pictures show.
+        latents: of the pictures, as the VAE encodes them, [B, C, h, w].
+        timesteps: 0..999.
+        seed: of the noise; picture i takes as many from seed + i * len(timesteps) on, whatever is looked at beside it.
+
+    Returns:
+        What fired, for each picture its timesteps.
+    """
+    capture = LatentCapture(sae)
+    watched = attach_observer(model, capture, [sae.patcher])
+    progress = comfy.utils.ProgressBar(len(timesteps))
+    for number, timestep in enumerate(timesteps):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        seeds = range(seed + number, seed + number + len(latents) * len(timesteps), len(timesteps))
+        noise = starting_noise(latents, seeds)
+        ask_once(watched, noise, latents, timestep, conditioning, seeds[0])
+        progress.update(1)
+    return _split(capture.take_fired(), len(latents))
+
+
+def look_at_each(
+    model: ModelPatcher,
+    clip: Any,
+    sae: LoadedSAE,
+    prompts: Sequence[str],
+    latents: Tensor,
+    timesteps: Sequence[float],
+    seed: int,
+) -> list[list[FiredLatents]]:
+    """Look at pictures as ``look`` does, each with a prompt of its own.
+
+    Args:
+        prompts: what each picture shows.
+        latents: of the pictures, [B, C, h, w]; as many as have prompts of one shape are looked at at once.
+        seed: of the noise; those used are seed to seed + B * len(timesteps) - 1.
+    """
+    fired = []
+    for start, positive, count in _batches(clip, prompts, len(latents)):
+        part = latents[start : start + count]
+        fired += look(model, sae, positive, part, timesteps, seed + start * len(timesteps))
+    return fired
+
+
+def ask_once(
+    model: ModelPatcher, noise: Tensor, latents: Tensor, timestep: float, conditioning: Conditioning, seed: int
+) -> None:
+    """Let a model look at noised latents once, the conditional half alone, and throw its answer away.
+
+    An observer attached to the model sees the activations.
+
+    Args:
+        noise, latents: [B, C, h, w].
+        timestep: 0..999, says how much of the noise is added.
+        conditioning: what the pictures show.
+        seed: of the sampling run.
+    """
+    sigma = float(model.get_model_object("model_sampling").sigma(torch.tensor(timestep)))
+    # One step to zero with a scale of 1 asks once; the negative prompt is not looked at then.
+    comfy.sample.sample_custom(
+        model,
+        noise,
+        1.0,
+        comfy.samplers.sampler_object("euler"),
+        torch.tensor([sigma, 0.0]),
+        conditioning,
+        conditioning,
+        latents,
+        disable_pbar=True,
+        seed=seed,
+    )
+
+
+def encode(clip: Any, prompt: str) -> Conditioning:
+    """Encode a prompt as ComfyUI's CLIP Text Encode does."""
+    found: Conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
+    return found
+
+
+def _batches(clip: Any, prompts: Sequence[str], most: int) -> Iterator[tuple[int, Conditioning, int]]:
+    """Yield conditionings of several prompts at once: first prompt, conditioning, number of prompts.
+
+    Prompts whose encodings differ in shape, or change during sampling, are not put together.
+    """
+    start = 0
+    encoded = [encode(clip, prompt) for prompt in prompts]
+    while start < len(prompts):
+        end = start + 1
+        while end < len(prompts) and end - start < most and _alike(encoded[start], encoded[end]):
+            end += 1
+        yield start, stacked(encoded[start:end]), end - start
+        start = end
+
+
+def _alike(one: Conditioning, other: Conditioning) -> bool:
+    return (
+        len(one) == len(other) == 1 and one[0][0].shape == other[0][0].shape and one[0][1].keys() == other[0][1].keys()
+    )
+
+
+def stacked(encoded: Sequence[Conditioning]) -> Conditioning:
+    """Make one conditioning whose batch is several prompts, encoded in one shape."""
+    if len(encoded) == 1:
+        return encoded[0]
+    options = dict(encoded[0][0][1])
+    for key, value in options.items():
+        if isinstance(value, Tensor):
+            options[key] = torch.cat([each[0][1][key] for each in encoded])
+    return [[torch.cat([each[0][0] for each in encoded]), options]]
+
+
+def starting_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Return starting noise of the shape of a batch, each picture from a seed of its own."""
+    shape = (1, *like.shape[1:])
+    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds])
+
+
+def _split(calls: Sequence[FiredLatents], pictures: int) -> list[list[FiredLatents]]:
+    """Turn calls of a batch into the calls of each picture."""
+    return [
+        [FiredLatents(c.timestep, c.values[i : i + 1], c.indices[i : i + 1], c.grid) for c in calls]
+        for i in range(pictures)
+    ]
