@@ -1,317 +1,214 @@
 """What happens at a hooked block during sampling: detect, refine, replace, record.
 
-One ``Eraser`` belongs to one Patch Replacer. It holds no weights and no state of a run longer than the run.
+One ``Eraser`` belongs to one Patch Replacer. It holds no weights and no state of a run longer than the run. Everything
+stays on the device of the feature map, and nothing in here waits for it; that activations are finite is read once, when
+the run ends (docs/decisions/0012).
 """
 
-import logging
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..sae_models.sae import as_read
-from ..unet.calls import CONDITIONAL, UNCONDITIONAL, Forward, NonFiniteActivations, RunInfo
-from .detection import Detect, Detection, Detector, Look, Refine, leaves
+from ..unet.calls import POSITIVE, Call, Chunk, NonFiniteActivations, Run, is_known_off, patches_of
+from ..unet.hooks import Observer
+from .detection import Detection, DetectionTree, Detector, blocks_read, detectors, refinements
 from .masks import MaskState
-from .record import ErasureRecord, RunRecord, StepEntry
+from .record import ErasureRecord, Recorder
+from .refinement import resize_mask
 from .replacement import (
-    Edit,
     Replacement,
-    alike_donors,
-    donor_pool,
-    donor_seed,
-    nearest_donors,
-    random_donors,
+    draw_seed,
+    draws_for,
+    nearest_sources,
+    random_sources,
     replace_patches,
+    similar_sources,
+    source_pool,
 )
-from .statistics import Move, Statistics, statistics_of
+from .scorer import ConceptScorer
+from .statistics import statistics_of
 
-ALL_DETECTED = "Every patch of an image was detected, so there was no donor and it was left as it was"
-NO_UNCONDITIONAL = "No unconditional half in the same pass, so donors were drawn at random"
-
-
-@dataclass(frozen=True)
-class _Places:
-    """Where patches of a feature map are replaced and where donors may come from.
-
-    Attributes:
-        mask: bool [B, N].
-        likeness: what donors were ranked by, float [B, H, W], or None.
-        targets, free: places in 0..N-1 of each image, rising.
-    """
-
-    mask: np.ndarray
-    likeness: Tensor | None
-    targets: list[np.ndarray]
-    free: list[np.ndarray]
+ALL_DETECTED = "Every patch of an image was detected, so there was no source patch and the block was left as it was"
+UNSURE = (
+    "It was not known which image or tile a call of the model was for (another node calls it for parts), so blocks "
+    "that run before the SAE's were left as they were"
+)
 
 
-class _Run:
-    """State of one sampling run."""
+class _State:
+    """What one sampling run knows."""
 
-    def __init__(self, detection: Detection, info: RunInfo, record: RunRecord) -> None:
-        ranges = {id(leaf): span for leaf, span in zip(leaves(detection), info.sigma_ranges, strict=True)}
+    def __init__(self, tree: DetectionTree, run: Run, recorder: Recorder) -> None:
+        self.run = run
+        self.recorder = recorder
+        self.masks = MaskState(tree, run)
+        self.has_region = any(each.region is not None for each in refinements(tree))
+        self._scorers: dict[tuple[int, torch.device], ConceptScorer] = {}
 
-        def is_active(leaf: Detect, sigma: float) -> bool:
-            highest, lowest = ranges[id(leaf)]
-            return lowest < sigma <= highest
-
-        self.info = info
-        self.record = record
-        self.masks = MaskState(detection, is_active)
-        self.places: dict[tuple[Hashable, tuple[int, int]], _Places] = {}
-        self.generator = torch.Generator()  # seeded anew for each draw
-        self._detectors: dict[tuple[int, int, torch.device], Detector] = {}
-
-    def detector(self, leaf: Detect, timestep: float, device: torch.device) -> Detector:
-        """Return what looks for a leaf's concept at a timestep."""
-        concept = leaf.concept
-        key = id(leaf), concept.band_index(timestep), device
-        if key not in self._detectors:
-            band = concept.bands[key[1]]
-            self._detectors[key] = Detector(leaf.sae.module, band, concept.combine, leaf.sensitivity, device)
-        return self._detectors[key]
+    def scorer(self, detector: Detector, device: torch.device) -> ConceptScorer:
+        """Return what scores patches for a detector's concept."""
+        key = id(detector), device
+        if key not in self._scorers:
+            self._scorers[key] = ConceptScorer(detector.sae.module, detector.concept, detector.sensitivity, device)
+        return self._scorers[key]
 
 
-@dataclass
-class _Call:
-    """One call of one hooked block.
-
-    Attributes:
-        output: what the block gave, [chunks * images, C, H, W].
-        edited: a copy of it with patches replaced, None as long as there are none.
-        edits: by which edits.
-        looked: whether a leaf read this block in this call.
-    """
-
-    run: _Run
-    hookpoint: str
-    forward: Forward
-    output: Tensor
-    edited: Tensor | None = None
-    edits: list[Edit] = field(default_factory=list)
-    looked: bool = False
-
-    @property
-    def images(self) -> int:
-        """Images in each chunk of the batch."""
-        return self.output.shape[0] // len(self.forward.halves)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(H, W) of the feature map."""
-        return self.output.shape[-2], self.output.shape[-1]
-
-    def rows(self, chunk: int) -> slice:
-        """Where a chunk lies in the batch."""
-        return self.forward.rows(chunk, len(self.output))
-
-    def note(self, chunk: int, mask: Tensor, replaced: list[int]) -> None:
-        """Write down what happened to a chunk."""
-        forward, record = self.forward, self.run.record
-        record.entries[self.hookpoint, forward.streams[chunk], forward.sigma] = StepEntry(
-            self.hookpoint,
-            forward.halves[chunk],
-            forward.sigma,
-            forward.timestep,
-            mask.clone(),
-            tuple(replaced),
-            forward.latent_size == self.run.info.latent_size and len(mask) == record.images,
-            self.looked,
-            *self._statistics(self.rows(chunk), any(replaced)),
-        )
-
-    def _statistics(self, rows: slice, edited: bool) -> tuple[Statistics, Statistics]:
-        """Describe some rows as the block gave them and as they are passed on."""
-        before = statistics_of(self.output[rows])
-        if not edited or self.edited is None:
-            return before, before
-        edits = [edit for edit in self.edits if rows.start <= edit.row < rows.stop]
-        if any(edit.row != edit.source_row or edit.donors.shape[1] > 1 for edit in edits):
-            return before, statistics_of(self.edited[rows])
-        # Patches that only changed places need not be looked at again.
-        moves = (Move(edit.row - rows.start, edit.targets, edit.donors[:, 0]) for edit in edits)
-        return before, replace(before, moves=tuple(moves))
-
-
-class Eraser:
+class Eraser(Observer):
     """Carries out one detection, and one replacement at the blocks that it reads or at others.
 
     Args:
-        detection: what to find.
+        tree: what to find.
         replacement: what to do where it is found.
         record: where to note it.
+        blocks: the UNet modules to edit; those that the detectors read if there are none.
     """
 
-    def __init__(self, detection: Detection, replacement: Replacement, record: ErasureRecord) -> None:
-        self.detection = detection
+    def __init__(
+        self, tree: DetectionTree, replacement: Replacement, record: ErasureRecord, blocks: Sequence[str] = ()
+    ) -> None:
+        self.tree = tree
         self.replacement = replacement
         self.record = record
-        self._run: _Run | None = None
+        self.blocks = tuple(blocks) or blocks_read(tree)
+        self._state: _State | None = None
 
     @property
     def hookpoints(self) -> list[str]:
         """The UNet modules to hook, without repetition."""
-        read = [leaf.hookpoint for leaf in leaves(self.detection)]
-        return list(dict.fromkeys([*read, *self.replacement.at]))
+        return list(dict.fromkeys([*blocks_read(self.tree), *self.blocks]))
 
-    def sampling_ranges(self) -> list[tuple[float, float]]:
-        """The (start, end) shares of the sampling range of each leaf, in the order of ``leaves``."""
-        return [(leaf.start, leaf.end) for leaf in leaves(self.detection)]
-
-    def begin(self, info: RunInfo) -> None:
-        """Forget the last run and start a new one."""
-        record = self.record.begin(info.seed, len(info.image_keys), info.latent_size)
-        self._run = _Run(self.detection, info, record)
-
-    def end(self) -> None:
-        """Drop the state of the run; the record stays."""
-        if self._run is not None and self._run.record.notes:
-            logging.info("Patch Replacer: %s", self._run.record.summary())
-        self._run = None
-
-    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
-        """Edit the output of a hooked block.
-
-        Args:
-            hookpoint: which block.
-            x: what went into it, [chunks * B, C, H, W].
-            output: what came out, same shape.
-            forward: the call it belongs to.
-
-        Returns:
-            ``output`` itself if nothing is replaced, else an edited copy.
+    def begin(self, run: Run) -> None:
+        """Start a run.
 
         Raises:
-            NonFiniteActivations: the feature map holds NaN or infinity.
-            ValueError: a region mask does not fit.
+            ValueError: a region mask does not fit the run's images.
         """
-        if self._run is None or output.shape[0] % len(forward.halves):
+        self._state = _State(self.tree, run, self.record.begin(run))
+
+    def end(self, run: Run, samples: Tensor | None) -> None:
+        """Complete the record, and drop the state of the run.
+
+        Raises:
+            NonFiniteActivations: a feature map held NaN or infinity.
+        """
+        state, self._state = self._state, None
+        if state is None:
+            return
+        if samples is None:
+            # The sampler's own error, or the artist's interruption, is what has to be heard.
+            with suppress(RuntimeError):
+                state.recorder.finish(None, ALL_DETECTED)
+            return
+        bad = state.recorder.finish(samples, ALL_DETECTED)
+        if bad is not None:
+            raise NonFiniteActivations(
+                f"Patch Replacer: the activations of {bad[0]} held NaN or infinity at timestep {bad[1]:.0f}. The model "
+                "itself is producing invalid values: try another precision (for example --force-fp32), or check LoRAs "
+                "and other patches before this node."
+            )
+
+    def end_call(self, call: Call) -> None:
+        """Forget what cannot be carried to another call."""
+        if self._state is not None:
+            for chunk in call.chunks:
+                if not chunk.certain:
+                    self._state.masks.forget(chunk.key)
+
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> Tensor:
+        """Return the output of a block with its detected patches replaced; see Observer.
+
+        Raises:
+            ValueError: a region mask cannot be placed.
+        """
+        state = self._state
+        if state is None:
             return output
-        call = _Call(self._run, hookpoint, forward, output)
-        call.looked = self._detect(call, x)
-        edits = hookpoint in self.replacement.at if self.replacement.at else call.looked
-        if not (call.looked or edits):
+        looked = self._detect(state, hookpoint, x, output, call)
+        active = state.masks.any_active(call.sigma)
+        if is_known_off(active) or not (looked or hookpoint in self.blocks):
             return output
-        for chunk in self._chunks(forward):
-            mask = self._mask(call, chunk)
+        edited = None
+        for chunk in self._chunks(call):
+            mask = self._mask(state, chunk, call, output, active)
             if mask is None:
                 continue
-            replaced = [0] * call.images
-            if edits and self.replacement.mode != "none":
-                replaced = self._replace(call, chunk, mask)
-            call.note(chunk, mask, replaced)
-        return output if call.edited is None else call.edited
+            part = output[chunk.rows]
+            source = self._source(state, hookpoint, chunk, call, part, mask)
+            if source is not None:
+                edited = output.clone() if edited is None else edited
+                edited[chunk.rows] = replace_patches(part, source)
+            stuck = None if source is None else mask.flatten(1).all(1)
+            state.recorder.add(hookpoint, call, chunk, mask, statistics_of(part), source, None, stuck, active, looked)
+        return output if edited is None else edited
 
-    def _chunks(self, forward: Forward) -> Iterable[int]:
-        """Which chunks of the batch are looked at."""
-        # As a donor the unconditional half would only be replaced by itself.
-        both = self.replacement.halves == "both" and self.replacement.mode != "unconditional"
-        return [i for i, half in enumerate(forward.halves) if both or half == CONDITIONAL]
+    def _chunks(self, call: Call) -> Iterator[Chunk]:
+        """Yield the rows that are looked at."""
+        both = self.replacement.apply_to == "both"
+        return (chunk for chunk in call.chunks if both or chunk.role == POSITIVE)
 
-    def _detect(self, call: _Call, x: Tensor) -> bool:
-        """Let every leaf of this block look at this call; tell whether any did."""
-        looked, forward, masks = False, call.forward, call.run.masks
-        for leaf in leaves(self.detection):
-            if leaf.hookpoint != call.hookpoint or not masks.is_active(leaf, forward.sigma):
+    def _detect(self, state: _State, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> bool:
+        """Let every detector of this block look at this call; tell whether any did."""
+        looked = False
+        for detector in detectors(self.tree):
+            if detector.hookpoint != hookpoint:
                 continue
-            for chunk in self._chunks(forward):
-                rows = call.rows(chunk)
-                read = as_read(leaf.sae.config.reads, x[rows], call.output[rows])
-                masks.update(leaf, forward.streams[chunk], self._look(leaf, read, call))
-                looked = True
+            active = state.masks.is_active(detector, call.sigma)
+            if is_known_off(active):
+                continue
+            scorer = state.scorer(detector, output.device)
+            for chunk in self._chunks(call):
+                read = as_read(detector.sae.config.reads, x[chunk.rows], output[chunk.rows])
+                grid = (len(read), *read.shape[-2:])
+                found, finite = scorer(patches_of(read).reshape(-1, read.shape[1]), call.timestep)
+                state.recorder.check(hookpoint, call.timestep, finite)
+                answer = Detection(found.mask.reshape(grid), found.raw_score.reshape(grid), active)
+                state.masks.update(detector, chunk.key, answer)
+            looked = True
         return looked
 
-    def _look(self, leaf: Detect, read: Tensor, call: _Call) -> Look:
-        """Let one leaf look at a feature map [B, D, H, W]."""
-        detector = call.run.detector(leaf, call.forward.timestep, read.device)
-        patches = read.flatten(2).transpose(1, 2).reshape(-1, read.shape[1])
-        try:
-            look = detector(patches)
-        except NonFiniteActivations as error:
-            raise NonFiniteActivations(
-                f"Patch Replacer: the activations of {call.hookpoint} hold NaN or infinity at timestep "
-                f"{call.forward.timestep:.0f}. The model itself is producing invalid values: try another "
-                f"precision (for example --force-fp32), or check LoRAs and other patches before this node."
-            ) from error
-        shape = (call.images, *call.grid)
-        return Look(look.detected.reshape(shape).cpu(), look.likeness.reshape(shape).cpu())
-
-    def _mask(self, call: _Call, chunk: int) -> Tensor | None:
-        forward = call.forward
-        if forward.latent_size != call.run.info.latent_size and self._has_region(self.detection):
+    def _mask(self, state: _State, chunk: Chunk, call: Call, output: Tensor, active: Tensor | None) -> Tensor | None:
+        """Return the detected patches of a chunk on a block's grid, bool [B, H, W]; None if nothing is known of it."""
+        if state.has_region and not chunk.whole:
             raise ValueError(
-                "Mask Refiner: its region input cannot be placed, because a conditioning covers only an area of "
-                "the image. Remove the region, or the conditioning's area."
+                "Mask Refiner: its input 'region' cannot be placed, as the model is asked for a part of an image, "
+                "an area of a conditioning, or another node's tile. Remove the region, the area, or the tiling."
             )
-        return call.run.masks.mask(forward.streams[chunk], forward.sigma, call.grid)
+        mask = state.masks.mask(chunk.key, call.sigma, chunk.images)
+        if mask is None:
+            if not chunk.certain:
+                state.run.note(UNSURE)
+            return None
+        mask = resize_mask(mask, (int(output.shape[-2]), int(output.shape[-1])))
+        return mask if active is None else mask & active
 
-    def _has_region(self, node: Detection) -> bool:
-        if isinstance(node, Refine):
-            return node.refinement.region is not None or self._has_region(node.source)
-        return not isinstance(node, Detect) and (self._has_region(node.first) or self._has_region(node.second))
+    def _source(
+        self, state: _State, hookpoint: str, chunk: Chunk, call: Call, part: Tensor, mask: Tensor
+    ) -> Tensor | None:
+        """Choose by which patches of a chunk its detected ones are replaced.
 
-    def _replace(self, call: _Call, chunk: int, mask: Tensor) -> list[int]:
-        """Replace the detected patches of a chunk, mask bool [B, H, W]; return how many that were in each image."""
-        places = self._places(call, chunk, mask)
-        donors = self._donors(call, chunk, places)
-        row, source_row = chunk * call.images, chunk * call.images
-        if self._is_unconditional(call):
-            source_row = call.forward.halves.index(UNCONDITIONAL) * call.images
-        edits = [Edit(row + i, places.targets[i], source_row + i, chosen) for i, chosen in donors.items()]
-        if edits:
-            call.edited = call.output.clone() if call.edited is None else call.edited
-            replace_patches(call.edited, edits, call.output)
-            call.edits += edits
-        return [len(places.targets[image]) if image in donors else 0 for image in range(call.images)]
+        Args:
+            part: the block's output for the chunk, [B, C, H, W].
+            mask: bool [B, H, W].
 
-    def _is_unconditional(self, call: _Call) -> bool:
-        """Whether donors come from the unconditional half of this call."""
-        return self.replacement.mode == "unconditional" and UNCONDITIONAL in call.forward.halves
-
-    def _places(self, call: _Call, chunk: int, mask: Tensor) -> _Places:
-        """Return where patches are to be replaced and where donors may come from, mask bool [B, H, W]."""
-        forward, run = call.forward, call.run
-        share, likeness = self.replacement.donor_share, None
-        if share < 1 and not self._is_unconditional(call):
-            likeness = run.masks.likeness(forward.streams[chunk], forward.sigma, call.grid)
-        flat = mask.flatten(1).numpy()
-        known = run.places.get((forward.streams[chunk], call.grid))
-        # Blocks that run before the SAE's next look are given what it saw last, often by the same grid.
-        if known is not None and known.likeness is likeness and known.mask.tobytes() == flat.tobytes():
-            return known
-        targets = [cells.nonzero()[0] for cells in flat]
-        if likeness is None:
-            free = [(~cells).nonzero()[0] for cells in flat]
-        else:
-            ranks = likeness.flatten(1).numpy()
-            free = [donor_pool(cells, each, share) for cells, each in zip(flat, ranks, strict=True)]
-        run.places[forward.streams[chunk], call.grid] = places = _Places(flat, likeness, targets, free)
-        return places
-
-    def _donors(self, call: _Call, chunk: int, places: _Places) -> dict[int, np.ndarray]:
-        """Choose donors for the detected patches of each image that has any, and has donors: int [n, m]."""
-        detected = {image: targets for image, targets in enumerate(places.targets) if len(targets)}
-        if self._is_unconditional(call):
-            return {image: targets[:, None] for image, targets in detected.items()}
-        notes = call.run.record.notes
-        if self.replacement.mode == "unconditional" and detected:
-            notes[NO_UNCONDITIONAL] += len(detected)
-        partly = [image for image in detected if len(places.free[image])]
-        if len(partly) < len(detected):
-            notes[ALL_DETECTED] += len(detected) - len(partly)
-        return {image: self._choose(call, chunk, image, detected[image], places.free[image]) for image in partly}
-
-    def _choose(self, call: _Call, chunk: int, image: int, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
-        """Choose donors for the detected patches of one image out of the free ones, int [n, m]."""
-        mode = self.replacement.mode
-        if mode == "alike":
-            return alike_donors(call.output[chunk * call.images + image].flatten(1).T, targets, free)
-        if mode in ("nearest", "mean of k nearest"):
-            return nearest_donors(targets, free, call.grid[1], self.replacement.k if mode != "nearest" else 1)
-        keys = call.run.info.image_keys
-        key = keys[image] if len(keys) == call.images else image
-        seed = donor_seed(self.replacement.seed, key, call.hookpoint, call.forward.sigma)
-        return random_donors(free, len(targets), call.run.generator.manual_seed(seed))
+        Returns:
+            int64 [B, H * W], see ``replacement``; None if the block is left alone.
+        """
+        mode, flat = self.replacement.mode, mask.flatten(1)
+        if mode == "none" or hookpoint not in self.blocks:
+            return None
+        # On a CPU it costs nothing to see that there is nothing to do.
+        if flat.device.type == "cpu" and not flat.any():
+            return None
+        grid = int(mask.shape[-2]), int(mask.shape[-1])
+        pool = source_pool(flat, state.masks.raw_score(chunk.key, grid).flatten(1), self.replacement.source_share)
+        if mode == "similar":
+            return similar_sources(patches_of(part), flat, pool)
+        if mode == "nearest":
+            return nearest_sources(flat, pool, grid[1])
+        keys = range(len(part)) if chunk.images is None else (state.run.image_keys[i] for i in chunk.images)
+        run, seed = state.run, self.replacement.seed
+        seeds = [draw_seed(seed, key, hookpoint, run.first_sigma, call.step) for key in keys]
+        return random_sources(flat, pool, draws_for(seeds, flat.shape[1]).to(flat.device, non_blocking=True))

@@ -1,25 +1,27 @@
-"""The masks of one sampling run: what each leaf saw last, and what the whole detection makes of it.
+"""The masks of one sampling run: what each detector answered last, and what the whole tree makes of it.
 
-Masks are kept for each *stream*: one conditioning (positive, negative, a regional prompt) of one run, named by
-the uuid that ComfyUI gives it. Within a stream a mask is bool [B, H, W] and a likeness float [B, H, W], on the CPU.
+Masks are kept for each *key*: one conditioning of some images, see ``unet.calls.Chunk``. The tree is evaluated once an
+answer, on the finest grid of the detectors below each node, so that a number of patches means the same wherever the
+mask is used; it is then resized to the grid of the block that asks.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .detection import Detect, Detection, Join, Look, Refine, leaves
-from .refinement import refine, resize_mask
+from ..unet.calls import Run, any_active, is_active
+from .detection import Detection, DetectionTree, Detector, Join, Refine, detectors, refinements
+from .refinement import Refinement, region_on_grid, resize_mask, shape
 
 
 @dataclass
-class _Persistence:
-    """Counts of how often each cell was detected, before and including the noise level at hand."""
+class _Counts:
+    """How often each patch was detected, before and including the noise level at hand, int [B, H, W]."""
 
-    sigma: float
+    sigma: Tensor
     before: Tensor
     now: Tensor
 
@@ -28,97 +30,156 @@ class MaskState:
     """Masks of one detection during one sampling run.
 
     Args:
-        detection: the tree.
-        is_active: tells whether a leaf looks at a given sigma (its start and end percent).
+        tree: what to find.
+        run: the run; its notes are not touched.
+
+    Raises:
+        ValueError: a region holds neither one mask nor one for each image of the run.
     """
 
-    def __init__(self, detection: Detection, is_active: Callable[[Detect, float], bool]) -> None:
-        self.detection = detection
-        self.is_active = is_active
-        self._seen: dict[tuple[int, Hashable], Look] = {}
-        self._persistence: dict[tuple[int, Hashable, tuple[int, ...]], _Persistence] = {}
-        self._confirmed: dict[tuple[int, Hashable, int], Tensor] = {}
+    def __init__(self, tree: DetectionTree, run: Run) -> None:
+        self.tree = tree
+        self._limits = {id(each): run.sigma_range(each.start, each.end) for each in detectors(tree)}
+        self._detectors = list(detectors(tree))
+        self._latest: dict[Hashable, dict[int, Detection]] = {}
+        self._masks: dict[Hashable, Tensor] = {}
+        self._counts: dict[tuple[int, Hashable], _Counts] = {}
+        self._confirmed: dict[tuple[int, Hashable], Tensor] = {}
+        self._regions: dict[tuple[int, tuple[int, int], torch.device], Tensor] = {}
+        for each in refinements(tree):
+            _check_region(each, run.images)
 
-    def update(self, leaf: Detect, stream: Hashable, look: Look) -> None:
-        """Note what a leaf has just seen in a stream, [B, H, W] each."""
-        self._seen[id(leaf), stream] = look
+    def is_active(self, detector: Detector, sigma: Tensor) -> Tensor | None:
+        """Tell whether a detector looks at a noise level, see ``unet.calls.is_active``."""
+        return is_active(sigma, self._limits[id(detector)])
 
-    def mask(self, stream: Hashable, sigma: float, grid: tuple[int, int]) -> Tensor | None:
-        """Evaluate the detection with the newest mask of every leaf.
+    def any_active(self, sigma: Tensor) -> Tensor | None:
+        """Tell whether any detector looks at a noise level."""
+        return any_active([self.is_active(each, sigma) for each in self._detectors])
 
-        A leaf whose block runs later in the UNet contributes what it saw in the step before.
+    def update(self, detector: Detector, key: Hashable, detection: Detection) -> None:
+        """Note what a detector has just answered, [B, H, W] each."""
+        self._latest.setdefault(key, {})[id(detector)] = detection
+        self._masks.pop(key, None)
+
+    def forget(self, key: Hashable) -> None:
+        """Forget what belongs to a key that will not come again."""
+        self._latest.pop(key, None)
+        self._masks.pop(key, None)
+        for kept in (self._counts, self._confirmed):
+            for each in [each for each in kept if each[1] == key]:
+                del kept[each]
+
+    def mask(self, key: Hashable, sigma: Tensor, images: Sequence[int] | None) -> Tensor | None:
+        """Return what the tree makes of the newest answer of every detector.
+
+        A detector whose block runs later in the UNet contributes what it answered in the step before.
 
         Args:
-            stream: which conditioning.
-            sigma: noise level of this forward pass.
+            key: whose mask.
+            sigma: noise level of this call, [].
+            images: places of the images in the run's batch, for the region; None if they are unknown.
+
+        Returns:
+            bool [B, H, W] on the detectors' finest grid, or None if none has answered yet.
+        """
+        if key not in self._latest:
+            return None
+        if key not in self._masks:
+            mask = self._evaluate(self.tree, key, sigma, images)
+            if mask is None:
+                return None
+            self._masks[key] = mask
+        return self._masks[key]
+
+    def raw_score(self, key: Hashable, grid: tuple[int, int]) -> Tensor:
+        """Return how strongly each patch speaks for any of the concepts, by the newest answer of every detector.
+
+        How detectors are joined and refined plays no part: this is to rank what was not detected.
+
+        Args:
+            key: see ``mask``, which gave a mask for it.
             grid: (H, W) of the feature map in question.
 
         Returns:
-            bool [B, H, W], or None if no leaf looks at this noise level or none has seen anything yet.
+            float [B, *grid].
         """
-        return self._evaluate(self.detection, stream, sigma, grid)
-
-    def likeness(self, stream: Hashable, sigma: float, grid: tuple[int, int]) -> Tensor:
-        """Return how much each cell is like any of the concepts, by the newest look of every leaf.
-
-        How leaves are joined and refined plays no part: this is to rank what was not detected.
-
-        Args:
-            stream, sigma, grid: see ``mask``, which gave a mask for them.
-
-        Returns:
-            float [B, H, W].
-        """
-        active = [leaf for leaf in leaves(self.detection) if self.is_active(leaf, sigma)]
-        seen = [self._seen[id(leaf), stream].likeness for leaf in active if (id(leaf), stream) in self._seen]
-        resized = [
-            each if each.shape[-2:] == grid else F.adaptive_max_pool2d(each[:, None], grid)[:, 0] for each in seen
-        ]
+        resized = []
+        for each in self._latest[key].values():
+            score = each.raw_score if each.active is None else torch.where(each.active, each.raw_score, 0.0)
+            same = score.shape[-2:] == grid
+            resized.append(score if same else F.adaptive_max_pool2d(score[:, None], grid)[:, 0])
         return resized[0] if len(resized) == 1 else torch.stack(resized).amax(0)
 
-    def _evaluate(self, node: Detection, stream: Hashable, sigma: float, grid: tuple[int, int]) -> Tensor | None:
-        if isinstance(node, Detect):
-            seen = self._seen.get((id(node), stream)) if self.is_active(node, sigma) else None
-            return None if seen is None else resize_mask(seen.detected, grid)
+    def _evaluate(
+        self, node: DetectionTree, key: Hashable, sigma: Tensor, images: Sequence[int] | None
+    ) -> Tensor | None:
+        if isinstance(node, Detector):
+            seen = self._latest[key].get(id(node))
+            if seen is None:
+                return None
+            return seen.mask if seen.active is None else seen.mask & seen.active
         if isinstance(node, Join):
-            first = self._evaluate(node.first, stream, sigma, grid)
-            second = self._evaluate(node.second, stream, sigma, grid)
+            first, second = (self._evaluate(side, key, sigma, images) for side in (node.first, node.second))
             return _join(node.mode, first, second)
-        mask = self._evaluate(node.source, stream, sigma, grid)
+        mask = self._evaluate(node.source, key, sigma, images)
         if mask is None:
             return None
-        if node.refinement.least_share > 0:
-            mask = self._confirm(node, stream, mask)
+        if node.refinement.min_area > 0:
+            mask = self._confirm(node, key, mask)
         if node.refinement.persistence:
-            mask = self._persist(node, stream, sigma, mask)
-        return refine(mask, node.refinement)
+            mask = self._persist(node, key, sigma, mask)
+        return shape(mask, node.refinement, self._region(node.refinement, mask, images))
 
-    def _confirm(self, node: Refine, stream: Hashable, mask: Tensor) -> Tensor:
+    def _confirm(self, node: Refine, key: Hashable, mask: Tensor) -> Tensor:
         """Clear the masks of images in which too little has been detected at once so far."""
-        # A share means the same on every grid; a number of cells would not.
-        enough = mask.flatten(1).float().mean(1) >= node.refinement.least_share
-        key = id(node), stream, len(mask)
-        self._confirmed[key] = self._confirmed.get(key, torch.zeros_like(enough)) | enough
-        return mask & self._confirmed[key][:, None, None]
+        enough = mask.flatten(1).float().mean(1) >= node.refinement.min_area
+        before = self._confirmed.get((id(node), key))
+        self._confirmed[id(node), key] = enough = enough if before is None else before | enough
+        return mask & enough[:, None, None]
 
-    def _persist(self, node: Refine, stream: Hashable, sigma: float, mask: Tensor) -> Tensor:
-        key = (id(node), stream, tuple(mask.shape))
-        counts = self._persistence.get(key)
-        if counts is None:
-            counts = _Persistence(sigma, torch.zeros_like(mask, dtype=torch.int32), mask.int())
-        elif counts.sigma == sigma:
-            # The same noise level again (a second pass of the same step): replace what it said before.
-            counts = _Persistence(sigma, counts.before, counts.before + mask)
+    def _persist(self, node: Refine, key: Hashable, sigma: Tensor, mask: Tensor) -> Tensor:
+        counts = self._counts.get((id(node), key))
+        if counts is None or counts.now.shape != mask.shape:
+            counts = _Counts(sigma, torch.zeros_like(mask, dtype=torch.int32), mask.int())
         else:
-            counts = _Persistence(sigma, counts.now, counts.now + mask)
-        self._persistence[key] = counts
+            # The same noise level again (a second call of the same step) replaces what it said before.
+            before = torch.where(counts.sigma == sigma, counts.before, counts.now)
+            counts = _Counts(sigma, before, before + mask)
+        self._counts[id(node), key] = counts
         return mask | (counts.now >= node.refinement.persistence)
+
+    def _region(self, refinement: Refinement, mask: Tensor, images: Sequence[int] | None) -> Tensor | None:
+        """Return where patches of some images may be detected, bool [B or 1, H, W]; None is everywhere."""
+        if refinement.region is None:
+            return None
+        grid = int(mask.shape[-2]), int(mask.shape[-1])
+        key = id(refinement), grid, mask.device
+        if key not in self._regions:
+            small = region_on_grid(refinement.region, grid)
+            self._regions[key] = small.to(mask.device, non_blocking=True)
+        small = self._regions[key]
+        if len(small) == 1:
+            return small
+        # Images of a batch mostly are the whole of it, in order; a window holds some of them.
+        whole = images is None or list(images) == list(range(len(small)))
+        return small if whole else torch.stack([small[i] for i in images or ()])
+
+
+def _check_region(refinement: Refinement, images: int) -> None:
+    held = 1 if refinement.region is None else len(refinement.region)
+    if held not in (1, images):
+        raise ValueError(
+            f"Mask Refiner: input 'region' holds {held} masks, but {images} image(s) are sampled. Connect one mask for "
+            "all images, or one for each."
+        )
 
 
 def _join(mode: str, first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if mode == "union":
-        if first is None or second is None:
-            return second if first is None else first
-        return first | second
-    # Nothing seen by one side leaves nothing in common.
-    return None if first is None or second is None else first & second
+    if first is None or second is None:
+        # Nothing seen by one side leaves nothing in common.
+        return None if mode == "intersection" else second if first is None else first
+    finest = max((side.shape[-2:] for side in (first, second)), key=lambda size: size[0] * size[1])
+    grid = int(finest[0]), int(finest[1])
+    first, second = resize_mask(first, grid), resize_mask(second, grid)
+    return first | second if mode == "union" else first & second

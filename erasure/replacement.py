@@ -1,22 +1,23 @@
 """Replacement: overwrite detected patch embeddings by embeddings of undetected patches of the same feature map.
 
-After "Look But Don't Touch with Sparse Autoencoders for Unlearning in Diffusion Models" (arXiv 2606.31699). The
-paper draws donors at random; the other choices are ours. What is not detected keeps its exact bits.
+After "Look But Don't Touch with Sparse Autoencoders for Unlearning in Diffusion Models" (arXiv 2606.31699). The paper
+draws source patches at random; the other choices are ours. Which patch comes from which is one index map, ``source``
+[B, N] with n itself where nothing changes. What is not detected keeps its exact bits.
 """
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-MODES = ("alike", "random", "nearest", "mean of k nearest", "unconditional", "none")
-HALVES = ("conditional", "both")
-SAE_BLOCK, MIDDLE_TOO, LISTED = WHERE = ("SAE block", "middle and SAE block", "listed blocks")
+MODES = ("similar", "random", "nearest", "none")
+APPLY_TO = ("positive", "both")
+# Distances between patches that are held at once: 64 MiB.
+MOST_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True)
@@ -24,170 +25,174 @@ class Replacement:
     """How detected patches are replaced.
 
     Attributes:
-        mode: ``alike``: the undetected patch of the same image that is most like the detected one but for what makes it
-            the concept, which is ours; ``random``: one drawn uniformly, as in the paper; ``nearest``: the spatially
-            nearest; ``mean of k nearest``: the mean of the k nearest; ``unconditional``: the same place in the
-            unconditional half; ``none``: detect and record only.
-        halves: which halves of classifier-free guidance are edited: ``conditional`` or ``both``.
-        k: for ``mean of k nearest``.
-        seed: of ``random`` donors, which ``unconditional`` falls back on.
-        donor_share: share (above 0, at most 1) of the undetected patches that may be donors: those least like
-            the concept. Ours; 1 is the paper's. The defaults are measured: docs/decisions/0008 and 0011.
-        where: which blocks are edited: ``SAE block``, the one that the SAE reads, as in the paper; ``middle and SAE
-            block``, the one in the UNet's middle too, which is ours; or ``listed blocks``.
-        at: the UNet modules for ``listed blocks``.
+        mode: ``similar``: by the source patch that is nearest in feature space, with the concept's direction removed,
+            which is ours; ``random``: by one drawn uniformly, as in the paper; ``nearest``: by the spatially nearest;
+            ``none``: detect and record only.
+        apply_to: which prompts' calls are edited: the ``positive`` ones, or ``both``.
+        seed: of ``random``.
+        source_share: share (above 0, at most 1) of the undetected patches that may be source patches: those with the
+            lowest raw score. Ours; 1 is the paper's. The defaults are measured: docs/decisions/0008 and 0011.
     """
 
-    mode: str = "alike"
-    halves: str = "conditional"
-    k: int = 4
+    mode: str = "similar"
+    apply_to: str = "positive"
     seed: int = 0
-    donor_share: float = 0.25
-    where: str = MIDDLE_TOO
-    at: tuple[str, ...] = ()
+    source_share: float = 0.25
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise ValueError(f"replacement {self.mode!r}; known are {', '.join(MODES)}")
-        if self.halves not in HALVES:
-            raise ValueError(f"halves {self.halves!r}; known are {', '.join(HALVES)}")
-        if self.where not in WHERE:
-            raise ValueError(f"where {self.where!r}; known are {', '.join(WHERE)}")
-        if (self.where == LISTED) != bool(self.at):
-            raise ValueError("blocks are listed where 'listed blocks' is chosen, and only there")
-        if self.k < 1:
-            raise ValueError("k must be at least 1")
-        if not 0 < self.donor_share <= 1:
-            raise ValueError("donor_share must be above 0 and at most 1")
+        if self.apply_to not in APPLY_TO:
+            raise ValueError(f"apply_to {self.apply_to!r}; known are {', '.join(APPLY_TO)}")
+        if not 0 < self.source_share <= 1:
+            raise ValueError("source_share must be above 0 and at most 1")
 
 
-def donor_seed(seed: int, image_key: int, hookpoint: str, sigma: float) -> int:
-    """Mix what makes a draw of donors unique into one seed in 0..2**63-1.
-
-    The place in the batch is not part of it, so an image gets the same donors alone and in a batch.
-    """
-    data = struct.pack("<QQd", seed % 2**64, image_key % 2**64, sigma) + hookpoint.encode()
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
+def own_places(mask: Tensor) -> Tensor:
+    """Return the index map that changes nothing for masks [B, N], int64 [B, N]."""
+    return torch.arange(mask.shape[1], device=mask.device).expand(len(mask), -1)
 
 
-def donor_pool(mask: np.ndarray, likeness: np.ndarray, share: float) -> np.ndarray:
-    """Return the places of the patches that may be donors: the undetected ones that are least like the concept.
+def replace_patches(x: Tensor, source: Tensor) -> Tensor:
+    """Return feature maps in which patch n is what patch ``source[b, n]`` was.
 
     Args:
-        mask: bool [N].
-        likeness: float [N], see ``detection.Look``.
+        x: [B, C, H, W].
+        source: int64 [B, H * W].
+    """
+    flat = x.flatten(2)
+    return flat.gather(2, source[:, None].expand(-1, flat.shape[1], -1)).view_as(x)
+
+
+def source_pool(mask: Tensor, raw_score: Tensor, share: float) -> Tensor:
+    """Tell which patches may be source patches: the undetected ones that speak least for the concept.
+
+    Args:
+        mask: detected patches, bool [B, N].
+        raw_score: float [B, N], see Detection.
         share: of the undetected patches, above 0 and at most 1.
 
     Returns:
-        int [m], rising, empty only if all is detected. Patches as much like the concept as the last one taken are in
-        it too, or their order in the picture would decide.
+        bool [B, N], empty only where all is detected. Patches with as low a score as the last one taken are in it too,
+        or their order in the image would decide.
     """
-    # A grid has few cells: NumPy is through with them before PyTorch has begun.
-    ranked = np.where(mask, np.inf, likeness)
-    free = len(mask) - int(np.count_nonzero(mask))
-    limit = np.sort(ranked)[max(1, round(share * free)) - 1]
+    if share >= 1:
+        return ~mask
+    ranked = raw_score.masked_fill(mask, torch.inf)
+    wanted = (share * (~mask).sum(1, dtype=torch.float32)).round().long().clamp(min=1) - 1
+    limit = ranked.sort(1).values.gather(1, wanted[:, None])
     # A limit of infinity would let detected patches in.
-    return ((ranked <= limit) & ~mask).nonzero()[0]
+    return (ranked <= limit) & ~mask
 
 
-def random_donors(free: np.ndarray, count: int, generator: torch.Generator) -> np.ndarray:
-    """Draw a donor for each of ``count`` detected patches.
+def similar_sources(x: Tensor, mask: Tensor, pool: Tensor) -> Tensor:
+    """Choose the source patch nearest in feature space, once what tells the two kinds apart is taken out of both.
 
-    Args:
-        free: int [m], places of the patches to draw from, at least one.
-        count: how many to draw.
-        generator: a CPU generator.
-
-    Returns:
-        int [count, 1], uniform, with repetition.
-    """
-    return free[torch.randint(len(free), (count, 1), generator=generator).numpy()]
-
-
-def nearest_donors(targets: np.ndarray, free: np.ndarray, width: int, k: int) -> np.ndarray:
-    """Return the k spatially nearest donors of every detected patch.
+    That is the direction from the source patches' mean to the detected patches' mean.
 
     Args:
-        targets: int [n], places of the detected patches on a grid.
-        free: int [m], places of possible donors, rising.
-        width: of the grid.
-        k: how many; fewer are returned if fewer are free.
+        x: patch embeddings, [B, N, C].
+        mask: detected patches, bool [B, N].
+        pool: possible source patches, bool [B, N].
 
     Returns:
-        int [n, min(k, m)], nearest first; ties go to the lower place.
+        int64 [B, N], see the module.
     """
-    place = np.stack([targets // width, targets % width], 1), np.stack([free // width, free % width], 1)
-    distance = ((place[0][:, None] - place[1][None]) ** 2).sum(-1)
-    return free[distance.argsort(axis=1, kind="stable")[:, :k]]
 
+    def choose(images: slice, rows: Tensor, columns: Tensor) -> Tensor:
+        found, others = (x[images].index_select(1, places).float() for places in (rows, columns))
+        is_source = pool[images].index_select(1, columns)
+        direction = F.normalize(_mean(found, mask[images].index_select(1, rows)) - _mean(others, is_source), dim=1)
+        found, others = without(direction, found), without(direction, others)
+        parts = found.split(_rows_at_once(len(found), others.shape[1]), dim=1)
+        return torch.cat([_first_nearest(torch.cdist(part, others), is_source) for part in parts], 1)
 
-def direction_between(one: Tensor, other: Tensor) -> Tensor:
-    """Return the unit vector [C] from the mean of patches [n, C] to that of others [m, C]; zero if they are equal."""
-    return torch.nn.functional.normalize(other.mean(0) - one.mean(0), dim=0)
+    return _choose(mask, pool, choose)
 
 
 def without(direction: Tensor, patches: Tensor) -> Tensor:
-    """Take a unit vector's direction [C] out of patches [n, C]."""
-    return patches - (patches @ direction)[:, None] * direction
+    """Take a direction, unit vectors [B, C], out of patches [B, n, C]."""
+    return patches - (patches @ direction[..., None]) * direction[:, None]
 
 
-def alike_donors(patches: Tensor, targets: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Return the donor most like each detected patch, once what tells the two kinds apart is taken out of both.
-
-    That is the direction from the donors' mean to the detected patches' mean.
+def nearest_sources(mask: Tensor, pool: Tensor, width: int) -> Tensor:
+    """Choose the spatially nearest source patch; ties go to the lower place.
 
     Args:
-        patches: of one image, [N, C].
-        targets: int [n], places of the detected patches.
-        free: int [m], places of possible donors.
-
-    Returns:
-        int [n, 1].
-    """
-    found, others = (patches[torch.from_numpy(each).to(patches.device)].float() for each in (targets, free))
-    direction = direction_between(others, found)
-    found, others = (without(direction, each) for each in (found, others))
-    return free[torch.cdist(found, others).argmin(1).cpu().numpy()][:, None]
-
-
-class Edit(NamedTuple):
-    """Which patches of one image are overwritten, and from where.
-
-    Attributes:
-        row: which image of the batch.
-        targets: places in 0..H*W-1, int [n].
-        source_row: which image of the batch the donors are in.
-        donors: their places, int [n, m]; with m > 1 their mean is taken.
+        mask, pool: see ``similar_sources``.
+        width: of the grid.
     """
 
-    row: int
-    targets: np.ndarray
-    source_row: int
-    donors: np.ndarray
+    def choose(images: slice, rows: Tensor, columns: Tensor) -> Tensor:
+        is_source = pool[images].index_select(1, columns)
+        chosen = []
+        for part in rows.split(_rows_at_once(len(is_source), len(columns))):
+            down = (part // width)[:, None] - columns // width
+            across = (part % width)[:, None] - columns % width
+            distance = (down * down + across * across).float().expand(len(is_source), -1, -1)
+            chosen.append(_first_nearest(distance, is_source))
+        return torch.cat(chosen, 1)
+
+    return _choose(mask, pool, choose)
 
 
-def replace_patches(x: Tensor, edits: Sequence[Edit], source: Tensor) -> None:
-    """Overwrite patches of feature maps in place.
+def random_sources(mask: Tensor, pool: Tensor, draws: Tensor) -> Tensor:
+    """Choose source patches uniformly, with repetition.
 
     Args:
-        x: feature maps [R, C, H, W] that are written to.
-        edits: what to overwrite.
-        source: feature maps [R, C, H, W] that are read; must not share memory with x.
+        mask, pool: see ``similar_sources``.
+        draws: uniform in 0..1, float [B, N], see ``draws_for``.
     """
-    # Those with equally many donors go together; all do, unless an image has fewer free patches than k.
-    for count in dict.fromkeys(edit.donors.shape[1] for edit in edits):
-        _replace_alike(x, [edit for edit in edits if edit.donors.shape[1] == count], source)
+    held = pool.sum(1, keepdim=True)
+    order = pool.byte().sort(dim=1, descending=True, stable=True).indices
+    pick = torch.minimum((draws * held).long(), (held - 1).clamp(min=0))
+    return torch.where(mask & (held > 0), order.gather(1, pick), own_places(mask))
 
 
-def _replace_alike(x: Tensor, edits: Sequence[Edit], source: Tensor) -> None:
-    """See ``replace_patches``; all edits have as many donors a patch."""
-    images = np.array([(edit.row, edit.source_row) for edit in edits]).repeat([len(edit.targets) for edit in edits], 0)
-    cells = [np.concatenate([edit.targets[None], edit.donors.T]) for edit in edits]
-    down, across = np.divmod(np.concatenate(cells, 1), x.shape[-1])
-    # One transfer to the device for all of them.
-    rows, source_rows, *places = torch.from_numpy(np.concatenate([images.T, down, across])).to(x.device)
-    targets_and_donors = list(zip(places[: len(down)], places[len(down) :], strict=True))
-    taken = [source[source_rows, :, i, j] for i, j in targets_and_donors[1:]]
-    i, j = targets_and_donors[0]
-    # The mean of a single donor could differ from it in the last bit.
-    x[rows, :, i, j] = taken[0] if len(taken) == 1 else torch.stack(taken).float().mean(0).to(x.dtype)
+def draws_for(seeds: Sequence[int], patches: int) -> Tensor:
+    """Return uniform numbers in 0..1, float32 [images, patches] on the CPU, of a seed an image."""
+    generator = torch.Generator()
+    return torch.stack([torch.rand(patches, generator=generator.manual_seed(seed)) for seed in seeds])
+
+
+def draw_seed(seed: int, image_key: int, hookpoint: str, first_sigma: float, step: int) -> int:
+    """Mix what makes a draw of source patches unique into one seed in 0..2**63-1.
+
+    The place in the batch is not part of it, so an image gets the same source patches alone and in a batch.
+    """
+    data = struct.pack("<QQdQ", seed % 2**64, image_key % 2**64, first_sigma, step) + hookpoint.encode()
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
+
+
+def _choose(mask: Tensor, pool: Tensor, choose: Callable[[slice, Tensor, Tensor], Tensor]) -> Tensor:
+    """Let ``choose`` find a source patch for each detected patch of each image.
+
+    It is given some images, and the rows and columns of a table of all patches that it has to look at, and returns a
+    column for each row, [images, rows]. On a CPU these are the detected patches and the pool of one image. Elsewhere to
+    know them would mean to wait for the device, and they are all patches of all images.
+    """
+    own = own_places(mask)
+    if mask.device.type != "cpu":
+        chosen = choose(slice(None), own[0], own[0])
+        return torch.where(mask & pool.any(1, keepdim=True), chosen, own)
+    result = own.clone()
+    for image in range(len(mask)):
+        rows, columns = mask[image].nonzero()[:, 0], pool[image].nonzero()[:, 0]
+        if len(rows) and len(columns):
+            result[image, rows] = columns[choose(slice(image, image + 1), rows, columns)[0]]
+    return result
+
+
+def _mean(patches: Tensor, which: Tensor) -> Tensor:
+    """Return the mean of some patches [B, n, C], bool [B, n] says which: [B, C]; zero if there are none."""
+    return (patches * which[..., None]).sum(1) / which.sum(1, keepdim=True).clamp(min=1)
+
+
+def _rows_at_once(images: int, columns: int) -> int:
+    """Return how many rows of a table of distances to hold at once."""
+    return max(1, MOST_AT_ONCE // max(1, images * columns))
+
+
+def _first_nearest(distance: Tensor, is_source: Tensor) -> Tensor:
+    """Return the column of the least distance [B, n, m] among source patches, bool [B, m]; the first of several."""
+    return distance.masked_fill(~is_source[:, None], torch.inf).argmin(2)

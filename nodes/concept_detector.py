@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..erasure.detection import JOINS, Detect, Detection, Join
+from ..erasure.detection import JOINS, DetectionTree, Detector, Join
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from . import files
@@ -93,7 +93,7 @@ class ConceptDetector(io.ComfyNode):
         end_percent: float,
         latents: str,
         join_mode: str,
-        join_with: Detection | None = None,
+        join_with: DetectionTree | None = None,
         custom_concept: Concept | None = None,
     ) -> io.NodeOutput:
         if start_percent > end_percent:
@@ -102,7 +102,7 @@ class ConceptDetector(io.ComfyNode):
                 "start smaller than the end."
             )
         chosen = _choose(sae, concept, latents, custom_concept)
-        detection: Detection = Detect(sae, chosen, sensitivity, start_percent, end_percent)
+        detection: DetectionTree = Detector(sae, chosen, sensitivity, start_percent, end_percent)
         if join_with is not None:
             detection = Join(join_mode, join_with, detection)
         return io.NodeOutput(detection, chosen)

@@ -1,11 +1,13 @@
 """Detection Preview: show where and when a concept was detected."""
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
 from ..erasure.record import ErasureRecord
-from ..reports.preview import heat_overlay, image_mask, step_tiles
-from .showing import latest_run, picture_and_words, require_pictures_of
+from ..reports.preview import heat_overlay, image_mask, step_tiles, with_words
+from .showing import latent_input, picture_and_words, shown_run
 from .sockets import CATEGORY, ERASURE_RECORD
 
 NAME = "Detection Preview"
@@ -21,8 +23,8 @@ class DetectionPreview(io.ComfyNode):
             node_id="ConceptErasureDetectionPreview",
             display_name=NAME,
             category=CATEGORY,
-            description="Shows where a Patch Replacer detected the concept in the latest sampling run: a heat map "
-            "over the picture, a tile for chosen steps, and a mask that any other node can use.",
+            description="Shows where a Patch Replacer detected the concept: a heat map over the image, a tile for "
+            "chosen steps, and a mask that any other node can use.",
             is_output_node=True,
             inputs=[
                 ERASURE_RECORD.Input("record", tooltip="From the Patch Replacer whose model was sampled."),
@@ -41,6 +43,7 @@ class DetectionPreview(io.ComfyNode):
                     tooltip="The mask output. any step: white where the concept was ever detected. share of "
                     "steps: the brighter, the more steps detected it.",
                 ),
+                latent_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -52,9 +55,18 @@ class DetectionPreview(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, record: ErasureRecord, image: torch.Tensor, tiles: int, mask_from: str) -> io.NodeOutput:
-        run = latest_run(record, NAME, "record")
-        require_pictures_of(run, image, NAME, "image")
+    def execute(
+        cls,
+        record: ErasureRecord,
+        image: torch.Tensor,
+        tiles: int,
+        mask_from: str,
+        latent: dict[str, Any] | None = None,
+    ) -> io.NodeOutput:
+        run, doubt = shown_run(record, latent, image, NAME)
         mask = image_mask(run, (image.shape[1], image.shape[2]), any_step=mask_from == MASKS[0])
         preview = torch.cat([heat_overlay(run, image), step_tiles(run, image, tiles)], dim=2)
-        return io.NodeOutput(preview, mask, ui=picture_and_words(preview, run.summary(), cls))
+        # What could not be done must be seen, and a node's image is what every frontend shows.
+        preview = with_words(preview, [*([doubt] if doubt else []), *run.warnings()])
+        text = " ".join([*([doubt] if doubt else []), run.summary()])
+        return io.NodeOutput(preview, mask, ui=picture_and_words(preview, text, cls))

@@ -1,11 +1,14 @@
 """Erasure Report: one picture that says what was erased and whether the model kept to its distribution."""
 
+from typing import Any
+
 import torch
 from comfy_api.latest import io
 
 from ..erasure.record import ErasureRecord
+from ..reports.preview import with_words
 from ..reports.run_report import draw_report
-from .showing import latest_run, picture_and_words, require_pictures_of
+from .showing import latent_input, latest_run, picture_and_words, require_pictures_of, shown_run
 from .sockets import CATEGORY, ERASURE_RECORD
 
 NAME = "Erasure Report"
@@ -46,6 +49,7 @@ class ErasureReport(io.ComfyNode):
                     max=16,
                     tooltip="How many steps to show with their mask, spread evenly over the run.",
                 ),
+                latent_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="report", tooltip="The report, one picture for each picture of the run."),
@@ -63,10 +67,12 @@ class ErasureReport(io.ComfyNode):
         tiles: int,
         reference: ErasureRecord | None = None,
         image_before: torch.Tensor | None = None,
+        latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        run = latest_run(record, NAME, "record")
-        unedited = None if reference is None else latest_run(reference, NAME, "reference")
-        require_pictures_of(run, image, NAME, "image")
+        run, doubt = shown_run(record, latent, image, NAME)
+        # The unedited run that began with the same noise, wherever it was sampled.
+        same_noise = None if reference is None else reference.sampled_from(run.image_keys)
+        unedited = same_noise or (None if reference is None else latest_run(reference, NAME, "reference"))
         if image_before is not None:
             require_pictures_of(run, image_before, NAME, "image_before")
         if unedited is not None and unedited.images != run.images:
@@ -81,5 +87,7 @@ class ErasureReport(io.ComfyNode):
                 f"{NAME}: {error}. Sample 'reference' with the same sampler, scheduler and steps as 'record', and let "
                 "its detector read the same block over the whole range."
             ) from error
-        text = "\n".join(verdict.sentence() for verdict in verdicts)
+        words = [*([doubt] if doubt else []), *run.warnings()]
+        report = with_words(report, words)
+        text = "\n".join([*words, *(verdict.sentence() for verdict in verdicts)])
         return io.NodeOutput(report, text, ui=picture_and_words(report, text, cls))

@@ -3,7 +3,7 @@
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..erasure.replacement import HALVES
+from ..erasure.replacement import APPLY_TO
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from ..steering.attach import steer
@@ -54,11 +54,10 @@ class LatentSteering(io.ComfyNode):
                     "reference: with the sign of the published code, which changes patches without the concept too.",
                 ),
                 io.Combo.Input(
-                    "halves",
-                    options=list(HALVES),
+                    "apply_to",
+                    options=list(APPLY_TO),
                     default="both",
-                    tooltip="Which half of classifier-free guidance is steered: only the one that follows your "
-                    "positive prompt, or both, as published.",
+                    tooltip="Which prompts are steered: the positive ones only, or both kinds, as published.",
                 ),
                 *part_inputs(
                     "When to begin: 0 is the first, noisiest step.",
@@ -83,7 +82,7 @@ class LatentSteering(io.ComfyNode):
         method: str,
         strength: float,
         error: str,
-        halves: str,
+        apply_to: str,
         start_percent: float,
         end_percent: float,
     ) -> io.NodeOutput:
@@ -97,4 +96,4 @@ class LatentSteering(io.ComfyNode):
         except ValueError as reason:
             raise ValueError(f"{NAME}: input 'concept': {reason}, or connect another concept.") from reason
         target = SteeredConcept(sae, concept, start_percent, end_percent)
-        return io.NodeOutput(*steer(model, target, Steering(method, strength, error, halves)))
+        return io.NodeOutput(*steer(model, target, Steering(method, strength, error, apply_to)))

@@ -3,7 +3,7 @@
 import torch
 from comfy_api.latest import io
 
-from ..erasure.detection import Detection, Refine
+from ..erasure.detection import DetectionTree, Refine
 from ..erasure.refinement import Refinement
 from .sockets import CATEGORY, DETECTION
 
@@ -19,7 +19,7 @@ class MaskRefiner(io.ComfyNode):
             node_id="ConceptErasureMaskRefiner",
             display_name=NAME,
             category=CATEGORY,
-            description="Shapes the detected region at every step, on the model's own coarse grid of cells. With "
+            description="Shapes the detected region at every step, on the grid of patches that the SAE reads. With "
             "everything at zero and no region it changes nothing.",
             inputs=[
                 DETECTION.Input("detection", tooltip="What to shape, from a Concept Detector or another refiner."),
@@ -28,29 +28,29 @@ class MaskRefiner(io.ComfyNode):
                     default=0,
                     min=-8,
                     max=8,
-                    tooltip="Grow the region by this many cells on every side; negative numbers shrink it.",
+                    tooltip="Grow the region by this many patches on every side; negative numbers shrink it.",
                 ),
                 io.Int.Input(
                     "close_holes",
                     default=0,
                     min=0,
                     max=8,
-                    tooltip="Fill holes and gaps up to about twice this many cells wide.",
+                    tooltip="Fill holes and gaps up to about twice this many patches wide.",
                 ),
                 io.Int.Input(
-                    "min_cells",
+                    "min_patches",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="Drop connected specks of fewer cells than this.",
+                    tooltip="Drop connected specks of fewer patches than this.",
                 ),
                 io.Int.Input(
                     "persistence",
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="A cell that was detected at this many steps stays detected for the rest of the "
-                    "picture. 0 turns it off.",
+                    tooltip="A patch that was detected at this many steps stays detected for the rest of the "
+                    "image. 0 turns it off.",
                 ),
                 io.Mask.Input(
                     "region",
@@ -59,14 +59,13 @@ class MaskRefiner(io.ComfyNode):
                     "the batch. May stay empty.",
                 ),
                 io.Float.Input(
-                    "least_share",
+                    "min_area",
                     default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Leave a picture alone until this share of it is detected at one step: 0.1 is a tenth. "
-                    "Keeps stray cells from editing pictures of other things; a concept that is smaller than that "
-                    "stays. 0 turns it off.",
+                    tooltip="Leave an image alone until this share of it is detected at one step: 0.1 is a tenth. "
+                    "Keeps stray patches from editing images of other things. 0 turns it off.",
                 ),
             ],
             outputs=[DETECTION.Output(display_name="detection", tooltip="The shaped detection.")],
@@ -75,15 +74,15 @@ class MaskRefiner(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        detection: Detection,
+        detection: DetectionTree,
         grow: int,
         close_holes: int,
-        min_cells: int,
+        min_patches: int,
         persistence: int,
         region: torch.Tensor | None = None,
-        least_share: float = 0.0,
+        min_area: float = 0.0,
     ) -> io.NodeOutput:
-        refinement = Refinement(persistence, close_holes, min_cells, grow, _checked(region), least_share)
+        refinement = Refinement(persistence, close_holes, min_patches, grow, _checked(region), min_area)
         return io.NodeOutput(detection if refinement.is_neutral else Refine(detection, refinement))
 
 

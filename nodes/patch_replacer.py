@@ -4,12 +4,13 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..erasure.attach import attach
-from ..erasure.detection import Detection
-from ..erasure.replacement import HALVES, LISTED, MODES, WHERE, Replacement
+from ..erasure.detection import DetectionTree, blocks_read
+from ..erasure.replacement import APPLY_TO, MODES, Replacement
 from ..sae_models import hookpoints
 from .sockets import CATEGORY, DETECTION, ERASURE_RECORD
 
 DEFAULTS = Replacement()
+MIDDLE_TOO, SAE_BLOCK, LISTED = REPLACE_AT = ("middle and SAE block", "SAE block", "listed blocks")
 
 
 class PatchReplacer(io.ComfyNode):
@@ -21,9 +22,9 @@ class PatchReplacer(io.ComfyNode):
             node_id="ConceptErasurePatchReplacer",
             display_name="Patch Replacer",
             category=CATEGORY,
-            description="Erases what is detected: at every step, each detected patch of the model's inner picture "
-            "is replaced by one from elsewhere in the same picture. Everything else keeps its exact values. Put "
-            "it between the checkpoint (after LoRAs) and the sampler; several can follow each other.",
+            description="Erases what is detected: at every step, each detected patch of the model's feature map is "
+            "replaced by another patch of the same image. Everything else keeps its exact values. Put it between the "
+            "checkpoint (after LoRAs) and the sampler; several can follow each other.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from."),
                 DETECTION.Input("detection", tooltip="What to erase, from a Concept Detector or a Mask Refiner."),
@@ -31,56 +32,41 @@ class PatchReplacer(io.ComfyNode):
                     "replacement",
                     options=list(MODES),
                     default=DEFAULTS.mode,
-                    tooltip="What comes in place of a detected patch. alike: the undetected patch of the same picture "
-                    "that is most like it but for the concept. random: any undetected one, as published. nearest: the "
-                    "closest undetected one. mean of k nearest: the average of the k closest. unconditional: the same "
-                    "place as the model draws it without your prompt. none: replace nothing, only record what is "
-                    "detected.",
-                ),
-                io.Combo.Input(
-                    "halves",
-                    options=list(HALVES),
-                    default="conditional",
-                    tooltip="Which half of classifier-free guidance is edited: only the one that follows your "
-                    "positive prompt, or both.",
-                ),
-                io.Int.Input(
-                    "k",
-                    default=4,
-                    min=1,
-                    max=64,
-                    tooltip="How many neighbours 'mean of k nearest' averages. Unused otherwise.",
-                ),
-                io.Int.Input(
-                    "donor_seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Seed of the draw of 'random'; the same seed gives the same picture. Unused otherwise.",
-                ),
-                io.Float.Input(
-                    "donor_share",
-                    default=DEFAULTS.donor_share,
-                    min=0.05,
-                    max=1.0,
-                    step=0.05,
-                    optional=True,
-                    tooltip="Which undetected patches may be taken: 1 is all of them, 0.5 the half that is least like "
-                    "the concept, so that a part of it that was missed is not copied.",
+                    tooltip="Which patch replaces a detected one. similar: the most similar one without the concept. "
+                    "random: any, as published. nearest: the closest in the image. none: only detect.",
                 ),
                 io.Combo.Input(
                     "replace_at",
-                    options=list(WHERE),
-                    default=DEFAULTS.where,
-                    optional=True,
+                    options=list(REPLACE_AT),
+                    default=MIDDLE_TOO,
                     tooltip="Where in the model patches are replaced. SAE block: where the SAE reads, as published. "
-                    "middle and SAE block: also in the model's middle, which erases more thoroughly. listed blocks: "
-                    "those named at 'blocks'.",
+                    "middle and SAE block: also in the middle, which erases more thoroughly.",
+                ),
+                io.Float.Input(
+                    "source_share",
+                    default=DEFAULTS.source_share,
+                    min=0.05,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How many of the undetected patches may be copied: 1 is all, as published; 0.25 the "
+                    "quarter least like the concept, so that a part of it that was missed is not copied.",
+                ),
+                io.Combo.Input(
+                    "apply_to",
+                    options=list(APPLY_TO),
+                    default=DEFAULTS.apply_to,
+                    tooltip="Which prompts are edited: the positive ones only, or both kinds.",
+                ),
+                io.Int.Input(
+                    "source_seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    tooltip="Seed of 'random'; the same seed gives the same image. The other modes do not use it.",
                 ),
                 io.String.Input(
                     "blocks",
                     default="",
-                    optional=True,
                     tooltip="For experts: the blocks for 'listed blocks', such as 'output_blocks.4.1, "
                     "mid_block.attentions.0'. One that runs before the SAE's takes the mask of the step before.",
                 ),
@@ -89,7 +75,7 @@ class PatchReplacer(io.ComfyNode):
                 io.Model.Output(display_name="model", tooltip="The model with erasure attached, for a sampler."),
                 ERASURE_RECORD.Output(
                     display_name="record",
-                    tooltip="What was detected and replaced in the latest sampling run, for the Detection Preview.",
+                    tooltip="What was detected and replaced while sampling, for the Detection Preview.",
                 ),
             ],
         )
@@ -98,18 +84,19 @@ class PatchReplacer(io.ComfyNode):
     def execute(
         cls,
         model: ModelPatcher,
-        detection: Detection,
+        detection: DetectionTree,
         replacement: str,
-        halves: str,
-        k: int,
-        donor_seed: int,
-        donor_share: float = DEFAULTS.donor_share,
-        replace_at: str = DEFAULTS.where,
-        blocks: str = "",
+        replace_at: str,
+        source_share: float,
+        apply_to: str,
+        source_seed: int,
+        blocks: str,
     ) -> io.NodeOutput:
-        at = _listed(blocks) if replace_at == LISTED else ()
-        chosen = Replacement(replacement, halves, k, donor_seed, donor_share, replace_at, at)
-        return io.NodeOutput(*attach(model, detection, chosen))
+        chosen = Replacement(replacement, apply_to, source_seed, source_share)
+        places = {MIDDLE_TOO: None, SAE_BLOCK: blocks_read(detection)}
+        return io.NodeOutput(
+            *attach(model, detection, chosen, places[replace_at] if replace_at in places else _listed(blocks))
+        )
 
 
 def _listed(text: str) -> tuple[str, ...]:

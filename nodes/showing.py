@@ -1,4 +1,4 @@
-"""What several nodes show and check alike: pictures with words below them, and the run that a record is of."""
+"""What several nodes show and check alike: images with words, and the run that a record is of."""
 
 from typing import Any
 
@@ -7,10 +7,44 @@ from comfy_api.latest import io, ui
 
 from ..erasure.record import ErasureRecord, RunRecord
 
+NOT_KNOWN = (
+    "No run kept in this record made that latent, so this is the latest run: connect the LATENT of the sampler "
+    "that uses this model, before anything changes it."
+)
+
 
 def picture_and_words(picture: torch.Tensor, text: str, cls: type[io.ComfyNode]) -> dict[str, Any]:
     """Return what makes a node show a picture and the words below it."""
     return {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
+
+
+def latent_input() -> io.Input:
+    """Return the input that says which run to show."""
+    return io.Latent.Input(
+        "latent",
+        optional=True,
+        tooltip="The LATENT that the sampler made: shows exactly the run that made it. Without it, the latest run.",
+    )
+
+
+def shown_run(
+    record: ErasureRecord, latent: dict[str, Any] | None, image: torch.Tensor, node: str
+) -> tuple[RunRecord, str]:
+    """Return the run to show over an image, and what to say if it may be another than that image's.
+
+    Args:
+        record: at input 'record' of a node.
+        latent: at its input 'latent'; None for the latest run.
+        image: at its input 'image', [B, H, W, 3].
+        node: its name.
+
+    Raises:
+        ValueError: there was no run, or it made another number of images.
+    """
+    made = None if latent is None else record.made(latent["samples"])
+    run = latest_run(record, node, "record") if made is None else made
+    require_pictures_of(run, image, node, "image")
+    return run, NOT_KNOWN if latent is not None and made is None else ""
 
 
 def latest_run(record: ErasureRecord, node: str, name: str) -> RunRecord:
@@ -26,19 +60,19 @@ def latest_run(record: ErasureRecord, node: str, name: str) -> RunRecord:
     if record.latest is None:
         raise ValueError(
             f"{node}: the model that belongs to input '{name}' has not been sampled. Connect the model output of that "
-            "same node to the sampler whose picture you show."
+            "same node to the sampler whose image you show."
         )
     return record.latest
 
 
 def require_pictures_of(run: RunRecord, image: torch.Tensor, node: str, name: str) -> None:
-    """Check that there are as many pictures as a run made.
+    """Check that there are as many images as a run made.
 
     Raises:
         ValueError: there are not; the message names node and input.
     """
     if run.images != len(image):
         raise ValueError(
-            f"{node}: input '{name}' holds {len(image)} picture(s), but the latest sampling run made {run.images}. "
-            "Connect the picture that was decoded from that run."
+            f"{node}: input '{name}' holds {len(image)} image(s), but the sampling run shown made {run.images}. "
+            "Connect the image that was decoded from that run, and its LATENT to 'latent'."
         )

@@ -7,11 +7,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..erasure.detection import band_score
 from ..finding.labelling import Finding
 from ..finding.selection import dense
 from ..sae_models.concepts import Concept
-from ..sae_models.scoring import EPSILON
+from ..sae_models.scoring import EPSILON, band_score
 from ..unet.capture import FiredLatents
 from . import charts
 

@@ -1,5 +1,8 @@
 """Pictures of a record: heat maps, tiles and masks. Images are float [B, H, W, 3] in 0..1."""
 
+from collections.abc import Sequence
+from textwrap import wrap
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -7,9 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..erasure.record import RunRecord
+from .plots import BACKGROUND, TICK, font
+from .plots import EDITED as ALARM
 
 COLOUR = torch.tensor([1.0, 0.15, 0.1])
 OUTLINE = torch.tensor([1.0, 0.95, 0.2])
+LINE_HEIGHT, WORD_WIDTH = 16, 7  # of the small font, in pixels
 
 
 def _enlarge(cells: Tensor, size: tuple[int, int]) -> Tensor:
@@ -94,3 +100,16 @@ def image_mask(run: RunRecord, size: tuple[int, int], any_step: bool) -> Tensor:
     """
     heat = run.heat()
     return _enlarge((heat > 0).float() if any_step else heat, size)
+
+
+def with_words(images: Tensor, sentences: Sequence[str]) -> Tensor:
+    """Write sentences below images, [B, H, W, 3] -> [B, H + lines, W, 3]; without any, the images as they are."""
+    if not sentences:
+        return images
+    lines = [line for sentence in sentences for line in wrap(sentence, max(10, images.shape[2] // WORD_WIDTH))]
+    strip = Image.new("RGB", (images.shape[2], LINE_HEIGHT * len(lines) + LINE_HEIGHT // 2), BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    for i, line in enumerate(lines):
+        draw.text((4, 4 + LINE_HEIGHT * i), line, fill=ALARM, font=font(TICK))
+    below = torch.from_numpy(np.asarray(strip, dtype=np.float32) / 255)
+    return torch.cat([images, below.expand(len(images), -1, -1, -1)], dim=1)

@@ -12,6 +12,42 @@ from .concepts import ConceptBand
 EPSILON = 1e-8
 
 
+def concept_score(features: Tensor, thresholds: Tensor, combine: str) -> Tensor:
+    """Score patches against thresholds; a concept is found where the score exceeds one.
+
+    Args:
+        features: activations of the concept's features, [..., n], non-negative.
+        thresholds: [n]; zero means that any activation at all suffices, infinity that none does.
+        combine: see Concept.
+
+    Returns:
+        [...], from 0.
+    """
+    if not len(thresholds):
+        return features.new_zeros(features.shape[:-1])
+    relative = torch.where(features > 0, features / thresholds, 0.0)
+    return relative.sum(-1) if combine == "sum" else relative.amax(-1)
+
+
+def band_score(features: Tensor, band: ConceptBand, combine: str) -> Tensor:
+    """Score patches for a concept within a timestep band; the concept is found where the score exceeds one.
+
+    Args:
+        features: activations of the band's features, then of those against it, [..., n + m].
+        band, combine: see Concept.
+
+    Returns:
+        [...]; NaN where evidence without a threshold meets evidence against it without one.
+    """
+    own = len(band.latents)
+    limits, bounds = (
+        torch.tensor(values, device=features.device, dtype=torch.float32)
+        for values in (band.thresholds, band.against_thresholds)
+    )
+    score = concept_score(features[..., :own], limits, combine)
+    return score if not len(bounds) else score - concept_score(features[..., own:], bounds, "sum")
+
+
 def score_latents(means: Tensor, concept: int) -> Tensor:
     """Score every latent for one concept.
 

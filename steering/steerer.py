@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..erasure.record import ErasureRecord, RunRecord, StepEntry
+from ..erasure.record import ErasureRecord, Recorder
 from ..erasure.statistics import statistics_of
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.sae import as_read
-from ..unet.calls import CONDITIONAL, Forward, RunInfo
+from ..unet.calls import POSITIVE, Call, NonFiniteActivations, Run, is_active, patches_of
+from ..unet.hooks import Observer
 from .steering import LatentStatistics, Steering, steer_patches
 
 
@@ -46,8 +47,8 @@ def band_index(edges: Sequence[float], timestep: float) -> int:
     return sum(timestep >= edge for edge in edges[1:-1])
 
 
-class Steerer:
-    """Steers one concept at the block its SAE reads. Attach it with ``model_patcher.steer``.
+class Steerer(Observer):
+    """Steers one concept at the block its SAE reads. Attach it with ``steering.attach.steer``.
 
     Args:
         target: what to steer.
@@ -59,61 +60,54 @@ class Steerer:
         self.target = target
         self.steering = steering
         self.record = record
-        self.hookpoints = [target.sae.config.hookpoint]
-        self._run: tuple[RunInfo, RunRecord] | None = None
+        self._recorder: Recorder | None = None
+        self._limits: tuple[float, float] | None = None
 
-    def sampling_ranges(self) -> list[tuple[float, float]]:
-        """The share of the sampling range in which it acts."""
-        return [(self.target.start, self.target.end)]
+    @property
+    def hookpoints(self) -> list[str]:
+        """The block that the SAE reads."""
+        return [self.target.sae.config.hookpoint]
 
-    def begin(self, info: RunInfo) -> None:
+    def begin(self, run: Run) -> None:
         """Start the record of a run."""
-        self._run = info, self.record.begin(info.seed, len(info.image_keys), info.latent_size)
+        self._limits = run.sigma_range(self.target.start, self.target.end)
+        self._recorder = self.record.begin(run)
 
-    def end(self) -> None:
-        """Drop the state of the run; the record stays."""
-        self._run = None
+    def end(self, run: Run, samples: Tensor | None) -> None:
+        """Complete the record, and drop the state of the run."""
+        recorder, self._recorder = self._recorder, None
+        if recorder is not None:
+            recorder.finish(samples)
 
-    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
-        """Return the output of a block with the concept's latents steered; the arguments as for Eraser.
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> Tensor:
+        """Return the output of a block with the concept's latents steered; see Observer.
+
+        Which statistics count depends on the timestep, so this waits for the device, once a call.
 
         Raises:
-            RuntimeError: the feature map, or what steering made of it, holds NaN or infinity.
+            NonFiniteActivations: the feature map, or what steering made of it, holds NaN or infinity.
         """
-        if self._run is None or output.shape[0] % len(forward.halves):
+        active = is_active(call.sigma, self._limits)
+        if self._recorder is None or (active is not None and not bool(active)):
             return output
-        info, run = self._run
-        highest, lowest = info.sigma_ranges[0]
-        if not lowest < forward.sigma <= highest:
-            return output
-        edited = output.clone()
-        for chunk, half in enumerate(forward.halves):
-            if half != CONDITIONAL and self.steering.halves == "conditional":
+        edited, timestep = output.clone(), float(call.timestep)
+        for chunk in call.chunks:
+            if chunk.role != POSITIVE and self.steering.apply_to == "positive":
                 continue
-            rows = forward.rows(chunk, len(output))
-            mask = self._steer(x[rows], output[rows], edited[rows], forward.timestep)
-            run.entries[hookpoint, forward.streams[chunk], forward.sigma] = StepEntry(
-                hookpoint,
-                half,
-                forward.sigma,
-                forward.timestep,
-                mask,
-                tuple(mask.flatten(1).sum(1).tolist()),
-                forward.latent_size == info.latent_size and len(mask) == run.images,
-                True,
-                statistics_of(output[rows]),
-                statistics_of(edited[rows]),
-            )
+            rows = chunk.rows
+            mask = self._steer(x[rows], output[rows], edited[rows], timestep)
+            before, after = statistics_of(output[rows]), statistics_of(edited[rows])
+            self._recorder.add(hookpoint, call, chunk, mask, before, after=after)
         return edited
 
     def _steer(self, x: Tensor, output: Tensor, edited: Tensor, timestep: float) -> Tensor:
-        """Steer some images in place; return which patches changed, bool [B, H, W] on the CPU."""
+        """Steer some images in place; return which patches changed, bool [B, H, W]."""
         sae = self.target.sae
         read = as_read(sae.config.reads, x, output)
-        patches = read.flatten(2).transpose(1, 2).reshape(-1, read.shape[1])
+        patches = patches_of(read).reshape(-1, read.shape[1])
         steered, changed = steer_patches(sae.module, self.target.statistics(timestep), self.steering, patches)
         if not torch.isfinite(steered).all():
-            raise RuntimeError(
+            raise NonFiniteActivations(
                 f"Latent Steering: the activations of {self.hookpoints[0]} hold NaN or infinity at timestep "
                 f"{timestep:.0f}. Move 'strength' towards 0, or try another precision (for example --force-fp32)."
             )
@@ -123,4 +117,4 @@ class Steerer:
         # What steering leaves alone keeps its exact bits, whatever the arithmetic around it.
         whole = result if sae.config.reads == "output" else result + x
         edited.copy_(torch.where(mask[:, None], whole, output))
-        return mask.cpu()
+        return mask

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..erasure.replacement import HALVES
+from ..erasure.replacement import APPLY_TO
 from ..sae_models.concepts import ConceptBand
 from ..sae_models.sae import SparseAutoencoder
 
@@ -29,16 +29,16 @@ class Steering:
             SAeUron's latents off and leaves the others' patches alone.
         error: what SAeUron adds back for what the SAE does not reconstruct. ``exact``: x - decode(z), so that
             patches without the concept are unchanged; ``reference``: decode(z) - x, as the published code has it.
-        halves: which halves of classifier-free guidance are edited: ``conditional`` or ``both``.
+        apply_to: which prompts' calls are edited: the ``positive`` ones, or ``both``.
     """
 
     method: str = "SAeUron"
     strength: float = -5.0
     error: str = "exact"
-    halves: str = "both"
+    apply_to: str = "both"
 
     def __post_init__(self) -> None:
-        for value, known in ((self.method, METHODS), (self.error, ERRORS), (self.halves, HALVES)):
+        for value, known in ((self.method, METHODS), (self.error, ERRORS), (self.apply_to, APPLY_TO)):
             if value not in known:
                 raise ValueError(f"steering {value!r}; known are {', '.join(known)}")
 

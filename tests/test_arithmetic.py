@@ -4,6 +4,7 @@ from itertools import islice
 
 import pytest
 import torch
+from support import calls
 
 EDGES = (0.0, 500.0, 1000.0)
 
@@ -36,9 +37,7 @@ def evidence(sae, concept, x, timestep=100.0):
 
 
 def detected(sae, concept, x, timestep=100.0):
-    from concept_erasure.erasure.detection import detect_patches
-
-    return detect_patches(sae, concept.bands[concept.band_index(timestep)], concept.combine, 1.0, x).detected
+    return calls.detected(sae, concept.bands[concept.band_index(timestep)], concept.combine, 1.0, x)
 
 
 @pytest.fixture(scope="module")

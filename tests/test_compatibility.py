@@ -35,12 +35,12 @@ def sae(pack):
 
 def detection(sae, sensitivity=3.0):
     """Sensitivity 0 is neutral, 3 surely finds something."""
-    from concept_erasure.erasure.detection import Detect
+    from concept_erasure.erasure.detection import Detector
 
-    return Detect(sae, sae.concept("cat"), sensitivity)
+    return Detector(sae, sae.concept("cat"), sensitivity)
 
 
-def put(model, detection, mode="alike"):
+def put(model, detection, mode="similar"):
     """Put the pack on a model: (model, record)."""
     from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.replacement import Replacement
@@ -86,9 +86,20 @@ def test_only_positive_prompts_are_edited(bench, erase, name):
     """Some guidance nodes ask the model again for one prompt alone, the negative one in the first place."""
     erased, record = erase(bench.model, 3.0)
     bench.sample(CASES[name](bench, erased))
-    streams = {stream for _, stream, _ in record.latest.entries}
-    assert len(streams) == (1 if name in ("SAG", "PerturbedAttention") else 2)
-    assert {entry.half for entry in record.latest.entries.values()} == {0}
+    keys = {key for _, key, _ in record.latest.entries}
+    assert len(keys) == (1 if name in ("SAG", "PerturbedAttention") else 2)
+    assert {entry.role for entry in record.latest.entries.values()} == {"positive"}
+    assert not record.latest.notes
+
+
+def test_an_area_is_edited_but_not_taken_for_the_whole_image(bench, erase):
+    erased, record = erase(bench.model, 3.0)
+    bench.sample(CASES["regional prompts by area"](bench, erased))
+    whole = [entry for entry in record.latest.entries.values() if entry.images is not None]
+    areas = [entry for entry in record.latest.entries.values() if entry.images is None]
+    assert whole and areas and sum(sum(entry.replaced) for entry in areas) > 0
+    assert {tuple(e.mask.shape[1:]) for e in whole} == {(8, 8)} and {tuple(e.mask.shape[1:]) for e in areas} == {(8, 4)}
+    assert record.latest.heat().shape[1:] == (8, 8)
 
 
 def test_context_windows_are_kept_apart(bench, sae):
@@ -99,8 +110,8 @@ def test_context_windows_are_kept_apart(bench, sae):
     def masks(found):
         model, record = put(bench.model, found, "none")
         bench.sample(CASES["context windows"](bench, model))
-        # A stream is a conditioning, named anew in each run, and a window.
-        return {(stream[2], sigma): entry.mask for (_, stream, sigma), entry in record.latest.entries.items()}
+        assert not record.latest.notes and record.latest.heat().flatten(1).any(1).sum() > 3, "windows are shown"
+        return {(entry.images, entry.sigma): entry.mask for entry in record.latest.entries.values()}
 
     plain, held = masks(detection(sae)), masks(Refine(detection(sae), Refinement(persistence=1)))
     windows = {window for window, _ in plain}
@@ -116,10 +127,10 @@ def test_context_windows_are_kept_apart(bench, sae):
 def test_a_mask_follows_a_growing_picture_to_an_earlier_block(bench, sae):
     """That block takes what was seen in the step before, on a smaller grid."""
     from concept_erasure.erasure.attach import attach
-    from concept_erasure.erasure.replacement import LISTED, Replacement
+    from concept_erasure.erasure.replacement import Replacement
 
     early = "input_blocks.1.1"
-    model, record = attach(bench.model, detection(sae), Replacement(where=LISTED, at=(early,)))
+    model, record = attach(bench.model, detection(sae), Replacement(), (early,))
     bench.sample(CASES["LCM that grows"](bench, model))
     found, placed = ([e for e in record.latest.entries.values() if e.hookpoint == at] for at in (BLOCK, early))
     assert [tuple(e.mask.shape[1:]) for e in found] == [(8, 8), (12, 12), (16, 16), (16, 16)]
@@ -154,7 +165,7 @@ def test_a_region_with_an_area_is_refused_with_a_reason(bench, sae):
     from concept_erasure.erasure.refinement import Refinement
 
     model, _ = put(bench.model, Refine(detection(sae), Refinement(region=torch.ones(1, 128, 128))))
-    with pytest.raises(ValueError, match=r"Mask Refiner: its region input cannot be placed"):
+    with pytest.raises(ValueError, match=r"Mask Refiner: its input 'region' cannot be placed"):
         bench.sample(CASES["regional prompts by area"](bench, model))
 
 

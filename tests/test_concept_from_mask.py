@@ -62,8 +62,7 @@ def test_it_gives_a_concept_of_this_sae_and_a_report(found, sae):
 @pytest.fixture(scope="module")
 def other_pictures(canvas, sae):
     """A function from a concept to the AUC of a tower in scenes of which none was painted in."""
-    from concept_erasure.erasure.detection import band_score
-    from concept_erasure.sae_models.scoring import roc_auc
+    from concept_erasure.sae_models.scoring import band_score, roc_auc
 
     x, there, _ = patches_of_scenes(canvas, sae.config.hookpoint, ("tower", "cat"), 20)
     dense = sae.module.encode_dense(x)

@@ -43,8 +43,8 @@ def find(shown, cover, held, **options):
 
 
 def test_the_parts_of_a_concept_are_found_and_nothing_else(pack):
-    from concept_erasure.erasure.detection import band_score
     from concept_erasure.finding.selection import dense
+    from concept_erasure.sae_models.scoring import band_score
 
     shown, cover, held = made_up()
     finding = find(shown, cover, held)
@@ -230,8 +230,7 @@ class TestOnTheShippedModel:
         assert report.ndim == 4 and report.shape[-1] == 3 and 0 <= report.min() <= report.max() <= 1
 
     def test_it_finds_the_places_nearly_as_well_as_the_shipped_one(self, found, sae, canvas):
-        from concept_erasure.erasure.detection import band_score
-        from concept_erasure.sae_models.scoring import roc_auc
+        from concept_erasure.sae_models.scoring import band_score, roc_auc
         from test_arithmetic import patches_of_scenes
 
         x, there, _ = patches_of_scenes(canvas, sae.config.hookpoint, ("sandwich", "tree"), 30)

@@ -39,13 +39,22 @@ def detect(nodes, sae, **inputs):
     return nodes.ConceptDetector.execute(sae, **{**defaults, **inputs}).args
 
 
-def replace(nodes, model, detection, mode="alike", **inputs):
-    return nodes.PatchReplacer.execute(model, detection, mode, "conditional", 4, 0, **inputs).args
+USUAL = {
+    "replace_at": "middle and SAE block",
+    "source_share": 0.25,
+    "apply_to": "positive",
+    "source_seed": 0,
+    "blocks": "",
+}
 
 
-def refine(nodes, detection, grow=0, close_holes=0, min_cells=0, persistence=0, region=None, least_share=0.0):
+def replace(nodes, model, detection, mode="similar", **inputs):
+    return nodes.PatchReplacer.execute(model=model, detection=detection, replacement=mode, **{**USUAL, **inputs}).args
+
+
+def refine(nodes, detection, grow=0, close_holes=0, min_patches=0, persistence=0, region=None, min_area=0.0):
     execute = nodes.MaskRefiner.execute
-    return execute(detection, grow, close_holes, min_cells, persistence, region, least_share).args[0]
+    return execute(detection, grow, close_holes, min_patches, persistence, region, min_area).args[0]
 
 
 def sample(canvas, model, count=1, size=(16, 16)):
@@ -78,16 +87,16 @@ def test_concept_and_latents_and_custom_concept(nodes, sae):
 
 
 def test_joining(nodes, sae, detection):
-    from concept_erasure.erasure.detection import Join, leaves
+    from concept_erasure.erasure.detection import Join, detectors
 
     joined, _ = detect(nodes, sae, concept="dog", join_mode="intersection", join_with=detection)
     assert isinstance(joined, Join) and joined.mode == "intersection"
-    assert [leaf.concept.name for leaf in leaves(joined)] == ["cat", "dog"]
+    assert [leaf.concept.name for leaf in detectors(joined)] == ["cat", "dog"]
 
 
 def test_a_neutral_refiner_gives_back_its_input(nodes, detection):
     assert refine(nodes, detection) is detection
-    assert refine(nodes, detection, min_cells=1) is detection
+    assert refine(nodes, detection, min_patches=1) is detection
     assert refine(nodes, detection, grow=1) is not detection
 
 
@@ -245,13 +254,13 @@ def with_config(sae, **changes):
 
 
 def test_an_sae_that_does_not_fit(nodes, sae, canvas):
-    from concept_erasure.erasure.detection import Detect
+    from concept_erasure.erasure.detection import Detector
 
     concept = sae.concept("cat")
-    narrow = Detect(with_config(sae, hookpoint="input_blocks.1.1"), concept)
+    narrow = Detector(with_config(sae, hookpoint="input_blocks.1.1"), concept)
     with pytest.raises(ValueError, match=r"Patch Replacer.*reads 128 channels.*input 'model' has 64.*middle_block\.1"):
         replace(nodes, canvas[0], narrow)
-    elsewhere = Detect(with_config(sae, hookpoint="output_blocks.99.1"), concept)
+    elsewhere = Detector(with_config(sae, hookpoint="output_blocks.99.1"), concept)
     with pytest.raises(ValueError, match=r"output_blocks\.99\.1.*does not have.*Its blocks: input_blocks"):
         replace(nodes, canvas[0], elsewhere)
 
@@ -293,7 +302,7 @@ def test_wrong_regions(nodes, detection, region, message):
 
 def test_a_region_for_another_batch(nodes, detection, canvas):
     model, _ = replace(nodes, canvas[0], refine(nodes, detection, region=torch.ones(3, 20, 30)))
-    with pytest.raises(ValueError, match="3 masks for 2 images"):
+    with pytest.raises(ValueError, match="holds 3 masks, but 2 image"):
         sample(canvas, model, count=2)
 
 
@@ -306,7 +315,7 @@ def test_a_region_with_a_conditioning_area(nodes, sae, canvas):
     area = [[cond, {**extra, "area": (8, 8, 0, 0), "strength": 1.0, "set_area_to_bounds": False}]]
     latent = torch.zeros(1, 4, 16, 16)
     noise = comfy.sample.prepare_noise(latent, 1)
-    with pytest.raises(ValueError, match="Mask Refiner: its region input cannot be placed"):
+    with pytest.raises(ValueError, match="Mask Refiner: its input 'region' cannot be placed"):
         comfy.sample.sample(model, noise, 2, 4.5, "euler", "normal", area, area, latent, seed=1)
 
 
@@ -333,7 +342,7 @@ def test_preview_of_a_run_that_was_not(nodes, detection, canvas):
         nodes.DetectionPreview.execute(record, torch.zeros(1, 8, 8, 3), 0, "any step")
     model, record = replace(nodes, canvas[0], detection)
     sample(canvas, model, count=2)
-    with pytest.raises(ValueError, match=r"holds 1 picture\(s\).*made 2"):
+    with pytest.raises(ValueError, match=r"holds 1 image\(s\).*made 2"):
         nodes.DetectionPreview.execute(record, torch.zeros(1, 8, 8, 3), 0, "any step")
 
 

@@ -5,6 +5,7 @@ Exact where it must do nothing, local and repeatable where it acts, and gone whe
 
 import pytest
 import torch
+from support.calls import watch
 
 STEPS = 6
 PROMPTS = ["A cat image in photo style", "A dog and a cat image in comic style", "A tree image in neon style"]
@@ -23,17 +24,17 @@ def sae(pack, canvas):
 
 @pytest.fixture(scope="module")
 def detect(sae):
-    """Make a detection of the cat that surely finds something; keywords go to Detect."""
-    from concept_erasure.erasure.detection import Detect
+    """Make a detection of the cat that surely finds something; keywords go to Detector."""
+    from concept_erasure.erasure.detection import Detector
 
-    return lambda **options: Detect(sae, sae.concept("cat"), **{"sensitivity": 3.0, **options})
+    return lambda **options: Detector(sae, sae.concept("cat"), **{"sensitivity": 3.0, **options})
 
 
-def erase(model, detection, mode="alike", **options):
+def erase(model, detection, mode="similar", blocks=None, **options):
     from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.replacement import Replacement
 
-    return attach(model, detection, Replacement(mode, **options))
+    return attach(model, detection, Replacement(mode, **options), blocks)
 
 
 def run(canvas, model, prompts=PROMPTS[:1], seeds=(7,), **options):
@@ -47,37 +48,30 @@ def hooks_left(model):
     return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in network.modules())
 
 
-class Blocks:
-    """Records what a block gave before and after erasure, in the order of the hooks."""
-
-    def __init__(self, hookpoint):
-        self.hookpoints = [hookpoint]
-        self.outputs = []
-
-    def sampling_ranges(self):
-        return []
-
-    def begin(self, info):
-        self.info = info
-
-    def end(self):
-        pass
-
-    def on_block(self, hookpoint, x, output, forward):
-        self.outputs.append((output.clone(), forward))
-        return output
-
-
-def watched(model, sae, detection, mode="alike", hookpoint=None, **options):
+def watched(model, sae, detection, mode="similar", hookpoint=None, **options):
     """Attach an observer before and one after the eraser, at the SAE's block or at another."""
     from concept_erasure.unet.hooks import attach_observer
 
-    before, after = (Blocks(hookpoint or sae.config.hookpoint) for _ in range(2))
+    before, after = (watch(hookpoint or sae.config.hookpoint) for _ in range(2))
     patched, record = erase(attach_observer(model, before), detection, mode, **options)
     return attach_observer(patched, after), record, before, after
 
 
-@pytest.mark.parametrize("mode", ["random", "nearest", "mean of k nearest", "alike", "unconditional", "none"])
+def steps_of(before, after, role="positive"):
+    """Yield (sigma, what a block gave, what was passed on) of the rows of a role, call by call."""
+    for (_, _, was, call), (_, _, became, _) in zip(before.seen, after.seen, strict=True):
+        for chunk in call.chunks:
+            if chunk.role == role:
+                yield float(call.sigma), was[chunk.rows], became[chunk.rows]
+
+
+def entries_at(record, hookpoint, role="positive"):
+    """The entries of a block and role by sigma, noisiest first."""
+    found = {e.sigma: e for e in record.latest.entries.values() if (e.hookpoint, e.role) == (hookpoint, role)}
+    return dict(sorted(found.items(), reverse=True))
+
+
+@pytest.mark.parametrize("mode", ["random", "nearest", "similar", "none"])
 def test_nothing_found_changes_nothing(canvas, detect, mode):
     model, record = erase(canvas[0], detect(sensitivity=0.0), mode)
     assert (run(canvas, canvas[0]) - run(canvas, model)).abs().max() == 0.0
@@ -97,30 +91,30 @@ def test_detecting_only_changes_nothing_but_is_recorded(canvas, detect):
     assert record.latest.heat().max() > 0 and record.latest.replaced() == 0
 
 
-@pytest.mark.parametrize("mode", ["random", "nearest", "mean of k nearest", "alike"])
-@pytest.mark.parametrize("halves", ["conditional", "both"])
-def test_replacement_acts_only_on_the_mask(canvas, sae, detect, mode, halves):
-    model, record, before, after = watched(canvas[0], sae, detect(), mode, halves=halves)
+@pytest.mark.parametrize("mode", ["random", "nearest", "similar"])
+@pytest.mark.parametrize("apply_to", ["positive", "both"])
+def test_replacement_acts_only_on_the_mask(canvas, sae, detect, mode, apply_to):
+    model, record, before, after = watched(canvas[0], sae, detect(), mode, apply_to=apply_to)
     changed = run(canvas, model, PROMPTS, (1, 2, 3))
     assert not torch.equal(changed, run(canvas, canvas[0], PROMPTS, (1, 2, 3)))
     replaced = 0
-    for (was, forward), (became, _) in zip(before.outputs, after.outputs, strict=True):
-        for chunk, half in enumerate(forward.halves):
-            rows = slice(chunk * 3, chunk * 3 + 3)
-            entry = record.latest.entries.get((sae.config.hookpoint, forward.streams[chunk], forward.sigma))
-            if half == 1 and halves == "conditional":
-                assert entry is None and torch.equal(was[rows], became[rows])
+    for role in ("positive", "negative"):
+        entries = entries_at(record, sae.config.hookpoint, role)
+        assert len(entries) == (STEPS if role == "positive" or apply_to == "both" else 0)
+        for sigma, was, became in steps_of(before, after, role):
+            if not entries:
+                assert torch.equal(was, became)
                 continue
-            mask = entry.mask[:, None].expand_as(was[rows])
-            assert torch.equal(was[rows][~mask], became[rows][~mask]), "undetected patches keep their exact bits"
-            if mode != "mean of k nearest":
-                check_donors(was[rows], became[rows], entry.mask)
+            entry = entries[sigma]
+            mask = entry.mask[:, None].expand_as(was)
+            assert torch.equal(was[~mask], became[~mask]), "undetected patches keep their exact bits"
+            check_sources(was, became, entry.mask)
             replaced += sum(entry.replaced)
     there = [entry for entry in record.latest.entries.values() if entry.hookpoint == sae.config.hookpoint]
     assert replaced == sum(sum(entry.replaced) for entry in there) > 0
 
 
-def check_donors(was, became, mask):
+def check_sources(was, became, mask):
     """Every replaced patch equals some undetected patch of the same image."""
     for image in range(len(was)):
         old, new = was[image].flatten(1).T, became[image].flatten(1).T
@@ -132,58 +126,69 @@ def check_donors(was, became, mask):
 @pytest.mark.parametrize(("block", "delay"), [("output_blocks.2.1", 0), ("input_blocks.1.1", 1)])
 def test_patches_are_replaced_at_another_block(canvas, sae, detect, block, delay):
     """On a grid twice as fine; a block that runs before the SAE's takes the mask of the step before."""
-    model, record, before, after = watched(
-        canvas[0], sae, detect(), hookpoint=block, where="listed blocks", at=(block,)
-    )
+    model, record, before, after = watched(canvas[0], sae, detect(), hookpoint=block, blocks=(block,))
     run(canvas, model, PROMPTS, (1, 2, 3))
-    found = [e.mask for e in record.latest.entries.values() if e.hookpoint == sae.config.hookpoint]
+    found = [entry.mask for entry in entries_at(record, sae.config.hookpoint).values()]
     assert len(found) == STEPS and sum(mask.sum() for mask in found) > 0
     assert all(not e.looked for e in record.latest.entries.values() if e.hookpoint == block)
-    for step, ((was, forward), (became, _)) in enumerate(zip(before.outputs, after.outputs, strict=True)):
-        rows = slice(forward.halves.index(0) * 3, forward.halves.index(0) * 3 + 3)
+    for step, (_, was, became) in enumerate(steps_of(before, after)):
         mask = torch.zeros_like(found[0]) if step < delay else found[step - delay]
         finer = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
-        assert torch.equal((was[rows] != became[rows]).any(1) & ~finer, torch.zeros_like(finer))
-        check_donors(was[rows], became[rows], finer)
+        assert torch.equal((was != became).any(1) & ~finer, torch.zeros_like(finer))
+        check_sources(was, became, finer)
     assert record.latest.replaced() == 4 * sum(int(mask.sum()) for mask in found[: STEPS - delay])
 
 
-def test_a_small_donor_share_leaves_out_what_is_like_the_concept(canvas, sae, detect):
-    from concept_erasure.erasure.detection import detect_patches
+def test_a_refined_mask_covers_the_same_share_of_a_finer_block(canvas, sae, detect):
+    """The settings count patches of the SAE's grid wherever the mask is used."""
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.refinement import Refinement
 
-    model, record, before, after = watched(canvas[0], sae, detect(), donor_share=0.25)
+    fine = "output_blocks.2.1"
+    grown = Refine(detect(sensitivity=1.0), Refinement(grow=1, min_patches=2))
+    model, record = erase(canvas[0], grown, blocks=(sae.config.hookpoint, fine))
+    run(canvas, model, PROMPTS, (1, 2, 3))
+    home, other = entries_at(record, sae.config.hookpoint), entries_at(record, fine)
+    assert home.keys() == other.keys() and any(0 < entry.mask.float().mean() < 1 for entry in home.values())
+    for sigma, entry in home.items():
+        assert torch.equal(other[sigma].mask, entry.mask.repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+def test_a_small_source_share_leaves_out_what_speaks_for_the_concept(canvas, sae, detect):
+    from concept_erasure.erasure.scorer import ConceptScorer
+
+    model, record, before, after = watched(canvas[0], sae, detect(), source_share=0.25)
     run(canvas, model)
-    leaf = detect()
-    for (was, forward), (became, _) in zip(before.outputs, after.outputs, strict=True):
-        row = forward.halves.index(0)
-        old, new = was[row].flatten(1).T, became[row].flatten(1).T
-        band = leaf.concept.bands[leaf.concept.band_index(forward.timestep)]
-        look = detect_patches(sae.module, band, leaf.concept.combine, leaf.sensitivity, old)
-        limit = look.likeness[~look.detected].quantile(0.3)
-        for patch in new[look.detected]:
-            assert look.likeness[(old == patch).all(1)].min() <= limit
+    one = detect()
+    scorer = ConceptScorer(sae.module, one.concept, one.sensitivity, torch.device("cpu"))
+    timesteps = {sigma: torch.tensor(record.latest.timestep(sigma)) for sigma in record.latest.sigmas()}
+    for sigma, was, became in steps_of(before, after):
+        old, new = was[0].flatten(1).T, became[0].flatten(1).T
+        found, _ = scorer(old, timesteps[sigma])
+        limit = found.raw_score[~found.mask].quantile(0.3)
+        for patch in new[found.mask]:
+            assert found.raw_score[(old == patch).all(1)].min() <= limit
     assert record.latest.replaced() > 0
 
 
-def test_unconditional_donors_come_from_the_same_place(canvas, sae, detect):
-    model, record, before, after = watched(canvas[0], sae, detect(), "unconditional")
+def test_random_sources_are_drawn_anew_at_each_step(canvas, sae, detect):
+    """With the same mask at every step, another choice each time."""
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.refinement import Refinement
+
+    steady = Refine(detect(sensitivity=10.0), Refinement(grow=8, region=torch.eye(2)[None]))
+    model, record, before, after = watched(canvas[0], sae, steady, "random", source_share=1.0)
     run(canvas, model)
-    for (was, forward), (became, _) in zip(before.outputs, after.outputs, strict=True):
-        conditional, unconditional = forward.halves.index(0), forward.halves.index(1)
-        entry = record.latest.entries[sae.config.hookpoint, forward.streams[conditional], forward.sigma]
-        mask = entry.mask[0].expand_as(was[0])
-        assert torch.equal(became[conditional][mask], was[unconditional][mask])
-    assert record.latest.replaced() > 0 and not record.latest.notes
+    chosen = []
+    for sigma, was, became in steps_of(before, after):
+        old, new = was[0].flatten(1).T, became[0].flatten(1).T
+        mask = entries_at(record, sae.config.hookpoint)[sigma].mask[0].flatten()
+        chosen.append([int((old == patch).all(1).nonzero()[0]) for patch in new[mask]])
+    full = [sources for sources in chosen if len(sources) == len(chosen[-1]) > 8]
+    assert len(full) > 2 and len({tuple(sources) for sources in full}) == len(full)
 
 
-def test_a_missing_unconditional_half_falls_back_and_says_so(canvas, detect):
-    model, record = erase(canvas[0], detect(), "unconditional")
-    fallback = run(canvas, model, cfg=1.0)
-    assert any("at random" in note for note in record.latest.notes)
-    assert torch.equal(fallback, run(canvas, erase(canvas[0], detect(), "random")[0], cfg=1.0))
-
-
-@pytest.mark.parametrize("mode", ["random", "alike"])
+@pytest.mark.parametrize("mode", ["random", "similar"])
 def test_a_batch_equals_its_single_runs(canvas, detect, mode):
     model, record = erase(canvas[0], detect(), mode)
     together = run(canvas, model, PROMPTS, (1, 2, 3))
@@ -203,7 +208,7 @@ def test_the_same_run_twice_is_the_same_and_the_record_begins_anew(canvas, detec
     assert (run_one.number, record.latest.number) == (1, 2) and len(record.latest.entries) == entries
 
 
-def test_the_donor_seed_matters(canvas, detect):
+def test_the_source_seed_matters(canvas, detect):
     pictures = [run(canvas, erase(canvas[0], detect(), "random", seed=seed)[0]) for seed in (0, 0, 1)]
     assert torch.equal(pictures[0], pictures[1]) and not torch.equal(pictures[0], pictures[2])
 
@@ -234,7 +239,7 @@ def test_too_small_a_share_leaves_the_picture_exactly(canvas, detect):
 
     pictures = []
     for share in (0.001, 1.0):
-        model, record = erase(canvas[0], Refine(detect(), Refinement(least_share=share)))
+        model, record = erase(canvas[0], Refine(detect(), Refinement(min_area=share)))
         pictures.append(run(canvas, model))
         assert (record.latest.replaced() > 0) == (share < 1)
     assert torch.equal(pictures[0], run(canvas, erase(canvas[0], detect())[0]))
@@ -250,16 +255,16 @@ def test_all_detected_leaves_the_picture_and_says_so(canvas, detect):
     result = run(canvas, model)
     full = [entry for entry in record.latest.entries.values() if entry.mask.all()]
     assert full and all(sum(entry.replaced) == 0 for entry in full)
-    assert any("no donor" in note for note in record.latest.notes)
-    if len(full) == len(record.latest.entries):
-        assert torch.equal(result, run(canvas, canvas[0]))
+    assert any("no source patch" in note for note in record.latest.notes)
+    assert len(full) == len(record.latest.entries), "the test needs every step full to say more"
+    assert torch.equal(result, run(canvas, canvas[0]))
 
 
 def test_two_replacers_on_one_model(canvas, sae, detect):
-    from concept_erasure.erasure.detection import Detect
+    from concept_erasure.erasure.detection import Detector
 
     first, record_one = erase(canvas[0], detect())
-    second, record_two = erase(first, Detect(sae, sae.concept("dog"), 3.0))
+    second, record_two = erase(first, Detector(sae, sae.concept("dog"), 3.0))
     both = run(canvas, second, PROMPTS[1:2])
     assert record_one.latest.replaced() > 0 and record_two.latest.replaced() > 0
     assert not torch.equal(both, run(canvas, first, PROMPTS[1:2]))
@@ -294,13 +299,13 @@ def test_other_patches_on_the_same_model(canvas, detect, replacer_first):
 
 def test_two_blocks_work_together(canvas, detect):
     """Two shipped SAEs joined: both blocks detect and both are edited."""
-    from concept_erasure.erasure.detection import Detect, Join
+    from concept_erasure.erasure.detection import Detector, Join
     from concept_erasure.nodes import files
     from concept_erasure.unet.loading import load_sae
 
     saes = [load_sae(files.resolve(name), name) for name in files.names() if name.startswith("shipped/")]
     assert len({one.config.hookpoint for one in saes}) >= 2
-    leaves = [Detect(one, one.concept("cat"), 3.0) for one in saes[:2]]
+    leaves = [Detector(one, one.concept("cat"), 3.0) for one in saes[:2]]
     model, record = erase(canvas[0], Join("union", *leaves))
     run(canvas, model)
     replaced = {hookpoint: 0 for hookpoint, _, _ in record.latest.entries}
@@ -346,16 +351,16 @@ def test_interrupt_and_error_leave_no_hook(canvas, sae, detect):
     clean = run(canvas, model)
 
     def fail(error):
-        blocks = Blocks(sae.config.hookpoint)
+        failing = watch(sae.config.hookpoint)
+        keep = failing.on_block
 
-        def on_block(hookpoint, x, output, forward):
-            if len(blocks.outputs) == 2:
+        def on_block(*what):
+            if len(failing.seen) == 2:
                 raise error
-            blocks.outputs.append(1)
-            return output
+            return keep(*what)
 
-        blocks.on_block = on_block
-        return blocks
+        failing.on_block = on_block
+        return failing
 
     from concept_erasure.unet.hooks import attach_observer
 
@@ -378,8 +383,8 @@ def test_nan_stops_the_run_with_a_reason(canvas, sae, detect):
     from concept_erasure.unet.calls import NonFiniteActivations
     from concept_erasure.unet.hooks import attach_observer
 
-    broken = Blocks(sae.config.hookpoint)
-    broken.on_block = lambda hookpoint, x, output, forward: output * torch.nan
+    broken = watch(sae.config.hookpoint)
+    broken.on_block = lambda hookpoint, x, output, call: output * torch.nan
     model, _ = erase(attach_observer(canvas[0], broken), detect())
     with pytest.raises(NonFiniteActivations, match="Patch Replacer: the activations of"):
         run(canvas, model)

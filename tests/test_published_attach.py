@@ -5,31 +5,12 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.calls import watch
 
 L, K = 64, 6
 BLOCK = "middle_block.1"
 CHOICE = "middle_block.1 = mid_block.attentions.0"
 LATENTS = (3, 20, 41)
-
-
-class Watch:
-    """Records what a block took in and gave out."""
-
-    def __init__(self):
-        self.hookpoints, self.seen = [BLOCK], []
-
-    def sampling_ranges(self):
-        return []
-
-    def begin(self, info):
-        pass
-
-    def end(self):
-        pass
-
-    def on_block(self, hookpoint, x, output, forward):
-        self.seen.append((x.clone(), output.clone(), forward))
-        return output
 
 
 def sdxl_unbox(folder, width):
@@ -90,9 +71,10 @@ def load(pack, tmp_path, monkeypatch):
 def test_recorded_masks_are_those_of_a_full_encode(canvas, load, write, choices, reads):
     from concept_erasure.dev.demo_model.sampling import sample
     from concept_erasure.erasure.attach import attach
-    from concept_erasure.erasure.detection import Detect, concept_score
+    from concept_erasure.erasure.detection import Detector
     from concept_erasure.erasure.replacement import Replacement
     from concept_erasure.sae_models.concepts import Concept, ConceptBand
+    from concept_erasure.sae_models.scoring import concept_score
     from concept_erasure.unet.blocks import hookpoints
     from concept_erasure.unet.hooks import attach_observer
 
@@ -100,18 +82,18 @@ def test_recorded_masks_are_those_of_a_full_encode(canvas, load, write, choices,
     assert sae.config.reads == reads
     band = ConceptBand(LATENTS, (2.0, 3.0, 4.0))
     concept = Concept("something", (0.0, 1000.0), (band,), "sum")
-    watch = Watch()
-    model, record = attach(attach_observer(canvas[0], watch), Detect(sae, concept), Replacement("none"))
+    seen = watch(BLOCK)
+    model, record = attach(attach_observer(canvas[0], seen), Detector(sae, concept), Replacement("none"))
     sample(model, canvas[1], ["A cat image in photo style", "A tree image in neon style"], [1, 2], steps=3)
     compared, found = 0, 0
-    for x, output, forward in watch.seen:
+    for _, x, output, call in seen.seen:
         read = (output if reads == "output" else output - x).flatten(2).transpose(1, 2)
-        latents = sae.module.encode_dense(read)[..., list(LATENTS)]
-        expected = concept_score(latents, torch.tensor(band.thresholds), "sum") > 1
-        for chunk, stream in enumerate(forward.streams):
-            entry = record.latest.entries.get((BLOCK, stream, forward.sigma))
+        features = sae.module.encode_dense(read)[..., list(LATENTS)]
+        expected = concept_score(features, torch.tensor(band.thresholds), "sum") > 1
+        for chunk in call.chunks:
+            entry = record.latest.entries.get((BLOCK, chunk.key, float(call.sigma)))
             if entry is not None:
-                assert torch.equal(entry.mask.flatten(1), expected[chunk * 2 : chunk * 2 + 2])
+                assert torch.equal(entry.mask.flatten(1), expected[chunk.rows])
                 compared += entry.mask.numel()
                 found += int(entry.mask.sum())
     assert 0 < found < compared

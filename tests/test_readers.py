@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from support.calls import detected
 
 D, L, K, N = 16, 48, 6, 40
 BLOCK = "up_blocks.1.attentions.1"
@@ -257,13 +258,13 @@ def test_latents_follow_the_published_formula(readers, case, tmp_path):
 
 @pytest.mark.parametrize("case", CASES)
 def test_detection_is_that_of_a_full_encode(readers, case, tmp_path):
-    from concept_erasure.erasure.detection import concept_score, detect_patches
     from concept_erasure.sae_models.concepts import ConceptBand
+    from concept_erasure.sae_models.scoring import concept_score
 
     sae = readers.open_sae(write(tmp_path, case), inside=tmp_path).load(dtype=torch.float32)
     band = ConceptBand((3, 30, 41), (0.4, 0.8, 0.6))
     full = concept_score(sae.encode_dense(X)[:, [3, 30, 41]], torch.tensor(band.thresholds), "sum") > 1
-    assert torch.equal(detect_patches(sae, band, "sum", 1.0, X).detected, full)
+    assert torch.equal(detected(sae, band, "sum", 1.0, X), full)
     assert 0 < full.sum() < N
 
 

@@ -1,54 +1,73 @@
-"""Mask refinement on the token grid."""
+"""Mask refinement on the grid of patches, square or not."""
 
 import pytest
 import torch
-
-
-def grid(*rows):
-    return torch.tensor([[[c == "#" for c in row] for row in rows]])
-
-
-def drawn(mask):
-    return ["".join("#" if c else "." for c in row) for row in mask[0].tolist()]
+from support.calls import drawn, picture
 
 
 def test_neutral_changes_nothing(pack):
-    from concept_erasure.erasure.refinement import Refinement, refine
+    from concept_erasure.erasure.refinement import Refinement, shape
 
     mask = torch.rand(3, 7, 5) > 0.5
     assert Refinement().is_neutral
-    assert torch.equal(refine(mask, Refinement()), mask)
+    assert torch.equal(shape(mask, Refinement()), mask)
 
 
 def test_grow_and_shrink(pack):
     from concept_erasure.erasure.refinement import grow
 
-    dot = grid(".....", ".....", "..#..", ".....", ".....")
+    dot = picture(".....", ".....", "..#..", ".....", ".....")
     assert drawn(grow(dot, 1)) == [".....", ".###.", ".###.", ".###.", "....."]
     assert torch.equal(grow(grow(dot, 1), -1), dot)
     assert not grow(dot, -1).any()
+    assert grow(torch.ones(1, 3, 7, dtype=torch.bool), -2).all(), "the edge of the image does not eat into it"
 
 
 def test_close_fills_a_hole(pack):
     from concept_erasure.erasure.refinement import close_holes
 
-    ring = grid(".....", ".###.", ".#.#.", ".###.", ".....")
-    assert drawn(close_holes(ring, 1)) == [".....", ".###.", ".###.", ".###.", "....."]
+    ring = picture(".......", ".###...", ".#.#...", ".###...", ".......")
+    assert drawn(close_holes(ring, 1)) == [".......", ".###...", ".###...", ".###...", "......."]
+
+
+def test_without_kornia_the_node_says_what_to_do(pack, monkeypatch):
+    import sys
+
+    from concept_erasure.erasure.refinement import drop_specks, grow
+
+    monkeypatch.setitem(sys.modules, "kornia", None)
+    with pytest.raises(ImportError, match=r"Mask Refiner: inputs 'grow' and 'close_holes' need .* kornia"):
+        grow(picture("#"), 1)
+    assert drop_specks(picture("#.#"), 2).sum() == 0
 
 
 def test_specks_are_dropped_by_size(pack):
     from concept_erasure.erasure.refinement import drop_specks
 
-    mask = grid("##....", "##....", ".....#", "......", "#.....", ".#....")
+    mask = picture("##....", "##....", ".....#", "......", "#.....", ".#....")
     assert drawn(drop_specks(mask, 2)) == ["##....", "##....", "......", "......", "#.....", ".#...."]
     assert drawn(drop_specks(mask, 3)) == ["##....", "##....", "......", "......", "......", "......"]
+    both = torch.cat([mask, torch.zeros_like(mask)])
+    assert torch.equal(drop_specks(both, 3)[:1], drop_specks(mask, 3)) and not drop_specks(both, 3)[1].any()
 
 
 def test_a_snake_is_one_group(pack):
     from concept_erasure.erasure.refinement import drop_specks
 
-    snake = grid("#######", "......#", "#######", "#......", "#######")
+    snake = picture("#######", "......#", "#######", "#......", "#######")
     assert torch.equal(drop_specks(snake, int(snake.sum())), snake)
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_specks_of_fine_grids_take_a_pass_over_the_grid(pack, side):
+    """A snake through the whole grid is what a label that spreads step by step takes longest for."""
+    from concept_erasure.erasure.refinement import drop_specks
+
+    snake = torch.zeros(1, side, side, dtype=torch.bool)
+    snake[:, ::2] = True
+    snake[:, 1::4, -1] = snake[:, 3::4, 0] = True
+    assert torch.equal(drop_specks(snake, int(snake.sum())), snake)
+    assert not drop_specks(snake, int(snake.sum()) + 1).any()
 
 
 def test_resizing_keeps_what_is_touched(pack):
@@ -60,12 +79,11 @@ def test_resizing_keeps_what_is_touched(pack):
     assert resize_mask(mask, (8, 12)).sum() == 4
 
 
-def test_region_limits_and_is_resized(pack):
-    from concept_erasure.erasure.refinement import Refinement, refine
+def test_a_region_is_resized(pack):
+    from concept_erasure.erasure.refinement import Refinement, region_on_grid, shape
 
     region = torch.zeros(1, 64, 64)
     region[:, :, 32:] = 1
-    mask = refine(torch.ones(2, 4, 4, dtype=torch.bool), Refinement(region=region))
-    assert drawn(mask) == ["..##"] * 4
-    with pytest.raises(ValueError, match="3 masks for 2 images"):
-        refine(torch.ones(2, 4, 4, dtype=torch.bool), Refinement(region=torch.ones(3, 8, 8)))
+    small = region_on_grid(region, (2, 4))
+    mask = shape(torch.ones(2, 2, 4, dtype=torch.bool), Refinement(), small)
+    assert drawn(mask) == ["..##"] * 2 and mask[1].sum() == 4

@@ -1,8 +1,10 @@
 """The Erasure Report, and the numbers it is made of."""
 
-import numpy as np
 import pytest
 import torch
+
+# Of a Patch Replacer: replace_at, source_share, apply_to, source_seed, blocks.
+SETTINGS = ("middle and SAE block", 0.25, "positive", 0, "")
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +36,8 @@ def runs(nodes, sae, canvas):
     """Name -> (record, pictures) of an unedited, a replaced and a wildly steered run."""
     detection, concept = nodes.ConceptDetector.execute(sae, "cat", 1.0, 0.0, 1.0, "", "union").args
     models = {
-        "none": nodes.PatchReplacer.execute(canvas[0], detection, "none", "conditional", 4, 0).args,
-        "random": nodes.PatchReplacer.execute(canvas[0], detection, "random", "conditional", 4, 0).args,
+        "none": nodes.PatchReplacer.execute(canvas[0], detection, "none", *SETTINGS).args,
+        "random": nodes.PatchReplacer.execute(canvas[0], detection, "random", *SETTINGS).args,
         "steered": nodes.LatentSteering.execute(
             canvas[0], sae, concept, "SAeUron", -300.0, "exact", "both", 0.0, 1.0
         ).args,
@@ -64,15 +66,17 @@ def test_statistics_of_a_feature_map(pack):
 def test_patches_that_changed_places_need_not_be_looked_at_again(pack):
     from dataclasses import replace
 
-    from concept_erasure.erasure.statistics import Move, statistics_of
+    from concept_erasure.erasure.replacement import replace_patches
+    from concept_erasure.erasure.statistics import statistics_of
 
     before = torch.randn(2, 32, 3, 5)
-    after = before.clone()
-    after[1].view(32, 15)[:, [0, 7]] = before[1].view(32, 15)[:, [7, 2]]
-    moved = replace(statistics_of(before), moves=(Move(1, np.array([0, 7]), np.array([7, 2])),))
-    assert torch.equal(moved.norms, statistics_of(after).norms)
-    assert torch.equal(moved.counts, statistics_of(after).counts)
+    source = torch.arange(15).repeat(2, 1)
+    source[1, [0, 7]] = torch.tensor([7, 2])
+    after = statistics_of(replace_patches(before, source))
+    moved = replace(statistics_of(before), source=source)
+    assert torch.equal(moved.norms, after.norms) and torch.equal(moved.counts, after.counts)
     assert not torch.equal(moved.norms, statistics_of(before).norms)
+    assert torch.equal(moved.of([1]).norms, after.norms[1:])
 
 
 def test_distance(pack):
@@ -123,12 +127,12 @@ def test_the_picture(nodes, runs):
 
 def test_what_does_not_belong_together(nodes, runs, sae, canvas):
     record, image = runs["random"]
-    with pytest.raises(ValueError, match=r"Erasure Report: input 'image' holds 1 picture\(s\).*made 2"):
+    with pytest.raises(ValueError, match=r"Erasure Report: input 'image' holds 1 image\(s\).*made 2"):
         nodes.ErasureReport.execute(record, image[:1], 3)
     with pytest.raises(ValueError, match=r"input 'image_before' holds 1"):
         nodes.ErasureReport.execute(record, image, 3, None, image[:1])
     detection = nodes.ConceptDetector.execute(sae, "cat", 1.0, 0.0, 0.0, "", "union").args[0]
-    model, empty = nodes.PatchReplacer.execute(canvas[0], detection, "none", "conditional", 4, 0).args
+    model, empty = nodes.PatchReplacer.execute(canvas[0], detection, "none", *SETTINGS).args
     with pytest.raises(ValueError, match=r"belongs to input 'reference' has not been sampled"):
         nodes.ErasureReport.execute(record, image, 3, empty)
     sampled(canvas, model)

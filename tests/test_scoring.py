@@ -47,8 +47,7 @@ def test_latents_that_say_nothing_still_give_usable_weights(pack):
 
 
 def test_thresholds_keep_the_background_out(patches):
-    from concept_erasure.erasure.detection import concept_score
-    from concept_erasure.sae_models.scoring import calibrated_band, fitted_weights
+    from concept_erasure.sae_models.scoring import calibrated_band, concept_score, fitted_weights
 
     activations, inside = patches
     weights = fitted_weights(activations, inside)

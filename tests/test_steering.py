@@ -133,13 +133,13 @@ def test_steering_acts_and_is_recorded_and_repeatable(canvas, shipped, method):
     assert all(not module._forward_hooks for module in model.model.diffusion_model.modules())
 
 
-def test_the_range_and_the_halves_are_kept(canvas, shipped):
+def test_the_range_and_the_roles_are_kept(canvas, shipped):
     latents, record, _ = steered_run(canvas, shipped, start=0.3, end=0.3)
     assert torch.equal(latents, plain_run(canvas)) and record.latest.entries == {}
-    _, record, _ = steered_run(canvas, shipped, halves="conditional")
-    assert {entry.half for entry in record.latest.entries.values()} == {0}
-    _, record, _ = steered_run(canvas, shipped, halves="both")
-    assert {entry.half for entry in record.latest.entries.values()} == {0, 1}
+    _, record, _ = steered_run(canvas, shipped, apply_to="positive")
+    assert {entry.role for entry in record.latest.entries.values()} == {"positive"}
+    _, record, _ = steered_run(canvas, shipped, apply_to="both")
+    assert {entry.role for entry in record.latest.entries.values()} == {"positive", "negative"}
 
 
 def test_a_file_without_decoder_is_refused(canvas, shipped, tmp_path):

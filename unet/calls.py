@@ -1,51 +1,120 @@
-"""What is known of a sampling run and of one call of the UNet."""
+"""What is known of a sampling run, and of one call of the UNet in it. No ComfyUI in here."""
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 
-CONDITIONAL, UNCONDITIONAL = 0, 1
+from torch import Tensor
+
+POSITIVE, NEGATIVE = ROLES = ("positive", "negative")
 
 
 class NonFiniteActivations(RuntimeError):
-    """The feature map holds NaN or infinity, so nothing can be said about it."""
+    """A feature map holds NaN or infinity, so nothing can be said about it."""
 
 
-@dataclass(frozen=True)
-class RunInfo:
-    """What is known when a sampling run starts.
+@dataclass(eq=False)
+class Run:
+    """One sampling run.
 
     Attributes:
         seed: noise seed, None if unknown.
-        image_keys: one integer an image that names its starting noise.
-        latent_size: (height, width) of the latent image.
-        sigma_ranges: for each leaf, in the order of ``leaves``: (highest, lowest) sigma it looks at, the
-            lowest excluded.
+        image_keys: one integer an image that names its starting noise and latent.
+        latent_size: (height, width) of the latent image at the start.
+        percent_to_sigma: from a share of the sampling range (0..1) to a noise level.
+        first_sigma: noise level that the run starts at.
+        notes: what could not be done, and how often; shown to the artist.
     """
 
     seed: int | None
     image_keys: tuple[int, ...]
     latent_size: tuple[int, int]
-    sigma_ranges: tuple[tuple[float, float], ...]
+    percent_to_sigma: Callable[[float], float]
+    first_sigma: float = 0.0
+    notes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def images(self) -> int:
+        """Batch size."""
+        return len(self.image_keys)
+
+    def sigma_range(self, start: float, end: float) -> tuple[float, float] | None:
+        """Return (highest, lowest) sigma of a part of the sampling range, the lowest excluded; None for all of it."""
+        if start <= 0 and end >= 1:
+            return None
+        return float(self.percent_to_sigma(start)), float(self.percent_to_sigma(end))
+
+    def note(self, text: str, times: int = 1) -> None:
+        """Write down that something could not be done. The log is told once a run."""
+        if text not in self.notes:
+            logging.warning("SAE Concept Erasure: %s.", text)
+        self.notes[text] += times
 
 
 @dataclass(frozen=True)
-class Forward:
-    """One call of the UNet: a batch of chunks, each chunk one conditioning for all images.
+class Chunk:
+    """Neighboring rows of a call that hold one conditioning.
 
     Attributes:
-        halves: CONDITIONAL or UNCONDITIONAL for each chunk.
-        streams: a name for each chunk's conditioning, stable during a run.
-        sigma, timestep: noise level of the call.
-        latent_size: (height, width) of the latents that went in.
+        rows: where in the batch.
+        role: POSITIVE or NEGATIVE.
+        key: what the rows belong to from call to call: the same wherever the same conditioning is asked for the same
+            images, and unlike any other where that is not certain, so that nothing is carried over by mistake.
+        images: places of the rows' images in the run's batch; None if unknown.
+        whole: True if each row covers the whole of an image, False if it is an area or a tile.
+        certain: whether ``key`` can come again.
     """
 
-    halves: tuple[int, ...]
-    streams: tuple[Hashable, ...]
-    sigma: float
-    timestep: float
-    latent_size: tuple[int, int]
+    rows: slice
+    role: str
+    key: Hashable
+    images: tuple[int, ...] | None
+    whole: bool = True
+    certain: bool = True
 
-    def rows(self, chunk: int, batch: int) -> slice:
-        """Where a chunk lies in a batch of so many rows."""
-        images = batch // len(self.halves)
-        return slice(chunk * images, (chunk + 1) * images)
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One call of the UNet.
+
+    Attributes:
+        run: the run it belongs to.
+        number: of the calls of the run, from 1.
+        step: of the guider's predictions of the run, from 1; what a sampler asks for at one noise level.
+        sigma, timestep: noise level, both ways, [] each, on the device of the model. To read them waits for it.
+        chunks: the rows that are known to belong to a conditioning; others must be left as they are.
+    """
+
+    run: Run
+    number: int
+    step: int
+    sigma: Tensor
+    timestep: Tensor
+    chunks: tuple[Chunk, ...]
+
+
+def patches_of(x: Tensor) -> Tensor:
+    """Return the patch embeddings of feature maps, [B, C, H, W] -> [B, H * W, C]; a view."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def is_active(sigma: Tensor, limits: tuple[float, float] | None) -> Tensor | None:
+    """Tell whether a noise level lies in a range of ``Run.sigma_range``: bool [] on sigma's device; None for always."""
+    return None if limits is None else (sigma <= limits[0]) & (sigma > limits[1])
+
+
+def is_known_off(active: Tensor | None) -> bool:
+    """Tell whether an answer of ``is_active`` is known to be no. On a GPU it is not known without waiting for it."""
+    return active is not None and active.device.type == "cpu" and not bool(active)
+
+
+def any_active(answers: list[Tensor | None]) -> Tensor | None:
+    """Put answers of ``is_active`` together: whether any says yes."""
+    known = [answer for answer in answers if answer is not None]
+    if len(known) < len(answers):
+        return None
+    together = known[0]
+    for answer in known[1:]:
+        together = together | answer
+    return together

@@ -9,12 +9,13 @@ from torch import Tensor
 from ..finding.selection import encode_sparsely
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.sae import as_read
-from .calls import CONDITIONAL, Forward, NonFiniteActivations, RunInfo
+from .calls import POSITIVE, Call, NonFiniteActivations, Run, is_active, patches_of
+from .hooks import Observer
 
 
 @dataclass(frozen=True, eq=False)
 class Captured:
-    """The conditional half of one block's output in one call.
+    """The output of one block for the positive prompts of one call.
 
     Attributes:
         hookpoint: the block.
@@ -29,8 +30,10 @@ class Captured:
     grid: tuple[int, int]
 
 
-class Capture:
-    """Watches blocks without changing anything. Attach it with ``model_patcher.attach_observer``.
+class Capture(Observer):
+    """Watches blocks without changing anything. Attach it with ``unet.hooks.attach_observer``.
+
+    What it keeps goes to the CPU at each call, so sampling waits for it.
 
     Args:
         hookpoints: blocks to watch.
@@ -41,48 +44,46 @@ class Capture:
     def __init__(
         self, hookpoints: Sequence[str], reads: str = "output", part: tuple[float, float] = (0.0, 1.0)
     ) -> None:
-        self.hookpoints = list(hookpoints)
+        self._hookpoints = list(hookpoints)
         self.reads = reads
         self.part = part
-        self._sigmas = (float("inf"), 0.0)
+        self._limits: tuple[float, float] | None = None
         self.collected: list[Captured] = []
 
-    def sampling_ranges(self) -> list[tuple[float, float]]:
-        """The part that is watched."""
-        return [self.part]
+    @property
+    def hookpoints(self) -> list[str]:
+        """The blocks to watch."""
+        return self._hookpoints
 
-    def begin(self, info: RunInfo) -> None:
+    def begin(self, run: Run) -> None:
         """Learn which noise levels are watched; what was collected stays until it is taken."""
-        (self._sigmas,) = info.sigma_ranges
-
-    def end(self) -> None:
-        """Nothing to clean up."""
+        self._limits = run.sigma_range(*self.part)
 
     def take(self) -> list[Captured]:
         """Return what was collected since the last call, and forget it."""
         taken, self.collected = self.collected, []
         return taken
 
-    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
-        """Note the conditional chunks of a block's output; return it unchanged."""
-        highest, lowest = self._sigmas
-        if not lowest < forward.sigma <= highest:
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> Tensor:
+        """Note a block's output for the positive prompts; return it unchanged."""
+        active = is_active(call.sigma, self._limits)
+        if active is not None and not bool(active):
             return output
-        for chunk, half in enumerate(forward.halves):
-            if half == CONDITIONAL:
-                rows = forward.rows(chunk, len(output))
-                self.keep(hookpoint, forward.timestep, as_read(self.reads, x[rows], output[rows]))
+        timestep = float(call.timestep)
+        for chunk in call.chunks:
+            if chunk.role == POSITIVE:
+                self.keep(hookpoint, timestep, as_read(self.reads, x[chunk.rows], output[chunk.rows]))
         return output
 
     def keep(self, hookpoint: str, timestep: float, read: Tensor) -> None:
         """Note what was read of one chunk, [B, C, H, W]."""
-        embeddings = read.flatten(2).transpose(1, 2).to("cpu", torch.float16)
+        embeddings = patches_of(read).to("cpu", torch.float16)
         self.collected.append(Captured(hookpoint, timestep, embeddings, (read.shape[-2], read.shape[-1])))
 
 
 @dataclass(frozen=True, eq=False)
 class FiredLatents:
-    """Which latents fired in the conditional half of one call.
+    """Which latents fired for the positive prompts of one call.
 
     Attributes:
         timestep: 0..999.
@@ -101,7 +102,7 @@ class LatentCapture(Capture):
     """Watches what one SAE sees, and keeps its few firing latents instead of the embeddings.
 
     Args:
-        sae: must be loaded beside the model, see ``model_patcher.attach_observer``.
+        sae: must be loaded beside the model, see ``unet.hooks.attach_observer``.
     """
 
     def __init__(self, sae: LoadedSAE) -> None:
@@ -120,7 +121,7 @@ class LatentCapture(Capture):
         Raises:
             NonFiniteActivations: it holds NaN or infinity.
         """
-        values, indices = encode_sparsely(self.sae.module, read.flatten(2).transpose(1, 2))
+        values, indices = encode_sparsely(self.sae.module, patches_of(read))
         if not torch.isfinite(values).all():
             raise NonFiniteActivations(
                 f"the activations of {hookpoint} hold NaN or infinity at timestep {timestep:.0f}. The model itself is "

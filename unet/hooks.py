@@ -1,41 +1,55 @@
 """Show the blocks of a UNet to an observer while it samples.
 
-ComfyUI has no patch point at the output of a SpatialTransformer, so a wrapper around the diffusion model
-registers plain forward hooks for the duration of one call and removes them however that call ends.
+ComfyUI has no patch point at the output of a SpatialTransformer, so a wrapper around the diffusion model registers
+plain forward hooks for the duration of one call and removes them however that call ends.
 """
 
 import uuid
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from .calls import Forward, RunInfo
-from .passes import PassReader
+from .attribution import CallReader
+from .calls import Call, Run
+
+BYPASSED = (
+    "None of the model's blocks ran in the usual way, so nothing was detected or edited. Another node on this model "
+    "runs the blocks itself (as DeepCache does): remove it, or give the sampler a model without it"
+)
 
 
-class Observer(Protocol):
-    """Something that looks at, and may edit, the output of blocks: an Eraser or a Capture."""
+class Observer:
+    """Something that looks at, and may edit, the output of blocks. What it leaves out does nothing."""
 
     @property
     def hookpoints(self) -> Sequence[str]:
-        """The blocks to look at."""
+        """The blocks to look at: paths below ``diffusion_model``."""
+        raise NotImplementedError
 
-    def sampling_ranges(self) -> list[tuple[float, float]]:
-        """Shares of the sampling range that the observer wants translated into sigmas."""
-
-    def begin(self, info: RunInfo) -> None:
+    def begin(self, run: Run) -> None:
         """A sampling run starts."""
 
-    def end(self) -> None:
-        """The run is over, however it ended."""
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> Tensor:
+        """Return what a block shall give.
 
-    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
-        """A hooked block took x and gave output; return what it shall give."""
+        Args:
+            hookpoint: the block.
+            x: what went into it, [rows, C, H, W].
+            output: what came out of it, the same shape. It must not be changed in place.
+            call: the call of the UNet.
+        """
+        return output
+
+    def end_call(self, call: Call) -> None:
+        """A call of the UNet is over, however it ended."""
+
+    def end(self, run: Run, samples: Tensor | None) -> None:
+        """The run is over. What the sampler returned, [B, C, h, w]; None if it failed or was interrupted."""
 
 
 def attach_observer(model: ModelPatcher, observer: Observer, additional: Sequence[ModelPatcher] = ()) -> ModelPatcher:
@@ -49,70 +63,103 @@ def attach_observer(model: ModelPatcher, observer: Observer, additional: Sequenc
     patched = model.clone()
     # A key of its own lets any number of observers share one model.
     key = f"sae_concept_erasure.{uuid.uuid4()}"
-    reader = PassReader()
-    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, _run_wrapper(observer, reader))
-    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, _forward_wrapper(observer, reader))
+    session = _Session(observer)
+    patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, key, session.sample)
+    patched.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, key, session.predict)
+    patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, key, session.ask)
+    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, key, session.forward)
     if additional:
         patched.set_additional_models(key, list(additional))
     return patched
 
 
-def _run_wrapper(observer: Observer, reader: PassReader) -> Callable[..., Any]:
-    """Begin and end a run around CFGGuider.outer_sample."""
+class _Session:
+    """The wrappers that carry one observer through ComfyUI's sampling, from the run to the block."""
 
-    def wrapper(executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
-        sampling = executor.class_obj.model_patcher.get_model_object("model_sampling")
-        reader.begin(sampling, executor.class_obj.conds)
-        ranges = tuple(
-            (float(sampling.percent_to_sigma(start)), float(sampling.percent_to_sigma(end)))
-            for start, end in observer.sampling_ranges()
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.reader = CallReader()
+        self.run: Run | None = None
+        self.seen = False
+        self._uncompiled = torch.compiler.disable(self._hooked)
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Session":
+        return self
+
+    def sample(self, executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Begin and end a run, around CFGGuider.outer_sample."""
+        guider = executor.class_obj
+        sampling = guider.model_patcher.get_model_object("model_sampling")
+        sigmas = kwargs.get("sigmas", args[1] if len(args) > 1 else None)
+        run = Run(
+            kwargs.get("seed", args[5] if len(args) > 5 else None),
+            _image_keys(noise, latent_image),
+            (int(noise.shape[-2]), int(noise.shape[-1])),
+            lambda percent: float(sampling.percent_to_sigma(percent)),
+            0.0 if sigmas is None or not len(sigmas) else float(sigmas[0]),
         )
-        seed = kwargs.get("seed", args[5] if len(args) > 5 else None)
-        size = (int(noise.shape[-2]), int(noise.shape[-1]))
-        observer.begin(RunInfo(seed, _image_keys(noise, latent_image), size, ranges))
+        self.reader.begin(run, guider, sampling)
+        self.run, self.seen = run, False
+        samples = None
         try:
-            return executor(noise, latent_image, *args, **kwargs)
+            self.observer.begin(run)
+            samples = executor(noise, latent_image, *args, **kwargs)
+            if self.reader.steps and not self.seen:
+                run.note(BYPASSED)
+            return samples
         finally:
-            observer.end()
+            self.run = None
+            self.reader.end()
+            self.observer.end(run, samples if isinstance(samples, Tensor) else None)
 
-    return wrapper
+    def predict(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Count what the sampler asks of the guider."""
+        self.reader.steps += 1
+        return executor(*args, **kwargs)
+
+    def ask(self, executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, options: Any) -> Any:
+        """Learn what the guider asks of the model."""
+        if self.run is None:
+            return executor(model, conds, x, timestep, options)
+        before = self.reader.ask(conds, x, options)
+        try:
+            return executor(model, conds, x, timestep, options)
+        finally:
+            self.reader.restore(before)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Hook the blocks for the duration of one call of the diffusion model."""
+        # Compiled code does not notice hooks that come and go: torch._dynamo.config.skip_nnmodule_hook_guards is on as
+        # a rule, so what was compiled for one hooked block would run on for another. Hence nothing below here is
+        # compiled; and where nobody compiles, entering and leaving that state would only cost time.
+        return self._uncompiled(*args, **kwargs) if torch.compiler.is_compiling() else self._hooked(*args, **kwargs)
+
+    def _hooked(self, executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self.run is None:
+            return executor(x, timesteps, *args, **kwargs)
+        options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
+        context = kwargs.get("context", args[0] if args else None)
+        call = self.reader.read(x, timesteps, context, options)
+        handles = []
+        try:
+            for path in self.observer.hookpoints:
+                module = executor.class_obj.get_submodule(path)
+                handles.append(module.register_forward_hook(self._block_hook(path, call)))
+            return executor(x, timesteps, *args, **kwargs)
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.observer.end_call(call)
+
+    def _block_hook(self, path: str, call: Call) -> Callable[..., Tensor]:
+        def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            self.seen = True
+            return self.observer.on_block(path, inputs[0], output, call)
+
+        return hook
 
 
 def _image_keys(noise: Tensor, latent_image: Tensor) -> tuple[int, ...]:
     """Name each image by the bits of its starting noise and latent, wherever in a batch it is."""
     start = torch.cat([noise.detach().float().cpu(), latent_image.detach().float().cpu()], 1)
     return tuple(zlib.crc32(image.contiguous().numpy().tobytes()) for image in start)
-
-
-def _forward_wrapper(observer: Observer, reader: PassReader) -> Callable[..., Any]:
-    """Hook the blocks for the duration of one call of the diffusion model."""
-
-    def hooked(executor: Any, x: Tensor, timesteps: Tensor, *args: Any, **kwargs: Any) -> Any:
-        options = kwargs.get("transformer_options") or (args[3] if len(args) > 3 else {})
-        forward = reader.read(x, timesteps, options)
-        handles = []
-        try:
-            for path in observer.hookpoints:
-                module = executor.class_obj.get_submodule(path)
-                handles.append(module.register_forward_hook(_block_hook(observer, path, forward)))
-            return executor(x, timesteps, *args, **kwargs)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    uncompiled = torch.compiler.disable(hooked)
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        # Compiled code does not notice hooks that come and go: torch._dynamo.config.skip_nnmodule_hook_guards is on as
-        # a rule, so what was compiled for one hooked block would run on for another. Hence nothing below here is
-        # compiled; and where nobody compiles, entering and leaving that state would only cost time.
-        return uncompiled(*args, **kwargs) if torch.compiler.is_compiling() else hooked(*args, **kwargs)
-
-    return wrapper
-
-
-def _block_hook(observer: Observer, path: str, forward: Forward) -> Callable[..., Tensor]:
-    def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        return observer.on_block(path, inputs[0], output, forward)
-
-    return hook
