@@ -56,5 +56,5 @@ class DetectionPreview(io.ComfyNode):
         run = latest_run(record, NAME, "record")
         require_pictures_of(run, image, NAME, "image")
         mask = image_mask(run, (image.shape[1], image.shape[2]), any_step=mask_from == MASKS[0])
-        preview = torch.cat([heat_overlay(run, image), step_tiles(run, image, tiles)], dim=2)
+        preview = torch.cat([heat_overlay(run, image), *step_tiles(run, image, tiles)], dim=2)
         return io.NodeOutput(preview, mask, ui=picture_and_words(preview, run.summary(), cls))

@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import io
 
 from ..erasure.record import ErasureRecord
-from ..reports.run_report import draw_report
+from ..reports.erasure_report import draw_report
 from .showing import latest_run, picture_and_words, require_pictures_of
 from .sockets import CATEGORY, ERASURE_RECORD
 
