@@ -19,8 +19,9 @@ from PIL import Image, ImageDraw
 from ..demo_model.vocabulary import OBJECTS, STYLES, caption
 from ..erasure.record import RunRecord
 from ..erasure.statistics import REACH, Distance, Statistics, distance, pooled_counts
-from ..reports.plots import BACKGROUND, EDITED, INK, TITLE, UNEDITED, Series, font, line_chart
-from ..reports.run_report import USUAL
+from ..reports.chart import Line, line_chart
+from ..reports.erasure_report import EDITED, UNEDITED, USUAL
+from ..reports.style import BACKGROUND, INK, TITLE, font
 from .erasure import DEFAULTS, SPLITS, Setting, World
 
 SITE = "output_blocks.1.1"
@@ -106,9 +107,9 @@ def row(title: str, edited: Runs, unedited: Runs) -> Image.Image:
     return strip
 
 
-def both(unedited: list[float], edited: list[float], name: str = "unedited") -> list[Series]:
+def both(unedited: list[float], edited: list[float], name: str = "unedited") -> list[Line]:
     """Return two lines of a chart, the unedited one below the other."""
-    return [Series(unedited, UNEDITED, name), Series(edited, EDITED, "edited")]
+    return [Line.even(unedited, UNEDITED, name), Line.even(edited, EDITED, "edited")]
 
 
 def draw_figure(world: World, split: str, pictures: int) -> None:

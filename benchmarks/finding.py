@@ -28,9 +28,9 @@ from ..dev.demo_model import scenes
 from ..dev.demo_model.activations import BAND_CENTRES, Noised, from_scenes
 from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
 from ..erasure.detection import band_score
-from ..finding.labelling import Finding
+from ..finding.fitting import Finding
 from ..finding.prompts import around, default_prompts
-from ..finding.search import Drawing, Painting, Search, find_by_drawing, find_in_mask
+from ..finding.search import Generation, Painting, Search, find_by_prompts, find_in_mask
 from ..nodes import ConceptFinder, ConceptFromMask
 from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
@@ -64,7 +64,7 @@ def from_word(canvas: Model, sae: LoadedSAE, word: str, kind: str = "object") ->
     select = next(each.options for each in way if each.id == "select")[0]
     search = Search(word, *default_prompts(word, kind), pictures, bands, select, percentile)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
-    return find_by_drawing(*canvas, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0]
+    return find_by_prompts(*canvas, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0]
 
 
 def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding:
@@ -77,9 +77,9 @@ def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding
     bands, looks, seed, pictures, more = (default(ConceptFromMask, name) for name in names)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
     without, alike = around(word, join_objects(scene.objects), "")
-    drawing = Drawing(clip, without, pictures, more, sampling, alike)
+    generation = Generation(clip, without, pictures, more, sampling, alike)
     painting = Painting(word, image, vae.encode(image), painted, encode(clip, scene.caption))
-    return find_in_mask(model, vae, sae, painting, bands, looks, seed, drawing)[0]
+    return find_in_mask(model, vae, sae, painting, bands, looks, seed, generation)[0]
 
 
 def scene_with(word: str, seeds: range) -> scenes.Scene:

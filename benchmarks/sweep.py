@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..demo_model.vocabulary import OBJECTS
-from ..reports.plots import font
-from ..reports.preview import to_pil
+from ..reports.images import to_pil
+from ..reports.style import font
 from .erasure import DEFAULTS, PLAIN, SPLITS, Plan, Setting, World, half_width, prompts_of, results_of, row_of
 
 SITE = "output_blocks.1.1"

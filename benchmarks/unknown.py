@@ -23,8 +23,8 @@ from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
 from ..erasure.attach import attach
 from ..erasure.detection import Detect
 from ..erasure.replacement import Replacement
-from ..finding.labelling import WAYS, Finding
-from ..finding.search import Painting, Search, find_by_drawing, find_in_mask
+from ..finding.fitting import WAYS, Finding
+from ..finding.search import Painting, Search, find_by_prompts, find_in_mask
 from ..nodes import ConceptFromMask
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
@@ -138,7 +138,7 @@ def main() -> None:
     contrasts = [caption((name,), style) for name, style in zip(SIXTEEN, STYLES * 2, strict=True)]
     search = Search("two of a kind", targets, contrasts, 32, 5, WAYS[0], 99.99)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, 0)
-    print(find_by_drawing(*canvas, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0].summary(), flush=True)
+    print(find_by_prompts(*canvas, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0].summary(), flush=True)
     print(
         "\n| style | held-out AUC, least noise first | gone | object kept | other styles kept |\n|---|---|---|---|---|"
     )

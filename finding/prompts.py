@@ -1,16 +1,37 @@
-"""Prompts that show a concept, and prompts that show everything but it.
+"""Prompts that show a concept, prompts that show everything but it, and prompts that show a bit of everything.
 
-Both kinds come in the same styles, in turn, so that what tells them apart is the concept and not a style.
+The first two come in the same styles, in turn, so that what tells them apart is the concept and not a style.
 """
 
 import math
 import re
 from collections.abc import Sequence
 
-from ..demo_model.vocabulary import OBJECTS
-
 KINDS = ("object", "style")
-# Styles that Stable Diffusion and Canvas both know; as objects, those of UnlearnCanvas, which the field measures on.
+# The objects of UnlearnCanvas, which the field measures on, in the singular.
+OBJECTS = (
+    "architecture",
+    "bear",
+    "bird",
+    "butterfly",
+    "cat",
+    "dog",
+    "fish",
+    "flame",
+    "flower",
+    "frog",
+    "horse",
+    "human",
+    "jellyfish",
+    "rabbit",
+    "sandwich",
+    "sea",
+    "statue",
+    "tower",
+    "tree",
+    "waterfall",
+)
+# Styles that Stable Diffusion and the demo model both know.
 STYLES = ("photo", "watercolor", "sketch", "comic", "neon", "mosaic", "sepia", "blueprint")
 FORM = "An image of {} in {} style"
 
@@ -40,20 +61,40 @@ def _without(names: tuple[str, ...], word: str) -> list[str]:
     return [name for name in names if not said & {name, f"{name}s", f"{name}es", f"{name[:-1]}ies"}]
 
 
+def object_prompts() -> list[str]:
+    """Return a prompt for each object alone, all in one style."""
+    return [FORM.format(name, "photo") for name in OBJECTS]
+
+
+def varied_prompts() -> list[str]:
+    """Return prompts for each object alone and each beside another one, in styles that take turns."""
+    alone = [FORM.format(_a(name), STYLES[i % len(STYLES)]) for i, name in enumerate(OBJECTS)]
+    others = [OBJECTS[(3 * i + 7) % len(OBJECTS)] for i in range(len(OBJECTS))]
+    pairs = [
+        FORM.format(f"{_a(name)} and {_a(other)}", STYLES[(i + 3) % len(STYLES)])
+        for i, (name, other) in enumerate(zip(OBJECTS, others, strict=True))
+    ]
+    return alone + pairs
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
 def around(name: str, shown: str, contrast: str) -> tuple[list[str], list[str]]:
-    """Return prompts around a painted picture: those without the concept, and those that show what the picture shows.
+    """Return prompts around a painted image: those without the concept, and those that show what the image shows.
 
     Args:
         name: of the concept.
-        shown: what the picture shows, in words, without its style; may be empty, which gives no prompts of the second
+        shown: what the image shows, in words, without its style; may be empty, which gives no prompts of the second
             kind. If it names the concept and something else, half of them show the concept alone.
         contrast: prompts without the concept, one a line; empty for common objects.
     """
     without, shown = lines(contrast) or default_prompts(name, "object")[1], " ".join(shown.split())
     named, rest = parted(shown, name)
-    # Alone it is found more easily, beside the rest it looks as it was painted.
-    alike = [prompt for thing in dict.fromkeys((named, shown)) if thing for prompt in in_styles(thing)]
-    return mixed(without, in_styles(rest) if rest else []), alike
+    # Alone it is found more easily, beside the rest as it was painted.
+    similar = [prompt for thing in dict.fromkeys((named, shown)) if thing for prompt in in_styles(thing)]
+    return mixed(without, in_styles(rest) if rest else []), similar
 
 
 def in_styles(shown: str) -> list[str]:

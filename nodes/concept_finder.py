@@ -7,8 +7,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..finding import prompts
-from ..finding.labelling import WAYS
-from ..finding.search import Search, find_by_drawing
+from ..finding.fitting import WAYS
+from ..finding.search import Search, find_by_prompts
+from ..reports.finder_report import finder_report
 from ..sae_models.loaded import LoadedSAE
 from ..unet.blocks import check_fit
 from ..unet.calls import NonFiniteActivations
@@ -131,8 +132,9 @@ class ConceptFinder(io.ComfyNode):
             )
         sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
         try:
-            finding, report = find_by_drawing(model, clip, vae, sae, search, latent_image["samples"], sampling)
+            finding, examples = find_by_prompts(model, clip, vae, sae, search, latent_image["samples"], sampling)
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
+        report = finder_report(finding, examples, sae.config.num_latents)
         shown = picture_and_words(report, finding.summary(), cls)
         return io.NodeOutput(finding.concept, report, finding.summary(), ui=shown)

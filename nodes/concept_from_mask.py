@@ -7,7 +7,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..finding import prompts
-from ..finding.search import Drawing, Painting, find_in_mask
+from ..finding.search import Generation, Painting, find_in_mask
+from ..reports.finder_report import finder_report
 from ..sae_models.loaded import LoadedSAE
 from ..unet.blocks import check_fit
 from ..unet.calls import NonFiniteActivations
@@ -150,16 +151,17 @@ class ConceptFromMask(io.ComfyNode):
         else:
             picture, latents = image, vae.encode(image[..., :3])
         painting = Painting(name.strip() or "my concept", picture, latents, mask, positive)
-        drawing = None
+        generation = None
         if clip is not None:
             sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
-            without, alike = prompts.around(painting.name, picture_shows, contrast_prompts)
-            drawing = Drawing(clip, without, contrast_pictures, more_pictures, sampling, alike)
+            without, similar = prompts.around(painting.name, picture_shows, contrast_prompts)
+            generation = Generation(clip, without, contrast_pictures, more_pictures, sampling, similar)
         try:
-            finding, report = find_in_mask(model, vae, sae, painting, bands, looks, seed, drawing)
+            finding, examples = find_in_mask(model, vae, sae, painting, bands, looks, seed, generation)
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         except ValueError as error:
             raise ValueError(f"{NAME}: {error} (input 'mask').") from error
+        report = finder_report(finding, examples, sae.config.num_latents)
         shown = picture_and_words(report, finding.summary(), cls)
         return io.NodeOutput(finding.concept, report, finding.summary(), ui=shown)

@@ -65,7 +65,7 @@ class DetectionPreview(io.ComfyNode):
     ) -> io.NodeOutput:
         run, doubt = shown_run(record, latent, image, NAME)
         mask = image_mask(run, (image.shape[1], image.shape[2]), any_step=mask_from == MASKS[0])
-        preview = torch.cat([heat_overlay(run, image), step_tiles(run, image, tiles)], dim=2)
+        preview = torch.cat([heat_overlay(run, image), *step_tiles(run, image, tiles)], dim=2)
         # What could not be done must be seen, and a node's image is what every frontend shows.
         preview = with_words(preview, [*([doubt] if doubt else []), *run.warnings()])
         text = " ".join([*([doubt] if doubt else []), run.summary()])

@@ -8,12 +8,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..demo_model.vocabulary import OBJECTS
 from ..finding import prompts as prompt_lists
-from ..reports.explorer import choose, drawn_examples, latent_pictures, look_at_pictures
-from ..reports.finder_report import strongest
+from ..finding.examples import generated_examples, noised_examples, strongest_in
+from ..reports.explorer import feature_sheets
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
+from ..sae_models.scoring import strongest_features
 from ..unet.blocks import check_fit
 from ..unet.calls import NonFiniteActivations
 from ..unet.sampling import Sampling, draw
@@ -24,7 +24,7 @@ from .showing import picture_and_words
 from .sockets import CATEGORY, CONCEPT, SAE
 
 NAME = "Latent Explorer"
-DEFAULT_PROMPTS = "\n".join(prompt_lists.FORM.format(name, "photo") for name in OBJECTS)
+DEFAULT_PROMPTS = "\n".join(prompt_lists.object_prompts())
 
 
 class LatentExplorer(io.ComfyNode):
@@ -125,27 +125,27 @@ class LatentExplorer(io.ComfyNode):
         wanted = parse_latents(latents, sae, NAME)
         if concept is not None:
             try:
-                wanted = wanted or [latent for latent, _ in strongest(sae.require_own(concept), count)]
+                wanted = wanted or [feature for feature, _ in strongest_features(sae.require_own(concept), count)]
             except ValueError as error:
                 raise ValueError(f"{NAME}: input 'concept': {error}.") from error
         try:
             given = None
             if image is not None:
-                (given,) = look_at_pictures(model, clip, vae, sae, [("your picture", image[0], "")], 1, seed)
+                (given,) = noised_examples(model, clip, vae, sae, [("your picture", image[0], "")], 1, seed)
             empty = latent_image["samples"]
             examples = []
             if listed:
                 seen = draw(model, clip, sae, listed, empty, Sampling(steps, cfg, sampler_name, scheduler, seed))
-                examples = drawn_examples(seen, vae.decode(seen.latents), listed)
-            examples += look_at_pictures(model, clip, vae, sae, _read(chosen, empty, vae), len(empty), seed)
+                examples = generated_examples(seen, vae.decode(seen.latents), listed)
+            examples += noised_examples(model, clip, vae, sae, _read(chosen, empty, vae), len(empty), seed)
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         size = sae.config.num_latents
-        shown = wanted or choose(examples, size, min(count, size), given)
+        shown = wanted or strongest_in(examples, size, min(count, size), given)
         names = dict(concept.latent_names) if concept is not None else {}
-        pictures, said = latent_pictures(examples, shown, names, size, given)
+        images, said = feature_sheets(examples, shown, names, size, given)
         text = "\n".join(said)
-        return io.NodeOutput(pictures, text, ui=picture_and_words(pictures, text, cls))
+        return io.NodeOutput(images, text, ui=picture_and_words(images, text, cls))
 
     @classmethod
     def fingerprint_inputs(cls, image_folder: str = folders.NO_FOLDER, **_: Any) -> object:

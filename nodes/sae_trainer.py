@@ -7,7 +7,7 @@ import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..demo_model.vocabulary import OBJECTS, STYLES, caption
+from ..finding.prompts import varied_prompts
 from ..training.from_model.folder import Captioned
 from ..training.from_model.request import Request
 from ..training.from_model.run import train_for_model
@@ -19,12 +19,7 @@ from .sockets import CATEGORY, SAE, part_inputs
 NAME = "SAE Trainer"
 NO_FILE = "none"
 AUTOMATIC = "automatic"
-# Things and styles that both the Canvas Checkpoint and any Stable Diffusion know.
-PROMPTS = "\n".join(
-    caption((name, OBJECTS[(3 * i + 7) % len(OBJECTS)]) if half else (name,), STYLES[(i + 3 * half) % len(STYLES)])
-    for half in (0, 1)
-    for i, name in enumerate(OBJECTS)
-)
+PROMPTS = "\n".join(varied_prompts())
 
 
 class SAETrainer(io.ComfyNode):

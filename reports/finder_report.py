@@ -1,97 +1,46 @@
-"""What the finder found, as a picture: how well, which latents, and where they fire on sample pictures."""
+"""What the Concept Finder found, as an image: how well, which features, and where they fire on example images."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..finding.labelling import Finding
-from ..finding.selection import dense
-from ..sae_models.concepts import Concept
-from ..sae_models.scoring import EPSILON, band_score
-from ..unet.capture import FiredLatents
-from . import charts
+from ..finding.examples import Example
+from ..finding.fitting import Finding
+from ..sae_models.scoring import strongest_features
+from .heat import LABEL, TILE, caption_row, concept_heat, feature_heat, image_row
+from .images import GAP, batch, sheet, words
+from .style import RED
 
-SHOWN_LATENTS = 8
-
-
-def activations(call: FiredLatents, latents: Sequence[int], num_latents: int) -> Tensor:
-    """Return what some latents say in one call of one picture, [H, W, n]."""
-    wanted = torch.tensor(latents, dtype=torch.long)
-    return dense(call.values[0], call.indices[0], wanted, num_latents).reshape(*call.grid, -1)
+SHOWN_FEATURES = 8
 
 
-def latent_heat(calls: Sequence[FiredLatents], latent: int, num_latents: int) -> Tensor:
-    """Return the mean activation of a latent over the calls of one picture, [H, W]."""
-    return torch.stack([activations(call, [latent], num_latents)[..., 0] for call in calls]).mean(0)
-
-
-def concept_heat(calls: Sequence[FiredLatents], concept: Concept, num_latents: int) -> Tensor:
-    """Return the share of calls in which each patch of a picture is detected, [H, W] in 0..1."""
-    total = torch.zeros(calls[0].grid)
-    for call in calls:
-        band = concept.bands[concept.band_index(call.timestep)]
-        if band.latents:
-            latents = activations(call, band.latents + band.against, num_latents)
-            total += band_score(latents, band, concept.combine) > 1
-    return total / len(calls)
-
-
-def strongest(concept: Concept, count: int = SHOWN_LATENTS) -> list[tuple[int, float]]:
-    """Return the latents that give most evidence on the concept's prompts, and their mean score over the bands."""
-    evidence: dict[int, float] = {}
-    score: dict[int, float] = {}
-    for band in concept.bands:
-        for i, latent in enumerate(band.latents):
-            evidence[latent] = evidence.get(latent, 0.0) + band.means[i] / max(band.thresholds[i], EPSILON)
-            score[latent] = score.get(latent, 0.0) + band.scores[i] / len(concept.bands)
-    return [(i, score[i]) for i in sorted(evidence, key=lambda i: -evidence[i])[:count]]
-
-
-def finder_report(
-    finding: Finding,
-    pictures: Tensor,
-    fired: Sequence[Sequence[FiredLatents]],
-    captions: Sequence[str],
-    size: int,
-    painted: Sequence[Tensor] = (),
-) -> Tensor:
+def finder_report(finding: Finding, examples: Sequence[Example], num_features: int) -> Tensor:
     """Draw the report of the Concept Finder, or of Concept From Mask.
 
     Args:
         finding: what was found.
-        pictures: samples to draw over, [n, H, W, 3].
-        fired: what fired in each of them.
-        captions: what to write below each.
-        size: number of latents of the SAE.
-        painted: what a person painted in each picture, on the model's grid, [h, w] in 0..1; may be left out.
+        examples: images to show it in, at least one.
+        num_features: of the SAE.
 
     Returns:
         [1, H, W, 3].
     """
-    concept = finding.concept
-    width = charts.LABEL + max(len(pictures), 4) * (charts.TILE + charts.GAP)
-    warning = finding.warning
-    parts = [charts.heading(warning, width, alarm=True)] if warning else []
-    parts.append(charts.heading(finding.summary().removeprefix(warning).strip(), width))
-    parts.append(_heats("pictures", pictures, [None] * len(pictures)))
-    if painted:
-        parts.append(_heats("your mask, on the model's grid", pictures, painted))
-    if any(captions):
-        parts.append(charts.row([charts.label("", 56), *(charts.caption(text) for text in captions)]))
+    concept, warning = finding.concept, finding.warning
+    width = LABEL + max(len(examples), 4) * (TILE + GAP)
+    rows = [[words(warning, width, color=RED)]] if warning else []
+    rows += [[words(finding.summary().removeprefix(warning).strip(), width)], image_row("images", examples)]
+    if any(example.caption for example in examples):
+        rows.append(caption_row([example.caption for example in examples]))
+    if any(example.painted is not None for example in examples):
+        painted = [torch.zeros(1, 1) if example.painted is None else example.painted for example in examples]
+        rows.append(image_row("your mask, on the model's grid", examples, painted))
     if any(band.latents for band in concept.bands):
-        heats: list[Any] = [concept_heat(calls, concept, size) for calls in fired]
-        parts.append(_heats(f"{concept.name}\nshare of steps in which it is detected", pictures, heats))
-    for latent, score in strongest(concept):
-        raw = [latent_heat(calls, latent, size) for calls in fired]
-        highest = max(float(heat.max()) for heat in raw) or 1.0
-        text = f"latent {latent}\nscore {score:.4f}\nhighest {highest:.2f}"
-        parts.append(_heats(text, pictures, [heat / highest for heat in raw]))
-    return charts.column(parts)
-
-
-def _heats(text: str, pictures: Tensor, heats: Sequence[Tensor | None]) -> Image.Image:
-    tiles = [charts.tile(picture, heat) for picture, heat in zip(pictures, heats, strict=True)]
-    return charts.row([charts.label(text), *tiles])
+        heats = [concept_heat(example.calls, concept, num_features) for example in examples]
+        rows.append(image_row(f"{concept.name}\nshare of steps in which it is detected", examples, heats))
+    for feature, score in strongest_features(concept, SHOWN_FEATURES):
+        heats = [feature_heat(example.calls, feature, num_features) for example in examples]
+        highest = max(float(heat.max()) for heat in heats)
+        text = f"latent {feature}\nscore {score:.4f}\nhighest {highest:.2f}"
+        rows.append(image_row(text, examples, [heat / (highest or 1.0) for heat in heats]))
+    return batch([sheet(rows)])

@@ -4,7 +4,8 @@ A concept is described separately for each *timestep band*, because a latent tha
 may mean nothing in the noise of the first steps.
 """
 
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -83,8 +84,7 @@ class Concept:
 
     def band_index(self, timestep: float) -> int:
         """Return the index of the band that holds a timestep (0..999)."""
-        inner = self.band_edges[1:-1]
-        return sum(timestep >= edge for edge in inner)
+        return band_index(self.band_edges, timestep)
 
     def latents(self) -> list[int]:
         """Return every latent that it uses in some band, rising."""
@@ -93,6 +93,11 @@ class Concept:
     def max_latent(self) -> int:
         """Return the largest latent index in use, -1 if there is none."""
         return max(self.latents(), default=-1)
+
+
+def band_index(edges: Sequence[float], timestep: float) -> int:
+    """Return which band of rising edges holds a timestep; what lies outside belongs to the first or last."""
+    return bisect_right(edges, timestep, 1, len(edges) - 1) - 1
 
 
 def check_edges(edges: tuple[float, ...]) -> None:

@@ -5,9 +5,10 @@ done separately for each timestep band.
 """
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
-from .concepts import ConceptBand
+from .concepts import Concept, ConceptBand
 
 EPSILON = 1e-8
 
@@ -151,9 +152,18 @@ def roc_auc(positive: Tensor, negative: Tensor) -> float:
     Args:
         positive, negative: scores, one-dimensional, at least one each.
     """
-    scores = torch.cat([positive, negative]).double()
-    _, inverse, counts = torch.unique(scores, return_inverse=True, return_counts=True)
-    last_rank = counts.cumsum(0).double()
-    ranks = (last_rank - (counts.double() - 1) / 2)[inverse]
     n, m = len(positive), len(negative)
+    # The Mann-Whitney statistic; scipy's own test also works out a p-value, which takes longer than the ranks.
+    ranks = rankdata(torch.cat([positive, negative]).double().cpu().numpy())
     return float((ranks[:n].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def strongest_features(concept: Concept, count: int) -> list[tuple[int, float]]:
+    """Return the features that give most evidence on the concept's prompts, and their mean score over the bands."""
+    evidence: dict[int, float] = {}
+    score: dict[int, float] = {}
+    for band in concept.bands:
+        for i, feature in enumerate(band.latents):
+            evidence[feature] = evidence.get(feature, 0.0) + band.means[i] / max(band.thresholds[i], EPSILON)
+            score[feature] = score.get(feature, 0.0) + band.scores[i] / len(concept.bands)
+    return [(i, score[i]) for i in sorted(evidence, key=lambda i: -evidence[i])[:count]]

@@ -1,6 +1,5 @@
 """Steering at a hooked block during sampling, with a record of what was changed."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor
 
 from ..erasure.record import ErasureRecord, Recorder
 from ..erasure.statistics import statistics_of
-from ..sae_models.concepts import Concept
+from ..sae_models.concepts import Concept, band_index
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.sae import as_read
 from ..unet.calls import POSITIVE, Call, NonFiniteActivations, Run, is_active, patches_of
@@ -40,11 +39,6 @@ class SteeredConcept:
         means = self.sae.dictionary.latent_means
         row = None if means is None else means[band_index(self.sae.dictionary.band_edges, timestep)]
         return LatentStatistics.of(self.concept.bands[self.concept.band_index(timestep)], row)
-
-
-def band_index(edges: Sequence[float], timestep: float) -> int:
-    """Return which band of rising edges holds a timestep; what lies outside belongs to the first or last."""
-    return sum(timestep >= edge for edge in edges[1:-1])
 
 
 class Steerer(Observer):

@@ -81,13 +81,19 @@ def test_it_finds_the_thing_in_other_pictures(found, other_pictures):
 
 def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, painted, monkeypatch):
     from concept_erasure.finding import search as finder
+    from concept_erasure.nodes import concept_from_mask
 
     asked = []
     find = finder.find_concept
     monkeypatch.setattr(finder, "find_concept", lambda *args: (asked.append(args[3:5]), find(*args))[1])
     captions = []
-    report = finder.finder_report
-    monkeypatch.setattr(finder, "finder_report", lambda *args: (captions.append(args[3]), report(*args))[1])
+    report = concept_from_mask.finder_report
+
+    def noted(finding, examples, size):
+        captions.append([example.caption for example in examples])
+        return report(finding, examples, size)
+
+    monkeypatch.setattr(concept_from_mask, "finder_report", noted)
     image, mask = painted[0][:1], painted[1][:1]
     alone = run(canvas, sae, image, mask)
     both = run(canvas, sae, image, mask, clip=canvas[1], contrast_pictures=6)

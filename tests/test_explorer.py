@@ -33,7 +33,7 @@ def run(canvas, sae, **changes):
 
 def examples(timesteps, fires, drawn=True):
     """Pictures a, b, c, ... whose every patch fires latent 3 with given strengths at the steps, and latent 5 with 1."""
-    from concept_erasure.reports.explorer import Example
+    from concept_erasure.finding.examples import Example
     from concept_erasure.unet.capture import FiredLatents
 
     def call(timestep, strength):
@@ -58,14 +58,15 @@ def test_the_curve_is_the_mean_over_pictures_at_each_step(pack):
 
 
 def test_the_picture_that_excites_a_latent_most_comes_first(pack):
-    from concept_erasure.reports.explorer import choose, latent_pictures
+    from concept_erasure.finding.examples import strongest_in
+    from concept_erasure.reports.explorer import feature_sheets
 
     tried = examples((500.0,), [(0.0,), (6.0,), (2.0,)])
-    sheets, lines = latent_pictures(tried, [3, 5], {3: "fur"}, 10)
+    sheets, lines = feature_sheets(tried, [3, 5], {3: "fur"}, 10)
     assert sheets.ndim == 4 and len(sheets) == 2 and 0 <= sheets.min() <= sheets.max() <= 1
     assert lines[0] == "latent 3: fur: most in 'b' (mean 6); in 66.7% of places" and lines[1].startswith("latent 5")
-    assert choose(tried, 10, 1) == [5], "only it fires in the first picture"
-    assert set(choose(tried, 10, 2)) == {3, 5}
+    assert strongest_in(tried, 10, 1) == [5], "only it fires in the first picture"
+    assert set(strongest_in(tried, 10, 2)) == {3, 5}
 
 
 @pytest.fixture
@@ -131,10 +132,10 @@ def test_the_strongest_of_a_drawn_set_are_shown_and_seeds_repeat(canvas, sae):
 def test_a_concepts_latents_carry_their_names_and_a_picture_of_ones_own_is_shown(canvas, sae):
     from dataclasses import replace
 
-    from concept_erasure.reports.finder_report import strongest
+    from concept_erasure.sae_models.scoring import strongest_features
 
     concept = sae.concept("cat")
-    first = strongest(concept, 1)[0][0]
+    first = strongest_features(concept, 1)[0][0]
     named = replace(concept, latent_names=((first, "fur"),))
     pictures, summary = run(canvas, sae, concept=named, count=1, image=torch.rand(1, 128, 128, 3))
     assert summary.startswith(f"latent {first}: fur: most in ") and len(pictures) == 1

@@ -36,15 +36,16 @@ def made_up(pictures=60, inside=20, strength=3.0, seed=0, parts=((7, 8, 9),)):
 
 
 def find(shown, cover, held, **options):
-    from concept_erasure.finding.labelling import Labels, find_concept
+    from concept_erasure.finding.fitting import find_concept
+    from concept_erasure.finding.labelling import Labels
     from concept_erasure.sae_models.identity import SAEIdentity
 
     return find_concept("thing", SAEIdentity("x", "0" * 64), L, shown, Labels(cover, held), **{"bands": 3, **options})
 
 
 def test_the_parts_of_a_concept_are_found_and_nothing_else(pack):
-    from concept_erasure.finding.selection import dense
     from concept_erasure.sae_models.scoring import band_score
+    from concept_erasure.sae_models.sparse_codes import dense
 
     shown, cover, held = made_up()
     finding = find(shown, cover, held)
@@ -61,8 +62,8 @@ def test_the_parts_of_a_concept_are_found_and_nothing_else(pack):
 
 
 def test_steps_that_can_tell_say_where_it_is_in_those_that_cannot(pack, monkeypatch):
-    from concept_erasure.finding import labelling as observing
-    from concept_erasure.finding.labelling import Labels, located
+    from concept_erasure.finding import fitting
+    from concept_erasure.finding.labelling import UNKNOWN, Labels, located
 
     shown, cover, held = made_up(strength=1.5)
     # With much noise a patch of the concept shows nothing of it, and what it stands on, latent 5, shows more often.
@@ -74,11 +75,11 @@ def test_steps_that_can_tell_say_where_it_is_in_those_that_cannot(pack, monkeypa
             calls[0].values[0, PATCHES // 2 :, 0] = 1.5
     places = located(shown, Labels(cover, held), find(shown, cover, held).concept, L)
     assert (places.cover[:20, : PATCHES // 4] == 1).float().mean() > 0.9
-    assert (places.cover[:20, PATCHES // 4 :] == observing.UNKNOWN).float().mean() > 0.9
+    assert (places.cover[:20, PATCHES // 4 :] == UNKNOWN).float().mean() > 0.9
     assert (places.cover[20:] == 0).all() and places.held is held
 
     refined = find(shown, cover, held).concept.bands[-1]
-    monkeypatch.setattr(observing, "REFITS", 0)
+    monkeypatch.setattr(fitting, "REFITS", 0)
     by_pictures = find(shown, cover, held).concept.bands[-1]
     assert by_pictures.latents[0] == 5, "the background tells pictures apart"
     assert set(refined.latents[:3]) == {7, 8, 9} and 5 not in refined.latents

@@ -98,7 +98,7 @@ def test_replacement_stays_in_distribution_and_wild_steering_does_not(nodes, run
 
 def test_the_verdict_fits_the_figure_that_is_shown(pack):
     from concept_erasure.erasure.statistics import Distance
-    from concept_erasure.reports.run_report import Verdict
+    from concept_erasure.reports.erasure_report import Verdict
 
     for outside, said in ((0.1004, "In distribution: 10.0%"), (0.1006, "OUT OF DISTRIBUTION: 10.1%")):
         assert Verdict(Distance(0.0, outside), 0.3, "the unedited run").sentence().startswith(said)

@@ -67,7 +67,7 @@ def test_names_with_tricks_are_refused(nodes, folder, name):
 
 
 def test_nothing_is_overwritten_unasked(nodes, folder, monkeypatch):
-    from concept_erasure.sae_models.formats import native
+    from concept_erasure.sae_models.formats import files
 
     sae = nodes.SAELoader.execute(write(folder, "saeuron").name).args[0]
     (folder / "taken.safetensors").write_text("mine")
@@ -83,7 +83,7 @@ def test_nothing_is_overwritten_unasked(nodes, folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(native, "save_file", full)
+        patched.setattr(files, "save_file", full)
         with pytest.raises(ValueError, match=r"SAE Save: taken\.safetensors cannot be written.*No space left"):
             nodes.SAESave.execute(sae, "taken", overwrite=True)
     assert (folder / "taken.safetensors").read_text() == "mine" and not list(folder.glob("*.part"))

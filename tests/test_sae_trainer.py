@@ -23,10 +23,10 @@ from load import load_pack
 load_pack()
 import folder_paths, torch
 from concept_erasure import nodes
-from concept_erasure.canvas import checkpoint
+from concept_erasure.demo_model import checkpoint
 from concept_erasure.nodes import files
-from concept_erasure.sae_models.training import session
-from concept_erasure.trainer import collection
+from concept_erasure.training import session
+from concept_erasure.training.from_model import collection
 from test_sae_trainer import train
 torch.set_num_threads(1)
 folder = Path(sys.argv[1])

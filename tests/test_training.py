@@ -243,7 +243,7 @@ def test_nan_stops_training_and_spares_the_sae(training):
 def test_two_processes_train_what_one_does(training, tmp_path, rule):
     """The same two streams, read by one process and by two: the same SAE, but for the order of sums."""
     from concept_erasure.sae_models.formats import load_whole, native
-    from concept_erasure.training import __main__ as command_line
+    from concept_erasure.training import command_line
 
     fill(tmp_path / "store")
     options = ["--latents", str(L), "--k", str(K), "--steps", "80", "--batch", "200", "--streams", "2"]
@@ -251,7 +251,7 @@ def test_two_processes_train_what_one_does(training, tmp_path, rule):
     targets = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
     command_line.main([str(tmp_path / "store"), str(targets[0]), *options])
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command = [*launcher, "-m", "sae_models.training", str(tmp_path / "store"), str(targets[1]), *options]
+    command = [*launcher, str(ROOT / "training"), str(tmp_path / "store"), str(targets[1]), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

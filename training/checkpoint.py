@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ..sae_models.formats.files import write_safetensors
 from .store import StoreError, require_space
 
 FORMAT = "sae-concept-erasure/training-1"
@@ -24,16 +24,12 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     Raises:
         StoreError: the disk is full or cannot be written; the old checkpoint stays.
     """
-    unfinished = path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         require_space(path.parent, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
-        save_file(dict(tensors), str(unfinished), metadata={"format": FORMAT, "facts": json.dumps(facts)})
-        unfinished.replace(path)
+        write_safetensors(path, tensors, {"format": FORMAT, "facts": json.dumps(facts)})
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{path} cannot be written ({error}). Free some space there") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

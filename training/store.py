@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ..sae_models.formats.files import is_finite, write_safetensors
 from ..sae_models.sae import MAX_WIDTH, READS
 
 FORMAT = "sae-concept-erasure/activations-1"
@@ -98,12 +98,6 @@ class Shard:
         if not is_finite(embeddings):
             raise StoreError(f"{self.path}: holds NaN or infinity. Remove this file")
         return embeddings, labels
-
-
-def is_finite(x: Tensor) -> bool:
-    """Return whether a tensor holds numbers only, without another of its size."""
-    low, high = x.aminmax() if x.numel() else (torch.zeros(()), torch.zeros(()))
-    return bool(torch.isfinite(low) and torch.isfinite(high))
 
 
 def require_space(folder: Path, size: int) -> None:
@@ -247,14 +241,10 @@ class Writer:
         require_space(self.folder, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
         about = {"format": FORMAT, "contents": json.dumps(asdict(self.contents)), "progress": str(progress)}
         path = self.folder / f"{self.worker}-{self._next:06d}.safetensors"
-        unfinished = path.with_suffix(".part")
         try:
-            save_file(tensors, str(unfinished), metadata=about)
-            unfinished.replace(path)
+            write_safetensors(path, tensors, about)
         except (OSError, SafetensorError) as error:
             raise StoreError(f"{path} cannot be written ({error}). Free some space there") from error
-        finally:
-            unfinished.unlink(missing_ok=True)
         self._next += 1
         self.progress = progress
 

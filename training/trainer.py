@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..sae_models.formats.files import is_finite
 from ..sae_models.sae import SAEConfig, SparseAutoencoder
 from . import objective
 from .objective import Parameters
 from .settings import TrainingSettings
 from .sparse import batch_topk_firing, topk_firing
-from .store import is_finite
 from .team import Team
 
 NAMES = ("encoder", "encoder_bias", "bias", "decoder")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..finding.selection import encode_sparsely
 from ..sae_models.loaded import LoadedSAE
 from ..sae_models.sae import as_read
+from ..sae_models.sparse_codes import encode_sparsely
 from .calls import POSITIVE, Call, NonFiniteActivations, Run, is_active, patches_of
 from .hooks import Observer
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS, STYLES
-from ...reports.preview import to_pil
+from ...reports.images import to_pil
 from ..erasure import SPLITS, Plan, Prompt
 from . import methods, saes
 from .damage import MEASURES, own_judge

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...demo_model.vocabulary import OBJECTS, STYLES, caption
+from ...sae_models.concepts import band_index
 from ...unet.capture import Capture
 from ...unet.hooks import attach_observer
 from . import scenes
@@ -18,11 +19,6 @@ from .sampling import denoise_once, sample
 BAND_EDGES = (0.0, 200.0, 400.0, 600.0, 800.0, 1000.0)
 # One timestep stands for each band where scenes are noised.
 BAND_CENTRES = (100.0, 300.0, 500.0, 700.0, 900.0)
-
-
-def band_of(timestep: float) -> int:
-    """Return the index of the band that holds a timestep."""
-    return sum(timestep >= edge for edge in BAND_EDGES[1:-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +87,7 @@ def from_generations(
         sample(watched, clip, prompts, seeds[start : start + len(part)])
         found: dict[str, list[list[Tensor]]] = defaultdict(lambda: [[] for _ in BAND_CENTRES])
         for captured in capture.take():
-            found[captured.hookpoint][band_of(captured.timestep)].append(captured.embeddings)
+            found[captured.hookpoint][band_index(BAND_EDGES, captured.timestep)].append(captured.embeddings)
         for hookpoint, bands in found.items():
             for band, tensors in enumerate(bands):
                 calls[hookpoint][band].append(torch.stack(tensors, 1))

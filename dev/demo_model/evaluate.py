@@ -1,19 +1,19 @@
-"""How good is the generator? Judge its pictures and draw a contact sheet.
+"""How good is the generator? Judge its images and draw a contact sheet.
 
 ``python dev/host dev.demo_model.evaluate`` samples 20 steps through ComfyUI's sampler on the reporting seeds, prints a
 Markdown table with 95 % intervals, and writes ``docs/images/canvas_sheet.jpg``.
 """
 
 import argparse
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from scipy.stats import binomtest
 
 from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS, STYLES, caption
+from ...reports.images import captioned, in_rows, sheet, to_pil
 from . import classifiers
 from .sampling import CFG, REPORTING_SEEDS, SAMPLER, STEPS, generate
 
@@ -22,15 +22,14 @@ FIRST_SEED = REPORTING_SEEDS.start + 500_000  # apart from the seeds that erasur
 
 
 def interval(hits: list[bool]) -> str:
-    """Return a share in percent with its 95 % Wilson interval and the number of pictures."""
-    n, p, z = len(hits), sum(hits) / len(hits), 1.96
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return f"{100 * p:.1f} ({100 * (centre - half):.1f} to {100 * (centre + half):.1f}), n {n}"
+    """Return a share in percent with its 95 % Wilson interval and the number of images."""
+    found = binomtest(sum(hits), len(hits))
+    low, high = found.proportion_ci(method="wilson")
+    return f"{100 * found.statistic:.1f} ({100 * low:.1f} to {100 * high:.1f}), n {len(hits)}"
 
 
 def contents(singles: int, pairs: int) -> list[tuple[tuple[str, ...], str]]:
-    """Return objects and style of all pictures; objects and styles take turns."""
+    """Return objects and style of all images; objects and styles take turns."""
     rng = np.random.default_rng(FIRST_SEED)
     listed: list[tuple[tuple[str, ...], str]] = []
     for i in range(singles):
@@ -48,8 +47,8 @@ def measure(singles: int, pairs: int, batch: int) -> None:
     judge = classifiers.load()
     listed = contents(singles, pairs)
     seeds = range(FIRST_SEED, FIRST_SEED + len(listed))
-    pictures = generate(model, clip, vae, [caption(*one) for one in listed], seeds, batch=batch)
-    objects, styles = judge.classify(pictures)
+    images = generate(model, clip, vae, [caption(*one) for one in listed], seeds, batch=batch)
+    objects, styles = judge.classify(images)
     shown = objects > judge.threshold
     rows: dict[str, list[bool]] = {"object present": [], "exactly that object": [], "both present": [], "style": []}
     for found, style, (names, wanted) in zip(shown, styles.argmax(1), listed, strict=True):
@@ -76,17 +75,13 @@ def draw_sheet() -> None:
     ]
     listed += [((OBJECTS[i], OBJECTS[-1 - i]), STYLES[i % len(STYLES)]) for i in range(8)]
     seeds = range(FIRST_SEED + 10_000, FIRST_SEED + 10_000 + len(listed))
-    pictures = generate(model, clip, vae, [caption(*one) for one in listed], seeds)
-    columns, side, line = 8, 128, 14
-    rows = math.ceil(len(listed) / columns)
-    sheet = Image.new("RGB", (columns * side, rows * (side + line)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (picture, (names, style)) in enumerate(zip(pictures, listed, strict=True)):
-        x, y = i % columns * side, i // columns * (side + line)
-        sheet.paste(Image.fromarray((picture.numpy() * 255).round().astype(np.uint8)), (x, y))
-        draw.text((x + 2, y + side), f"{' + '.join(names)}, {style}"[:24], fill="black")
+    images = generate(model, clip, vae, [caption(*one) for one in listed], seeds)
+    tiles = [
+        captioned(to_pil(image), f"{' + '.join(names)}, {style}", 11)
+        for image, (names, style) in zip(images, listed, strict=True)
+    ]
     SHEET.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(SHEET, quality=85)
+    sheet(in_rows(tiles, 8)).save(SHEET, quality=85)
     print(f"\n{SHEET.relative_to(Path(__file__).parents[2])}")
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from ...sae_models.formats.files import write_safetensors
 
 
 def as_matrix(weight: Tensor) -> Tensor:
@@ -68,9 +69,8 @@ class TrainingState:
         for i, (moments, parameter) in enumerate(self.moments):
             for name, value in moments[parameter].items():
                 tensors[f"optimizer.{i}.{name}"] = value
-        partial = self.path.with_suffix(".part")
-        save_file({k: v.detach().contiguous() for k, v in tensors.items()}, partial, {"step": str(step)})
-        partial.rename(self.path)
+        written = {name: value.detach().contiguous() for name, value in tensors.items()}
+        write_safetensors(self.path, written, {"step": str(step)})
 
     def load(self) -> int:
         """Restore what was saved and return the next step; 0 where nothing was saved."""

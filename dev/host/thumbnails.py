@@ -1,7 +1,7 @@
 """Make the thumbnails of the workflows that need no files of the user's: ``python dev/host/thumbnails.py [NAME ...]``.
 
 Each workflow is run on a real server as it is; ``workflows/<name>.jpg``, which ComfyUI's template browser shows, is
-the first picture of each node that shows any.
+the first image of each node that shows any.
 """
 
 import io
@@ -9,7 +9,7 @@ import json
 import re
 import sys
 
-from demo import pictures_of
+from demo import images_of, report_images
 from live_server import LiveServer
 from load import ROOT
 from PIL import Image
@@ -28,30 +28,28 @@ def main() -> None:
             if not any(node["type"] == "ConceptErasureCanvasCheckpoint" for node in workflow["nodes"]):
                 continue
             shown: dict[str, bytes] = {}
-            for title, png in pictures_of(server, workflow, LIMIT).items():
+            for title, png in images_of(server, workflow, LIMIT).items():
                 shown.setdefault(re.sub(r" \d+$", "", title), png)
-            pictures = [Image.open(io.BytesIO(png)).convert("RGB") for png in shown.values()]
-            sheet(pictures).save(path.with_suffix(".jpg"), quality=88)
-            print(f"{path.stem}: {len(pictures)} pictures")
+            images = [Image.open(io.BytesIO(png)).convert("RGB") for png in shown.values()]
+            sheet(images).save(path.with_suffix(".jpg"), quality=88)
+            print(f"{path.stem}: {len(images)} images")
 
 
-def sheet(pictures: list[Image.Image]) -> Image.Image:
-    """Return pictures side by side, `WIDTH` wide, at most `IN_A_ROW` beside each other.
+def sheet(images: list[Image.Image]) -> Image.Image:
+    """Return images side by side, `WIDTH` wide, at most `IN_A_ROW` beside each other.
 
     Of several only the first square of each is kept.
     """
-    if len(pictures) == 1:
-        whole = pictures[0]
-        return whole.resize((WIDTH, round(WIDTH * whole.height / whole.width)), Image.Resampling.LANCZOS)
-    rows = -(-len(pictures) // IN_A_ROW)
-    columns = -(-len(pictures) // rows)
+    drawing = report_images()
+    if len(images) == 1:
+        alone: Image.Image = drawing.scaled(images[0], WIDTH)
+        return alone
+    rows = -(-len(images) // IN_A_ROW)
+    columns = -(-len(images) // rows)
     side = (WIDTH - GAP * (columns - 1)) // columns
-    drawn = Image.new("RGB", (WIDTH, rows * (side + GAP) - GAP), "white")
-    for i, picture in enumerate(pictures):
-        square = picture.crop((0, 0, min(picture.size), min(picture.size)))
-        place = (i % columns * (side + GAP), i // columns * (side + GAP))
-        drawn.paste(square.resize((side, side), Image.Resampling.LANCZOS), place)
-    return drawn
+    squares = [image.crop((0, 0, min(image.size), min(image.size))) for image in images]
+    whole: Image.Image = drawing.sheet(drawing.in_rows([drawing.scaled(each, side) for each in squares], columns), GAP)
+    return whole
 
 
 if __name__ == "__main__":

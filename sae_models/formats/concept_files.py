@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from ..concepts import Concept, ConceptDictionary
 from ..identity import SAEIdentity
-from .native import SAEFileError, require_finite, write
+from .files import write_safetensors
+from .native import SAEFileError, require_finite
 
 FORMAT = "sae-concept/1"
 MAX_BYTES = 16 * 2**20  # a concept that uses a hundred thousand latents in ten bands
@@ -49,7 +50,8 @@ def save(path: str | Path, concept: Concept, facts: Mapping[str, Any] | None = N
         "latent_names": {str(index): name for index, name in concept.latent_names},
         "facts": dict(facts or {}),
     }
-    write(path, tensors, {"format": FORMAT, "dictionary": json.dumps(dictionary), "concept": json.dumps(about)})
+    metadata = {"format": FORMAT, "dictionary": json.dumps(dictionary), "concept": json.dumps(about)}
+    write_safetensors(path, tensors, metadata)
 
 
 def load(path: str | Path) -> StoredConcept:

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..concepts import ConceptDictionary
 from ..sae import SAEConfig, SparseAutoencoder
+from .files import is_finite, write_safetensors
 
 FORMAT = "sae-concept-erasure/1"
 ENCODER_KEYS = ("encoder.weight", "encoder.bias", "decoder_bias")
@@ -167,15 +167,13 @@ class SAEFile:
 
 
 def require_finite(tensor: Tensor, name: str) -> None:
-    """Check that a tensor holds numbers only, without allocating another of its size.
+    """Check that a tensor holds numbers only.
 
     Raises:
         SAEFileError: it holds NaN or infinity.
     """
-    if tensor.is_floating_point() and tensor.numel():
-        low, high = tensor.aminmax()
-        if not (torch.isfinite(low) and torch.isfinite(high)):
-            raise SAEFileError(f"{name} contains NaN or infinity; the file is damaged")
+    if not is_finite(tensor):
+        raise SAEFileError(f"{name} contains NaN or infinity; the file is damaged")
 
 
 def assemble(
@@ -235,15 +233,4 @@ def save(
         extra, dictionary_facts = dictionary.to_tensors()
         tensors.update(extra)
         metadata["dictionary"] = json.dumps(dictionary_facts)
-    write(path, tensors, metadata)
-
-
-def write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file; one that is there already is replaced only when the new one is complete."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(f"{path}.part")
-    try:
-        save_file(tensors, str(unfinished), metadata=metadata)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_safetensors(path, tensors, metadata)

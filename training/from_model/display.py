@@ -7,6 +7,7 @@ import comfy.utils
 from PIL import Image
 
 from ...reports import curves
+from ...reports.images import sheet
 from .alternating import SAETraining
 
 DRAW_EVERY = 2.0  # seconds
@@ -42,10 +43,10 @@ class Display:
 
 def draw(training: SAETraining, note: str = "") -> Image.Image:
     """Draw the curves of all hookpoints below each other."""
-    pictures = []
+    charts = []
     for hookpoint in training.widths:
         session = training.sessions.get(hookpoint)
         history = session.history if session else []
         said = f"explained variance {1 - history[-1][1]:.3f}, dead {history[-1][2]:.1%}" if history else "collecting"
-        pictures.append(curves.draw(f"{hookpoint}   {said}   {note}", history, training.settings.steps))
-    return curves.stack(pictures)
+        charts.append([curves.draw(f"{hookpoint}   {said}   {note}", history, training.settings.steps)])
+    return sheet(charts)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
-import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ...reports.images import to_tensor
 from ...sae_models.formats import native
 from ...sae_models.loaded import LoadedSAE
 from ...sae_models.sae import SAEConfig, SparseAutoencoder
@@ -181,13 +181,13 @@ def _finish(training: SAETraining, targets: dict[str, Path], folder: Path, keep:
         path = targets[hookpoint]
         lines.append(_save(session, path, training.source.store(hookpoint) / HELD))
         _unfinished(path).unlink(missing_ok=True)
-    picture = torch.from_numpy(np.asarray(draw(training), dtype=np.float32) / 255)[None]
+    curves = to_tensor(draw(training))[None]
     if keep:
         lines.append(f"The collected patches are in {folder}")
     else:
         shutil.rmtree(folder, ignore_errors=True)
     first = next(iter(targets.values()))
-    return Trained(load_sae(str(first), first.name), picture, "\n".join(lines))
+    return Trained(load_sae(str(first), first.name), curves, "\n".join(lines))
 
 
 def _save(session: Session, path: Path, held: Path) -> str:
