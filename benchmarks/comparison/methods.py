@@ -32,9 +32,9 @@ from ...unet.calls import CONDITIONAL, Forward, RunInfo
 from ...unet.hooks import attach_observer
 from ...unet.loading import load_sae
 from ..erasure import NEGATIVE, OMIT, PLAIN, Prompt, Setting, World
-from . import damage, ideas, saes, segmenter
+from . import damage, saes, segmenter
 
-PERPNEG, INPAINT, SEGMENTED, IDEA = "perpneg", "inpaint", "segmented", "idea"
+PERPNEG, INPAINT, SEGMENTED = "perpneg", "inpaint", "segmented"
 OFTEN = 0.5  # share of the steps that a cell must be found in to be drawn anew
 
 
@@ -151,15 +151,12 @@ SPECIAL = {
     PERPNEG: perpneg,
     INPAINT: inpaint,
     SEGMENTED: segmented,
-    IDEA: ideas.draw,
 }
 
 
 def saes_of(method: str) -> tuple[str, ...]:
     """Return which SAEs of saes.py a method uses."""
     kind, _, rest = method.partition(" ")
-    if kind == IDEA:
-        return ("outputs",)
     if kind in SPECIAL and kind != INPAINT:
         return ()
     return Setting.parse(rest if kind == INPAINT else method).sites
