@@ -16,6 +16,7 @@ from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS, STYLES, caption
 from . import classifiers
 from .sampling import CFG, REPORTING_SEEDS, SAMPLER, STEPS, generate
+from .shares import wilson
 
 SHEET = Path(__file__).parents[2] / "docs" / "images" / "canvas_sheet.jpg"
 FIRST_SEED = REPORTING_SEEDS.start + 500_000  # apart from the seeds that erasure is reported on
@@ -23,10 +24,8 @@ FIRST_SEED = REPORTING_SEEDS.start + 500_000  # apart from the seeds that erasur
 
 def interval(hits: list[bool]) -> str:
     """Return a share in percent with its 95 % Wilson interval and the number of pictures."""
-    n, p, z = len(hits), sum(hits) / len(hits), 1.96
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return f"{100 * p:.1f} ({100 * (centre - half):.1f} to {100 * (centre + half):.1f}), n {n}"
+    low, high = wilson(hits)
+    return f"{100 * np.mean(hits):.1f} ({100 * low:.1f} to {100 * high:.1f}), n {len(hits)}"
 
 
 def contents(singles: int, pairs: int) -> list[tuple[tuple[str, ...], str]]:
