@@ -75,7 +75,7 @@ def compare_methods(session: nox.Session) -> None:
         return
     interpreter = borrowing(session, "unlearn_canvas")
     session.run(*pip(interpreter), "timm==1.0.31")
-    session.run(interpreter, "-m", "benchmarks.unlearn_canvas", *session.posargs[1:])
+    session.run(interpreter, "dev/host", "benchmarks.unlearn_canvas", *session.posargs[1:])
 
 
 @nox.session

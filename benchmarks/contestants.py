@@ -19,7 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+# The pack as a package without its nodes, which need ComfyUI.
+PACK = types.ModuleType("concept_erasure")
+PACK.__path__ = [str(Path(__file__).resolve().parent.parent)]
+sys.modules["concept_erasure"] = PACK
 os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels need a GPU
 # Only gathering activations from a language model needs it, and it pins a long list of old packages.
 sys.modules["nnsight"] = types.ModuleType("nnsight")
@@ -32,8 +35,8 @@ AUX_WEIGHT = 1 / 32
 
 def ours(batches: Iterator[Tensor], given: argparse.Namespace, **changed: object) -> Encoder:
     """The pack's own trainer."""
-    from sae_models.sae import SAEConfig
-    from sae_models.training import Trainer, TrainingSettings
+    from concept_erasure.sae_models.sae import SAEConfig
+    from concept_erasure.training import Trainer, TrainingSettings
 
     settings = TrainingSettings(
         given.steps, given.batch, given.rate, dead_after=given.dead_after, seed=given.seed, **changed
@@ -261,9 +264,8 @@ def detection(encode: Encoder, tensors: dict[str, Tensor]) -> float:
     For each object the pack's own search chooses and weighs latents on the tuning scenes alone, where every other scene
     decides how many.
     """
-    from sae_models.finding import Patches, find_by_detection
-
-    from sae_models.scoring import roc_auc
+    from concept_erasure.finding.selection import Patches, find_by_detection
+    from concept_erasure.sae_models.scoring import roc_auc
 
     latents = {}
     for split in ("tuning", "reporting"):

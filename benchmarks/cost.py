@@ -23,14 +23,14 @@ from ..erasure.attach import attach
 from ..erasure.detection import Detect
 from ..erasure.eraser import Eraser
 from ..erasure.record import ErasureRecord
-from ..erasure.replacement import LISTED, Replacement
+from ..erasure.replacement import Replacement
 from ..nodes import files
 from ..unet.hooks import attach_observer
 from ..unet.loading import load_sae
+from .framework.settings import MIDDLE, at_blocks
 from .published import FullReconstruction
 from .timing import Clocked, alternate, quartiles
 
-MIDDLE = "middle_block.1"
 START = """
 import sys, time
 sys.path.insert(0, "dev/host")
@@ -74,7 +74,7 @@ def sampling(rounds: int, batch: int, steps: int) -> None:
         ratios = [a / b for a, b in zip(values, times["bare"], strict=True)]
         print(f"  {key:20} {quartiles([v / steps for v in values])}   x bare {quartiles(ratios)}")
     for mode in ("alike", "random"):
-        replacement = Replacement(mode, where=LISTED, at=(MIDDLE, detection.hookpoint))
+        replacement = at_blocks(Replacement(mode), (MIDDLE, detection.hookpoint))
         within = inside(model, Eraser(detection, replacement, ErasureRecord()), runner, max(5, rounds // 3))
         print(f"  of a step, the hooks, {mode} donors: {quartiles(within)} x the rest of the step")
 

@@ -1,63 +1,34 @@
-"""How well do the shipped SAEs localise? ROC-AUC and IoU against the true masks of held-out scenes.
+"""How well do the shipped SAEs localize? ROC-AUC and IoU against the true masks of held-out scenes.
 
 ``python dev/host benchmarks.detection`` prints, for each SAE and timestep band, the mean over the objects, and with
-``--per-concept`` every object. Patches covered by at least half count as holding the object, patches covered by
-less than a fiftieth as free of it; those between are left out.
+``--per-concept`` every object. See framework/localization.py.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..demo_model import checkpoint
 from ..demo_model.vocabulary import OBJECTS
 from ..dev.demo_model import scenes
-from ..dev.demo_model.activations import BAND_CENTRES, Noised, from_scenes
-from ..erasure.detection import concept_score, detect_patches
+from ..dev.demo_model.activations import from_scenes
 from ..nodes.files import SHIPPED
 from ..sae_models.formats.native import SAEFile
-from ..sae_models.sae import SparseAutoencoder
-from ..sae_models.scoring import roc_auc
+from .framework.localization import HEADS, cells, qualities, summaries
+from .framework.tables import heading, line
 
 
-def quality(sae: SparseAutoencoder, file: SAEFile, noised: Noised, band: int) -> dict[str, tuple[float, float]]:
-    """Return (AUC, IoU) of every object in one timestep band."""
-    dictionary = file.dictionary()
-    x = noised.embeddings[band].reshape(-1, sae.config.d_in).float()
-    dense = torch.cat([sae.encode_dense(part) for part in x.split(20_000)])
-    result = {}
-    for row, name in enumerate(OBJECTS):
-        concept = dictionary.concepts[name]
-        inside, outside = masks_of(noised.masks[row])
-        chosen = concept.bands[band]
-        score = concept_score(dense[:, list(chosen.latents)], torch.tensor(chosen.thresholds), concept.combine)
-        found = detect_patches(sae, chosen, concept.combine, 1.0, x).detected
-        overlap = (found & inside).sum() / ((found & outside) | inside).sum()
-        result[name] = (roc_auc(score[inside], score[outside]), float(overlap))
-    return result
-
-
-def masks_of(cover: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which patches hold an object and which are free of it, both bool and flat."""
-    return cover.flatten() >= 0.5, cover.flatten() < 0.02
-
-
-def print_table(name: str, file: SAEFile, rows: Sequence[dict[str, tuple[float, float]]], per_concept: bool) -> None:
-    """Print Markdown: mean and spread over objects, then, if wanted, each object."""
+def print_table(file: SAEFile, values: np.ndarray, per_concept: bool) -> None:
+    """Print mean and spread over objects, then, if wanted, each object."""
     facts = file.facts
-    print(f"\n{name}: explained variance {facts['explained_variance']}, dead latents {facts['dead_share']:.1%}\n")
-    heads = [f"t={centre:.0f}" for centre in BAND_CENTRES]
-    print("| object | " + " | ".join(heads) + " |\n|---|" + "---|" * len(heads))
-    values = np.array([[row[o] for o in OBJECTS] for row in rows])
-    for label, part in (("mean", values.mean(1)), ("lowest", values.min(1)), ("highest", values.max(1))):
-        print(f"| {label} | " + " | ".join(f"{auc:.3f} / {iou:.2f}" for auc, iou in part) + " |")
-    if per_concept:
-        for i, label in enumerate(OBJECTS):
-            print(f"| {label} | " + " | ".join(f"{auc:.3f} / {iou:.2f}" for auc, iou in values[:, i]) + " |")
+    print(f"\n{file.path.name}: explained variance {facts['explained_variance']}, dead {facts['dead_share']:.1%}\n")
+    print(heading("object", *HEADS))
+    for label, row in summaries(values).items():
+        print(line(label, *row))
+    for i, label in enumerate(OBJECTS if per_concept else ()):
+        print(line(label, *cells(values[:, i].tolist())))
 
 
 @torch.no_grad()
@@ -68,12 +39,11 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=800)
     parser.add_argument("--per-concept", action="store_true")
     arguments = parser.parse_args()
-    model, clip, vae = checkpoint.load()
     files = [SAEFile(path) for path in arguments.files or sorted(SHIPPED.glob("*.safetensors"))]
     sites = [file.config.hookpoint for file in files]
-    noised = from_scenes(model, clip, vae, sites, scenes.HELD_OUT[: arguments.scenes])
+    noised = from_scenes(*checkpoint.load(), sites, scenes.HELD_OUT[: arguments.scenes])
     print(f"AUC / IoU over {arguments.scenes} held-out scenes, {len(OBJECTS)} objects")
     for file in files:
-        sae = file.load(dtype=torch.float32)
-        rows = [quality(sae, file, noised[file.config.hookpoint], band) for band in range(len(BAND_CENTRES))]
-        print_table(file.path.name, file, rows, arguments.per_concept)
+        concepts = {name: file.dictionary().concepts[name] for name in OBJECTS}
+        values = qualities(file.load(dtype=torch.float32), concepts, noised[file.config.hookpoint])
+        print_table(file, values, arguments.per_concept)

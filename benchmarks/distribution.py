@@ -22,9 +22,11 @@ from ..erasure.statistics import REACH, Distance, Statistics, distance, pooled_c
 from ..reports.chart import Line, line_chart
 from ..reports.erasure_report import EDITED, UNEDITED, USUAL
 from ..reports.style import BACKGROUND, INK, TITLE, font
-from .erasure import DEFAULTS, SPLITS, Setting, World
+from .framework.prompts import SPLITS
+from .framework.settings import DEFAULTS, SITE, Setting
+from .framework.tables import heading, line
+from .framework.world import World
 
-SITE = "output_blocks.1.1"
 REFERENCE = f"{SITE} none conditional 1.0 at=middle"
 SETTINGS = (
     f"{SITE} {DEFAULTS}",
@@ -49,7 +51,7 @@ def sampled(world: World, setting: str, target: str, seeds: list[int]) -> RunRec
     """Sample pictures of a target in one style and return the record."""
     model, record = world.edited(Setting.parse(setting), target)
     text = caption((target,), STYLES[OBJECTS.index(target) % len(STYLES)])
-    world.pictures(model, [text] * len(seeds), seeds, 40, "")
+    world.images(model, [text] * len(seeds), seeds, 40)
     assert record.latest is not None
     return record.latest
 
@@ -161,13 +163,11 @@ def main() -> None:
         found["unedited, another seed"] += distances(reference, reference, 1)
         for setting in SETTINGS:
             found[setting] += distances(sampled(world, setting, target, seeds), reference)
-    print(f"| run | norms outside | norm shift, octaves | beyond {USUAL:.0%} | n |\n|---|---|---|---|---|")
+    print(heading("run", "norms outside", "norm shift, octaves", f"beyond {USUAL:.0%}", "n"))
     quantiles = torch.tensor([0.5, 0.05, 0.95])
     for name, figures in found.items():
         far, shift = (torch.tensor([getattr(d, key) for d in figures]) for key in ("outside", "norm_shift"))
         middle, low, high = (100 * far.quantile(quantiles)).tolist()
         usual, least, most = shift.quantile(quantiles).tolist()
-        print(
-            f"| {name} | {middle:.1f} % ({low:.1f} to {high:.1f}) | {usual:.3f} ({least:.3f} to {most:.3f}) | "
-            f"{100 * (far > USUAL).float().mean():.0f} % | {len(figures)} |"
-        )
+        outside, moved = f"{middle:.1f} % ({low:.1f} to {high:.1f})", f"{usual:.3f} ({least:.3f} to {most:.3f})"
+        print(line(name, outside, moved, f"{100 * (far > USUAL).float().mean():.0f} %", str(len(figures))))

@@ -1,4 +1,4 @@
-"""Measure how well concepts that were found from one word, or in one painted mask, localise.
+"""Measure how well concepts that were found from one word, or in one painted mask, localize.
 
 ``python dev/host benchmarks.finding`` finds every object as the Concept Finder and Concept From Mask do at their
 defaults, with the shipped SAE or another (``--sae``), and prints patch ROC-AUC and IoU against the true masks of
@@ -10,9 +10,7 @@ A picture with a mask is the first scene that shows the object beside another on
 """
 
 import argparse
-import json
 import time
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..demo_model import checkpoint
 from ..demo_model.vocabulary import OBJECTS, join_objects
 from ..dev.demo_model import scenes
-from ..dev.demo_model.activations import BAND_CENTRES, Noised, from_scenes
+from ..dev.demo_model.activations import from_scenes
 from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
-from ..erasure.detection import band_score
 from ..finding.fitting import Finding
 from ..finding.prompts import around, default_prompts
 from ..finding.search import Generation, Painting, Search, find_by_prompts, find_in_mask
@@ -36,13 +32,12 @@ from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
 from ..sae_models.formats import concept_files
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.scoring import roc_auc
 from ..unet.loading import load_sae
 from ..unet.sampling import Sampling, encode
-from . import work
-from .detection import masks_of
+from .framework import storage
+from .framework.localization import HEADS, cells, qualities, summaries
+from .framework.tables import heading, line
 
-RESULTS = work.folder("finding")
 FROM_WORD, FROM_MASK = "word", "mask"
 SCENES = {"tuning": scenes.VALIDATION, "reporting": scenes.HELD_OUT}
 PAINTED = 5_000_000  # where, in a range of scenes, those begin that are painted over
@@ -95,8 +90,7 @@ def find_all(
     canvas: Model, sae: LoadedSAE, way: str, split: str, words: Sequence[str] = OBJECTS
 ) -> dict[str, concept_files.StoredConcept]:
     """Return the concept of every word, with the processor time it took, finding those that are not on disk yet."""
-    stamp = zlib.crc32(json.dumps([sae.identity.digest, zlib.crc32(checkpoint.DEFAULT_PATH.read_bytes())]).encode())
-    folder = RESULTS / f"{way}.{split}.{stamp:08x}"
+    folder = storage.folder("finding") / f"{way}.{split}.{storage.stamp(sae.identity.digest)}"
     folder.mkdir(parents=True, exist_ok=True)
     stored = {}
     for word in words:
@@ -111,38 +105,16 @@ def find_all(
     return stored
 
 
-def quality(concept: Concept, dense: Tensor, cover: Tensor, timestep: float) -> tuple[float, float]:
-    """Return (AUC, IoU) of a concept at one timestep, given all latents of patches and what an object covers."""
-    band = concept.bands[concept.band_index(timestep)]
-    inside, outside = masks_of(cover)
-    if not band.latents:
-        return 0.5, 0.0
-    score = band_score(dense[:, list(band.latents + band.against)], band, concept.combine)
-    overlap = ((score > 1) & inside).sum() / (((score > 1) & outside) | inside).sum()
-    return roc_auc(score[inside], score[outside]), float(overlap)
-
-
-def qualities(sae: LoadedSAE, concepts: dict[str, Concept], noised: Noised) -> np.ndarray:
-    """Return AUC and IoU of every concept in every band, [bands, concepts, 2]."""
-    rows = []
-    for band, centre in enumerate(BAND_CENTRES):
-        x = noised.embeddings[band].reshape(-1, sae.config.d_in).float()
-        dense = torch.cat([sae.module.encode_dense(part) for part in x.split(20_000)])
-        rows.append([quality(c, dense, noised.masks[OBJECTS.index(o)], centre) for o, c in concepts.items()])
-    return np.array(rows)
-
-
 def print_rows(label: str, values: np.ndarray, seconds: Sequence[float]) -> None:
-    """Print the mean, lowest and highest of concepts as lines of a Markdown table; values as ``qualities`` has them."""
+    """Print the mean, lowest and highest of concepts; values as ``qualities`` has them."""
     took = f"{np.median(seconds):.0f} ({min(seconds):.0f} to {max(seconds):.0f})" if seconds else "-"
-    for name, part in (("mean", values.mean(1)), ("lowest", values.min(1)), ("highest", values.max(1))):
-        cells = [f"{auc:.3f} / {iou:.2f}" for auc, iou in part]
-        print(f"| {label}, {name} | {' | '.join(cells)} | {took if name == 'mean' else ''} |", flush=True)
+    for name, row in summaries(values).items():
+        print(line(f"{label}, {name}", *row, took if name == "mean" else ""), flush=True)
 
 
 @torch.no_grad()
 def main() -> None:
-    """Find words and print how well they localise."""
+    """Find words and print how well they localize."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", choices=[*OBJECTS, []], metavar="OBJECT", help="all if left out")
     parser.add_argument("--sae", type=Path, default=SHIPPED / BEST, help="the shipped one if left out")
@@ -157,14 +129,15 @@ def main() -> None:
     found = {way: find_all(canvas, sae, way, arguments.split, words) for way in arguments.ways}
     sites = list({shipped.config.hookpoint, sae.config.hookpoint})
     noised = from_scenes(*canvas, sites, SCENES[arguments.split][: arguments.scenes])
-    table = {"shipped dictionary": (shipped, {word: shipped.concept(word) for word in words}, [])}
+    table: dict[str, tuple[LoadedSAE, dict[str, Concept], list[float]]] = {
+        "shipped dictionary": (shipped, {word: shipped.concept(word) for word in words}, [])
+    }
     for way, stored in found.items():
         concepts = {word: each.concept for word, each in stored.items()}
         table[f"from a {way}"] = (sae, concepts, [each.facts["seconds"] for each in stored.values()])
-    heads = " | ".join(f"t={centre:.0f}" for centre in BAND_CENTRES)
-    print(f"\n| {len(words)} objects | {heads} | seconds |\n|---|{'---|' * (len(BAND_CENTRES) + 1)}")
+    print(f"\n{heading(f'{len(words)} objects', *HEADS, 'seconds')}")
     for label, (owner, concepts, seconds) in table.items():
-        values = qualities(owner, concepts, noised[owner.config.hookpoint])
+        values = qualities(owner.module, concepts, noised[owner.config.hookpoint])
         print_rows(label, values, seconds)
         for i, word in enumerate(concepts if arguments.per_concept else ()):
-            print(f"| {word}, {label} | {' | '.join(f'{a:.3f} / {u:.2f}' for a, u in values[:, i])} | |", flush=True)
+            print(line(f"{word}, {label}", *cells(values[:, i].tolist()), ""), flush=True)

@@ -2,18 +2,15 @@
 
 ``python dev/host benchmarks.from_scratch my_sae.safetensors --split reporting`` takes an SAE without a dictionary,
 as the SAE Trainer leaves it, finds every object as benchmarks/finding.py does, erases each with the Patch Replacer's
-defaults, and prints the erasure benchmark's table without damage, the shipped SAE with its dictionary beside it.
-Results are kept for each target in ``dev/work/from_scratch/``, so an interrupted run goes on.
+defaults, and prints the erasure benchmark's table without artifacts, the shipped SAE with its dictionary beside it.
+Results are kept for each target in ``dev/work/from_scratch/``, so an interrupted run resumes.
 """
 
 import argparse
-import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ..demo_model import checkpoint
 from ..demo_model.vocabulary import OBJECTS
 from ..erasure.attach import attach
 from ..erasure.detection import Detect
@@ -22,51 +19,34 @@ from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from ..unet.loading import load_sae
-from . import work
-from .erasure import (
-    JUDGED,
-    PLAIN,
-    SPLITS,
-    Outcome,
-    Plan,
-    World,
-    add_options,
-    judged_run,
-    print_shares,
-    print_table,
-    results_of,
-    row_of,
-)
 from .finding import FROM_MASK, FROM_WORD, find_all
+from .framework import storage
+from .framework.outcomes import Outcome, Row
+from .framework.prompts import Plan
+from .framework.runs import PLAIN, Scope, add_options, judged_run, print_targets, results_of, row_of, scope_of
+from .framework.tables import print_table
+from .framework.world import World
 
 KNOWN = "shipped"
 WAYS = (KNOWN, FROM_WORD, FROM_MASK)
-RESULTS = work.folder("from_scratch")
 
 
 def erased(
-    world: World,
-    sae: LoadedSAE,
-    concepts: Mapping[str, Concept],
-    replacement: Replacement,
-    split: str,
-    plan: Plan,
-    batch: int,
-) -> dict[str, Outcome]:
-    """Return the outcome of every target, running those that are not on disk yet."""
-    outcomes = {}
-    for target, concept in concepts.items():
+    world: World, sae: LoadedSAE, concepts: Mapping[str, Concept], replacement: Replacement, scope: Scope, unedited: Row
+) -> Row:
+    """Return the row of an SAE's concepts, running those that are not on disk yet."""
+
+    def path_of(target: str) -> Path:
+        concept = concepts[target]
         bands = concept.band_edges, [asdict(band) for band in concept.bands]
-        about = [asdict(plan), asdict(replacement), sae.identity.digest, *bands]
-        stamp = zlib.crc32(json.dumps([*about, zlib.crc32(checkpoint.DEFAULT_PATH.read_bytes())]).encode())
-        path = RESULTS / split / f"{target}.{stamp:08x}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            model, record = attach(world.model, Detect(sae, concept), replacement)
-            outcome = judged_run(world, model, record, target, plan, SPLITS[split], batch, damage=False)
-            path.write_text(json.dumps(asdict(outcome)))
-        outcomes[target] = Outcome(**json.loads(path.read_text()))
-    return outcomes
+        stamp = storage.stamp(asdict(scope.plan), asdict(replacement), sae.identity.digest, *bands)
+        return storage.folder("from_scratch") / scope.split / f"{target}.{stamp}.json"
+
+    def make(target: str) -> Outcome:
+        model, _ = attach(world.model, Detect(sae, concepts[target]), replacement)
+        return judged_run(world, model, target, scope)
+
+    return row_of(list(concepts), path_of, make, unedited)
 
 
 def main() -> None:
@@ -80,22 +60,19 @@ def main() -> None:
     parser.add_argument("--replacement", choices=MODES, default=Replacement().mode, help="as in the Patch Replacer")
     add_options(parser, Plan(16, 12, 12))
     arguments = parser.parse_args()
-    plan, split = Plan(arguments.singles, arguments.others, arguments.pairs), arguments.split
-    world = World()
+    scope, world = scope_of(arguments, arguments.targets), World()
     shipped, sae = (load_sae(str(path), path.name) for path in (SHIPPED / BEST, arguments.sae))
-    canvas = (world.model, world.clip, world.vae)
-    rows: dict[str, tuple[LoadedSAE, dict[str, Concept]]] = {}
+    found: dict[str, tuple[LoadedSAE, dict[str, Concept]]] = {}
     for way in arguments.ways:
         if way == KNOWN:
-            rows["shipped dictionary"] = (shipped, {name: shipped.concept(name) for name in arguments.targets})
+            found["shipped dictionary"] = (shipped, {name: shipped.concept(name) for name in scope.targets})
         else:
-            stored = find_all(canvas, sae, way, split, arguments.targets)
-            rows[f"from a {way}"] = (sae, {name: each.concept for name, each in stored.items()})
-    _, plain = results_of(world, PLAIN, split, plan, arguments.batch, targets=arguments.targets, damage=False)
-    table = {PLAIN: row_of(plain, plain)}
-    for label, (owner, concepts) in rows.items():
-        outcomes = erased(world, owner, concepts, Replacement(arguments.replacement), split, plan, arguments.batch)
-        table[label] = row_of(outcomes, plain)
+            stored = find_all(world.unedited, sae, way, scope.split, scope.targets)
+            found[f"from a {way}"] = (sae, {name: each.concept for name, each in stored.items()})
+    unedited = results_of(world, PLAIN, scope)
+    rows = {PLAIN: unedited}
+    for label, (owner, concepts) in found.items():
+        rows[label] = erased(world, owner, concepts, Replacement(arguments.replacement), scope, unedited)
         if arguments.per_target:
-            print_shares(label, outcomes)
-    print_table(table, JUDGED)
+            print_targets(label, rows[label])
+    print_table(rows)

@@ -34,7 +34,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import torch
 from safetensors.torch import load_file
-from sae_models.readers import open_sae
+from sae_models.formats import open_sae
 torch.empty(1).half().float().aminmax()
 weights, dtype = Path(sys.argv[2]), getattr(torch, sys.argv[3])
 

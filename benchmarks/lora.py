@@ -1,6 +1,6 @@
 """Teach the shipped model a new look of an object, as a LoRA that ComfyUI loads (development only).
 
-``python dev/host benchmarks.lora cat`` trains on scenes with one of the object's drawings alone, in colours that it
+``python dev/host benchmarks.lora cat`` trains on scenes with one of the object's drawings alone, in colors that it
 never has in the model's own training scenes, as people train a LoRA on one character. The file lies in
 ``dev/work/lora/``. It prints how well the model predicts the noise of held-out scenes with the new look, without and
 with the LoRA, and whether the judges still see the object in them, without which an erasure rate would mean nothing.
@@ -22,8 +22,9 @@ from ..demo_model.vocabulary import OBJECTS
 from ..dev.demo_model import classifiers
 from ..dev.demo_model.scenes import HELD_OUT, TRAIN, Scene, render, sprites
 from ..dev.demo_model.train_unet import Diffusion, diffusion_loss, signal_shares
+from .framework import storage
 
-WORK = Path(__file__).resolve().parent.parent / "dev" / "work" / "lora"
+WORK = storage.WORK / "lora"
 TAUGHT = OBJECTS[4::5]  # cat, frog, sandwich, waterfall: every fifth, not chosen by results
 RANK, STEPS, BATCH, RATE = 8, 200, 16, 2e-3
 SCENES, HELD = 320, 48

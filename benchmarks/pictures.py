@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..demo_model.vocabulary import OBJECTS
-from ..dev.demo_model.sampling import REPORTING_SEEDS, generate
-from ..erasure.attach import attach
+from ..dev.demo_model.sampling import REPORTING_SEEDS
 from ..reports.preview import heat_overlay
-from .erasure import DEFAULTS, Plan, Setting, World, prompts_of
+from .framework.prompts import Plan, prompts_of
+from .framework.settings import DEFAULTS, SITE, Setting
+from .framework.world import World
 
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "erasure_sheet.jpg"
 SIDE, LINE, COLUMNS = 128, 14, 4
@@ -23,18 +24,17 @@ SIDE, LINE, COLUMNS = 128, 14, 4
 def main() -> None:
     """Draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--setting", default=f"output_blocks.1.1 {DEFAULTS}")
+    parser.add_argument("--setting", default=f"{SITE} {DEFAULTS}")
     arguments = parser.parse_args()
     setting, world = Setting.parse(arguments.setting), World()
     strips = []
     for target in OBJECTS:
         number = OBJECTS.index(target) + 1
-        singles, _, pairs = prompts_of(target, Plan(number, 0, number), REPORTING_SEEDS)
-        shown = [singles[-1], pairs[-1]]
+        prompts = prompts_of(target, Plan(number, 0, number), REPORTING_SEEDS)
+        shown = [prompts[number - 1], prompts[-1]]
         texts, seeds = [p.text for p in shown], [p.seed for p in shown]
-        model, record = attach(world.model, world.detection(setting, target), setting.replacement)
-        before = generate(world.model, world.clip, world.vae, texts, seeds)
-        after = generate(model, world.clip, world.vae, texts, seeds)
+        model, record = world.edited(setting, target)
+        before, after = (world.images(each, texts, seeds, len(seeds)) for each in (world.model, model))
         assert record.latest is not None
         found = heat_overlay(record.latest, before)
         for i, prompt in enumerate(shown):

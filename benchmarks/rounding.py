@@ -22,9 +22,10 @@ from ..erasure.attach import attach
 from ..erasure.detection import Detect
 from ..erasure.record import RunRecord
 from ..erasure.replacement import Replacement
-from .erasure import World
+from .framework.settings import SITE
+from .framework.tables import heading, line
+from .framework.world import World
 
-SITE = "output_blocks.1.1"
 MODES = ("none", "random", "alike")
 FIRST_SEED = REPORTING_SEEDS.start + 900_000  # of no other benchmark
 Place = tuple[Hashable, ...]
@@ -86,13 +87,13 @@ class Apart:
         self.same, self.other = self.same + len(shared) - changed, self.other + changed
         self.alone += len(ours.keys() ^ theirs.keys())
 
-    def row(self) -> str:
+    def row(self) -> list[str]:
         """Return the columns of the table."""
         low, middle, high, most = 100 * np.quantile(self.pictures, [0.25, 0.5, 0.75, 1])
         total = self.same + self.other + self.alone
         shares = [f"{100 * n / total:.2f} %" if total else "-" for n in (self.other, self.alone)]
         apart = f"{middle:.4f} % ({low:.4f} to {high:.4f})"
-        return f"{apart} | {most:.4f} % | {len(self.pictures)} | {' | '.join(shares)} | {total} |"
+        return [apart, f"{most:.4f} %", str(len(self.pictures)), *shares, str(total)]
 
 
 def main() -> None:
@@ -104,8 +105,8 @@ def main() -> None:
     parser.add_argument("--nudge", type=float, default=1e-6, help="as a share of each number")
     given = parser.parse_args()
     world, step = World(), len(OBJECTS) // given.targets
-    print("| | pictures apart: median (quartiles) | most | pictures | another donor | replaced in one only | patches |")
-    print("|---|---|---|---|---|---|---|")
+    columns = ("most", "images", "another source patch", "replaced in one only", "patches")
+    print(heading("", "images apart: median (quartiles)", *columns))
     for side in given.sides:
         for mode in MODES:
             alone, moved = Apart(), Apart()
@@ -114,5 +115,5 @@ def main() -> None:
                 together = drawn(world, mode, target, seeds, side, given.batch, 0)
                 alone.add(together, drawn(world, mode, target, seeds, side, 1, 0))
                 moved.add(together, drawn(world, mode, target, seeds, side, given.batch, given.nudge))
-            print(f"| {side} px, {mode}: alone | {alone.row()}")
-            print(f"| {side} px, {mode}: nudged | {moved.row()}", flush=True)
+            print(line(f"{side} px, {mode}: alone", *alone.row()))
+            print(line(f"{side} px, {mode}: nudged", *moved.row()), flush=True)

@@ -16,9 +16,9 @@ import torch
 from ..demo_model import checkpoint
 from ..nodes import SAETrainer
 from ..nodes.files import EXTENSIONS
-from . import work
+from .framework import storage
 
-WORK = work.folder("train_by_node")
+WORK = storage.folder("train_by_node")
 
 
 def main() -> None:

@@ -24,9 +24,12 @@ from ..demo_model import checkpoint
 from ..dev.demo_model import scenes
 from ..dev.demo_model.activations import from_generations, from_scenes
 from ..dev.demo_model.sampling import REPORTING_SEEDS, SAE_SEEDS, TUNING_SEEDS
+from .framework import storage
+from .framework.settings import SITE
+from .framework.tables import heading, line
 
-WORK = Path(__file__).resolve().parent.parent / "dev" / "work" / "trainers"
-SITE, WIDTH = "output_blocks.1.1", 128
+WORK = storage.WORK / "trainers"
+WIDTH = 128
 HELD = 40  # pictures of each part that is not trained on
 BAND = 2  # of the noised scenes: timestep 500
 CONTESTANTS = Path(__file__).with_name("contestants.py")
@@ -40,10 +43,7 @@ NAMES = (
     "overcomplete",
     "sdxl-unbox (transcribed)",
 )
-HEADING = (
-    "| trainer | learning rate | embeddings / processor second | explained variance | dead | firing | detection AUC |\n"
-    "|---|---|---|---|---|---|---|"
-)
+COLUMNS = "learning rate", "embeddings / processor second", "explained variance", "dead", "firing", "detection AUC"
 Run = dict[str, Any]
 
 
@@ -69,53 +69,45 @@ def collect(pictures: int, scene_count: int) -> Path:
     scale = (found["train"] - center).square().mean().sqrt()
     for name, value in found.items():
         found[name] = value if name.startswith("cover") else (value - center) / scale
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.contiguous() for name, value in found.items()}, str(path))
+    with storage.whole(path) as partial:
+        save_file({name: value.contiguous() for name, value in found.items()}, str(partial))
     return path
 
 
-class Runs:
-    """Training runs, each done once: what is in the file is not done again.
+def run(activations: Path, options: argparse.Namespace, name: str, rate: float, seed: int, detect: bool) -> Run | None:
+    """Train once, in a process of its own, unless the result is on disk; None if the library is not there or failed.
 
     Args:
         activations: the file of ``collect``.
         options: of the command line.
+        name: the library.
+        rate: learning rate.
+        seed: of all that is drawn.
+        detect: whether detection is measured too.
     """
-
-    def __init__(self, activations: Path, options: argparse.Namespace) -> None:
-        self.activations, self.options = activations, options
-        self.path = activations.with_suffix(".jsonl")
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        self._done: list[Run] = [json.loads(line) for line in lines]
-
-    def run(self, name: str, rate: float, seed: int, detect: bool) -> Run | None:
-        """Train once, in a process of its own; None if the library is not there or failed."""
-        o = self.options
-        asked = {"latents": o.latents, "k": o.k, "steps": o.steps, "batch": o.batch, "dead-after": o.dead_after}
-        asked |= {"rate": rate, "seed": seed}
-        key = {"name": name, **asked, "detect": detect}
-        for done in self._done:
-            if done["asked"] == key:
-                return done
-        command = [sys.executable, str(CONTESTANTS), name, str(self.activations)]
+    o = options
+    asked = {"latents": o.latents, "k": o.k, "steps": o.steps, "batch": o.batch, "dead-after": o.dead_after}
+    asked |= {"rate": rate, "seed": seed}
+    stamp = storage.stamp(activations.stem, asked, detect)
+    path = activations.parent / "runs" / f"{storage.file_name(name)}.{stamp}.json"
+    if not path.exists():
+        command = [sys.executable, str(CONTESTANTS), name, str(activations)]
         command += [f"--{option}={value}" for option, value in asked.items()] + ["--detect"] * detect
         environment = {**os.environ, "OMP_NUM_THREADS": str(o.threads), "MKL_NUM_THREADS": str(o.threads)}
         ended = subprocess.run(command, capture_output=True, text=True, env=environment)
         if ended.returncode:
             print(f"  {name}: {ended.stderr.strip().splitlines()[-1:]}", flush=True)
             return None
-        found = {"asked": key, **json.loads(ended.stdout.splitlines()[-1])}
-        self._done.append(found)
-        with self.path.open("a") as file:
-            file.write(json.dumps(found) + "\n")
-        print(f"  {found}", flush=True)
-        return found
+        storage.write_json(path, {"asked": asked, **json.loads(ended.stdout.splitlines()[-1])})
+        print(f"  {name}: {storage.read_json(path)}", flush=True)
+    return storage.read_json(path)
 
 
-def best_rate(runs: Runs, name: str, rates: list[float]) -> float | None:
+def best_rate(activations: Path, options: argparse.Namespace, name: str) -> float | None:
     """Return the learning rate that explains most of the tuning patches; None if nothing could be trained."""
-    found = [run for rate in rates if (run := runs.run(name, rate, 0, False)) is not None]
-    best = max(found, key=lambda run: run["tuning"]["explained_variance"], default=None)
+    tried = [run(activations, options, name, rate, 0, False) for rate in options.rates]
+    found = [each for each in tried if each is not None]
+    best = max(found, key=lambda each: each["tuning"]["explained_variance"], default=None)
     return None if best is None else best["asked"]["rate"]
 
 
@@ -137,20 +129,19 @@ def main() -> None:
     file = collect(options.pictures, options.scenes)
     rows = {key: len(value) for key, value in load_file(file).items()}
     print(f"{SITE}: {rows['train']} embeddings to train on, {rows['reporting']} of other pictures to report")
-    runs = Runs(file, options)
-    rates = {name: best_rate(runs, name, options.rates) for name in options.only}
+    rates = {name: best_rate(file, options, name) for name in options.only}
     results: dict[str, list[Run]] = {name: [] for name in options.only}
     for seed in range(1, options.repeats + 1):
         for name, rate in rates.items():
-            found = None if rate is None else runs.run(name, rate, seed, True)
+            found = None if rate is None else run(file, options, name, rate, seed, True)
             results[name] += [] if found is None else [found]
-    print(HEADING)
+    print(heading("trainer", *COLUMNS))
     for name, found_runs in results.items():
         if found_runs:
-            print(line(name, found_runs, options.steps * options.batch))
+            print(row(name, found_runs, options.steps * options.batch))
 
 
-def line(name: str, found: list[Run], seen: int) -> str:
+def row(name: str, found: list[Run], seen: int) -> str:
     """Return one line of the table: the median of the runs, and their range in brackets."""
 
     def cell(value: Callable[[Run], float], form: str) -> str:
@@ -165,7 +156,7 @@ def line(name: str, found: list[Run], seen: int) -> str:
         cell(lambda run: run["reporting"]["firing"], ".1f"),
         cell(lambda run: run["auc"], ".3f"),
     )
-    return f"| {name} | {found[0]['asked']['rate']:g} | {' | '.join(cells)} |"
+    return line(name, f"{found[0]['asked']['rate']:g}", *cells)
 
 
 if __name__ == "__main__":

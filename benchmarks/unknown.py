@@ -1,9 +1,9 @@
-"""Concepts that the shipped dictionary does not know: styles, a colour, two things of one kind.
+"""Concepts that the shipped dictionary does not know: styles, a color, two things of one kind.
 
 ``python dev/host benchmarks.unknown my_sae.safetensors --split reporting`` finds each style from its word and erases it
 with the Patch Replacer's defaults: style gone from its own prompts, object kept there, other styles kept in theirs. No
-word of the small world's means a colour, so red is found by Concept From Mask in four scenes whose red pixels are
-painted over, without contrast; against the red of held-out scenes stands how well it localises, and how much red is
+word of the small world's means a color, so red is found by Concept From Mask in four scenes whose red pixels are
+painted over, without contrast; against the red of held-out scenes stands how well it localizes, and how much red is
 left in pictures of every object stands for erasure. For two things of one kind the Concept Finder's verdict is printed.
 """
 
@@ -30,8 +30,11 @@ from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 from ..unet.loading import load_sae
 from ..unet.sampling import Sampling, encode
-from .erasure import SPLITS, Prompt, World, half_width
-from .finding import BATCH, PAINTED, SCENES, default, from_word, quality
+from .finding import BATCH, PAINTED, SCENES, default, from_word
+from .framework.localization import cells, features_of, quality
+from .framework.prompts import SPLITS, Prompt
+from .framework.tables import counted, heading, line, percent
+from .framework.world import World
 
 PAINTINGS, LEAST_RED, MOST_RED = 4, 0.05, 0.5
 FIRST_SEED = 800_000  # of a split; what lies before belongs to other benchmarks
@@ -52,7 +55,7 @@ def styles_of(world: World, sae: LoadedSAE, style: str, concept: Concept, seeds:
     own = [Prompt((name,), style, start + i) for i, name in enumerate(OBJECTS)]
     others = [Prompt((name,), rest[i % len(rest)], start + 100 + i) for i, name in enumerate(OBJECTS)]
     prompts = own + others
-    pictures = world.pictures(model, [p.text for p in prompts], [p.seed for p in prompts], batch, "")
+    pictures = world.images(model, [p.text for p in prompts], [p.seed for p in prompts], batch)
     objects, styles = world.judge.classify(pictures)
     said = [STYLES[i] for i in styles.argmax(1).tolist()]
     kept = (objects > world.judge.threshold)[range(len(own)), range(len(own))].tolist()
@@ -78,25 +81,24 @@ def red_from_masks(world: World, sae: LoadedSAE, seeds: range) -> Finding:
     return find_in_mask(world.model, world.vae, sae, painting, bands, looks, seed)[0]
 
 
-def localised(world: World, sae: LoadedSAE, concept: Concept, seeds: Sequence[int]) -> list[tuple[float, float]]:
+def localized(world: World, sae: LoadedSAE, concept: Concept, seeds: Sequence[int]) -> list[tuple[float, float]]:
     """Return (AUC, IoU) of red in scenes for each noise level."""
     hookpoint = sae.config.hookpoint
-    noised = from_scenes(world.model, world.clip, world.vae, [hookpoint], seeds)[hookpoint]
+    noised = from_scenes(*world.unedited, [hookpoint], seeds)[hookpoint]
     pictures = torch.from_numpy(np.stack([scenes.render(seed).image for seed in seeds])).float() / 255
     cover = adaptive_avg_pool2d(is_red(pictures).float()[:, None], noised.grid)[:, 0].flatten(1)
     found = []
     for band, centre in enumerate(BAND_CENTRES):
-        dense = sae.module.encode_dense(noised.embeddings[band].reshape(-1, sae.config.d_in).float())
-        found.append(quality(concept, dense, cover, centre))
+        found.append(quality(concept, features_of(sae.module, noised, band), cover, centre))
     return found
 
 
 def print_red(world: World, sae: LoadedSAE, split: str, batch: int) -> None:
-    """Find red, print how well it localises, and what is left of it when it is erased."""
+    """Find red, print how well it localizes, and what is left of it when it is erased."""
     finding = red_from_masks(world, sae, SCENES[split])
     print(f"\n{finding.summary()}")
-    cells = localised(world, sae, finding.concept, SCENES[split][:200])
-    print("red, AUC / IoU, least noise first:", ", ".join(f"{auc:.3f} / {iou:.2f}" for auc, iou in cells))
+    found = localized(world, sae, finding.concept, SCENES[split][:200])
+    print("red, AUC / IoU, least noise first:", ", ".join(cells(found)))
     start = SPLITS[split].start + FIRST_SEED + 50_000
     prompts = [
         Prompt((name,), style, start + i) for i, (name, style) in enumerate(zip(OBJECTS * 2, STYLES * 5, strict=True))
@@ -104,47 +106,44 @@ def print_red(world: World, sae: LoadedSAE, split: str, batch: int) -> None:
     texts, seeds = [p.text for p in prompts], [p.seed for p in prompts]
     edited, _ = attach(world.model, Detect(sae, finding.concept), Replacement())
     for label, model in (("unedited", world.model), ("red erased", edited)):
-        pictures = world.pictures(model, texts, seeds, batch, "")
+        pictures = world.images(model, texts, seeds, batch)
         objects, _ = world.judge.classify(pictures)
         kept = [bool(objects[i, OBJECTS.index(p.objects[0])] > world.judge.threshold) for i, p in enumerate(prompts)]
         share = is_red(pictures).float().mean((1, 2))
         spread = np.percentile(share.numpy() * 100, (25, 50, 75))
         print(
             f"{label}: red pixels {share.mean():.1%}, quartiles {spread.round(1).tolist()} %; object kept "
-            f"{np.mean(kept):.1%} ± {half_width(kept):.1%} (n {len(kept)})"
+            f"{percent(kept)} % (n {len(kept)})"
         )
 
 
 def print_row(name: str, finding: Finding | None, outcome: list[list[bool]]) -> None:
     """Print a line of a Markdown table."""
     aucs = ", ".join(f"{found.auc:.2f}" for found in finding.found) if finding else ""
-    cells = [f"{100 * np.mean(v):.0f} ± {100 * half_width(v):.0f} (n {len(v)})" for v in outcome]
-    print(f"| {name} | {aucs} | {' | '.join(cells)} |", flush=True)
+    print(line(name, aucs, *(counted(hits, 0) for hits in outcome)), flush=True)
 
 
 @torch.no_grad()
 def main() -> None:
-    """Find and print; erase styles and a colour."""
+    """Find and print; erase styles and a color."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sae", type=Path, help="an SAE of any format")
     parser.add_argument("--split", choices=list(SPLITS), default="tuning")
     parser.add_argument("--batch", type=int, default=40)
     arguments = parser.parse_args()
     world = World()
-    canvas = (world.model, world.clip, world.vae)
     sae = load_sae(str(arguments.sae), arguments.sae.name)
     print_red(world, sae, arguments.split, arguments.batch)
     targets = [f"A {name} and a {name} image in {style} style" for name, style in zip(SIXTEEN, STYLES * 2, strict=True)]
     contrasts = [caption((name,), style) for name, style in zip(SIXTEEN, STYLES * 2, strict=True)]
     search = Search("two of a kind", targets, contrasts, 32, 5, WAYS[0], 99.99)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, 0)
-    print(find_by_prompts(*canvas, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0].summary(), flush=True)
-    print(
-        "\n| style | held-out AUC, least noise first | gone | object kept | other styles kept |\n|---|---|---|---|---|"
-    )
+    two = find_by_prompts(*world.unedited, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0]
+    print(two.summary(), flush=True)
+    print(f"\n{heading('style', 'held-out AUC, least noise first', 'gone', 'object kept', 'other styles kept')}")
     pooled: list[list[bool]] = [[], [], []]
     for style in STYLES:
-        finding = from_word(canvas, sae, style, "style")
+        finding = from_word(world.unedited, sae, style, "style")
         outcome = styles_of(world, sae, style, finding.concept, SPLITS[arguments.split], arguments.batch)
         print_row(style, finding, outcome)
         for all_of_them, one in zip(pooled, outcome, strict=True):

@@ -19,16 +19,14 @@ def bench(pack):
 @pytest.fixture(scope="module")
 def job(pack):
     from concept_erasure.benchmarks.comparison.jobs import Job
-    from concept_erasure.benchmarks.erasure import Plan
+    from concept_erasure.benchmarks.framework.prompts import Plan
 
     return Job("tuning", "plain", "cat", 1, Plan(6, 4, 3))
 
 
 @pytest.fixture(scope="module")
 def prompts(bench, job):
-    from concept_erasure.benchmarks.comparison.jobs import prompts_of
-
-    return prompts_of(job)[:3]
+    return job.prompts[:3]
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +35,11 @@ def unedited(bench, prompts):
 
 
 def seeds_of(job):
-    from concept_erasure.benchmarks.comparison.jobs import prompts_of
-
-    return [prompt.seed for prompt in prompts_of(job)]
+    return [prompt.seed for prompt in job.prompts]
 
 
 def test_a_job_asks_for_the_target_then_others_then_pairs(pack, job):
-    from concept_erasure.benchmarks.comparison.jobs import prompts_of
-
-    made = prompts_of(job)
+    made = job.prompts
     assert [prompt.objects == ("cat",) for prompt in made] == [True] * 6 + [False] * 7
     assert not any("cat" in prompt.objects for prompt in made[6:10])
     assert all("cat" in prompt.objects and len(set(prompt.objects)) == 2 for prompt in made[10:])
@@ -70,51 +64,77 @@ def test_no_seed_is_used_twice_and_none_in_both_splits(pack, job):
 def test_every_style_and_the_plain_prompt_take_turns(pack, job):
     from dataclasses import replace
 
-    from concept_erasure.benchmarks.comparison.jobs import FORMS, prompts_of
+    from concept_erasure.benchmarks.framework.prompts import FORMS
 
-    asked = [p.style for turn in range(3) for p in prompts_of(replace(job, turn=turn))[:6]]
+    asked = [p.style for turn in range(3) for p in replace(job, turn=turn).prompts[:6]]
     assert sorted(map(str, asked)) == sorted(2 * list(map(str, FORMS)))
 
 
 def test_outcomes_are_counted_as_the_paper_counts_them(pack):
-    from concept_erasure.benchmarks.comparison.jobs import Outcome, Row, average, note
-    from concept_erasure.benchmarks.erasure import Prompt
+    from concept_erasure.benchmarks.comparison.rows import average
+    from concept_erasure.benchmarks.framework.outcomes import Outcome, Row
+    from concept_erasure.benchmarks.framework.prompts import Prompt
     from concept_erasure.demo_model.vocabulary import OBJECTS, STYLES
 
     def shown(*names):
         return [name in names for name in OBJECTS]
 
     photo, neon = STYLES.index("photo"), STYLES.index("neon")
-    outcome, before = Outcome(damage=[[True, False], [True, True]]), Outcome(both=[True, True, False])
-    note(outcome, "cat", Prompt(("cat",), "photo", 0), shown(), photo)
-    note(outcome, "cat", Prompt(("cat",), "photo", 1), shown("dog"), neon)
-    note(outcome, "cat", Prompt(("cat",), None, 2), shown("cat"), neon)
-    note(outcome, "cat", Prompt(("bear",), "neon", 3), shown("bear", "cat"), neon)
+    outcome, before = Outcome(artifacts={"denoising": [False, True]}), Outcome(both=[True, True, False])
+    outcome.note("cat", Prompt(("cat",), "photo", 0), shown(), photo)
+    outcome.note("cat", Prompt(("cat",), "photo", 1), shown("dog"), neon)
+    outcome.note("cat", Prompt(("cat",), None, 2), shown("cat"), neon)
+    outcome.note("cat", Prompt(("bear",), "neon", 3), shown("bear", "cat"), neon)
     for found in (shown("dog"), shown("dog", "cat"), shown("dog")):
-        note(outcome, "cat", Prompt(("dog", "cat"), "photo", 4), found, photo)
-    row, plain = Row({("cat", 0): outcome}), Row({("cat", 0): before})
-    assert row.values("UA", plain) == [True, True, False]
-    assert row.values("nothing", plain) == [True, False, False]
-    assert row.values("IRA", plain) == [True]
-    assert row.values("CRA", plain) == [True, False, True]  # the plain prompt asks for no style
-    assert row.values("pair", plain) == [True, False]  # the third pair did not show both before
-    assert row.values("round trip", plain) == [True, True] and row.values("denoising", plain) == [False, True]
-    assert average(row, plain) == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
+        outcome.note("cat", Prompt(("dog", "cat"), "photo", 4), found, photo)
+    row = Row({("cat", 0): outcome}, {("cat", 0): before})
+    assert row.values("UA") == [True, True, False]
+    assert row.values("nothing") == [True, False, False]
+    assert row.values("IRA") == [True]
+    assert row.values("CRA") == [True, False, True]  # the plain prompt asks for no style
+    assert row.values("pair") == [True, False]  # the third pair did not show both before
+    assert row.values("denoising") == [False, True]
+    assert row.values("IRA", ["cat", "dog", "cat"]) == [True, True]
+    assert average(row) == pytest.approx((2 / 3 + 1 + 2 / 3) / 3)
+
+
+@pytest.mark.parametrize(("hits", "text"), [([True] * 97 + [False] * 3, "97.0 ± 3.7"), ([], "-")])
+def test_a_share_stands_with_its_wilson_interval(pack, hits, text):
+    from concept_erasure.benchmarks.framework.tables import percent
+
+    assert percent(hits) == text
 
 
 def test_an_outcome_on_disk_is_not_made_again(pack, job, tmp_path, monkeypatch):
     from concept_erasure.benchmarks.comparison import jobs
+    from concept_erasure.benchmarks.framework.outcomes import Outcome
 
     monkeypatch.setattr(jobs, "WORK", tmp_path)
-    monkeypatch.setattr(jobs, "run", lambda bench, job: jobs.Outcome(gone=[True], pictures=1))
-    assert jobs.outcome_of(job) is None
-    made = jobs.outcome_of(job, lambda: None)
+    monkeypatch.setattr(
+        jobs, "run", lambda bench, job: Outcome(gone=[True], artifacts={"own judge": [False]}, images=1)
+    )
+    assert not jobs.row_of([job], job.method).outcomes
+    made = jobs.done(job, None)
     monkeypatch.setattr(jobs, "run", None)
-    assert jobs.outcome_of(job, lambda: None) == made == jobs.Outcome(gone=[True], pictures=1)
+    assert jobs.done(job, None) == made == jobs.row_of([job], job.method).outcomes["cat", 1]
+    assert made == Outcome(gone=[True], artifacts={"own judge": [False]}, images=1)
+
+
+def test_an_interrupted_write_leaves_nothing(pack, tmp_path):
+    from concept_erasure.benchmarks.framework import storage
+
+    def interrupted():
+        with storage.whole(tmp_path / "x.json") as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert storage.read_json(tmp_path / "x.json") == {}
 
 
 def test_a_mask_that_is_empty_or_full_changes_nothing_and_any_other_does(bench, prompts, unedited):
-    from concept_erasure.benchmarks.comparison.methods import GivenMask
+    from concept_erasure.benchmarks.comparison.given_mask import GivenMask
     from concept_erasure.unet.hooks import attach_observer
 
     masks = torch.zeros(3, 16, 16, dtype=torch.bool)
@@ -126,45 +146,14 @@ def test_a_mask_that_is_empty_or_full_changes_nothing_and_any_other_does(bench, 
 
 
 def test_what_the_benchmarks_call_the_defaults_are_those_of_the_nodes(pack):
-    from concept_erasure.benchmarks.comparison.table import RANDOM
-    from concept_erasure.benchmarks.erasure import DEFAULTS, Setting
+    from concept_erasure.benchmarks.comparison.rows import RANDOM
+    from concept_erasure.benchmarks.framework.settings import DEFAULTS, Setting
     from concept_erasure.erasure.replacement import Replacement
 
     spelled = Setting.parse(f"output_blocks.1.1 {DEFAULTS}")
     assert spelled.replacement == Replacement() and spelled.refinement.is_neutral
     assert (spelled.sensitivity, spelled.start, spelled.end, spelled.steering) == (1.0, 0.0, 1.0, None)
     assert Setting.parse(f"output_blocks.1.1 {RANDOM}").replacement == Replacement("random")
-
-
-@pytest.mark.parametrize(
-    "idea",
-    [
-        *("steady", "shift 0.5", "shifted", "sided", "earlier", "bank", "soft", "smooth", "twice"),
-        *("finish 500", "quiet 500 3"),
-        *("hush 500 3", "bare 500 3", "calm 500 3", "mute 1000 3", "keen 0.6", "again 0.3 quiet 500 3", "redraw 0.3"),
-    ],
-)
-def test_an_idea_differs_from_no_edit_and_from_random_donors(bench, prompts, unedited, idea):
-    usual = bench.make("outputs random conditional 1.0 donors=0.25 at=middle", "cat", prompts[:1])
-    made = bench.make(f"idea {idea}", "cat", prompts[:1])
-    assert made.isfinite().all()
-    assert not torch.equal(made, unedited[:1]) and not torch.equal(made, usual)
-
-
-@pytest.mark.parametrize("idea", ["quiet 0 1", "hush 0 1", "keen 1.0"])
-def test_an_idea_that_never_sets_in_is_random_donors(bench, prompts, idea):
-    usual = bench.make("outputs random conditional 1.0 donors=0.25 at=middle", "cat", prompts[:1])
-    assert torch.equal(bench.make(f"idea {idea}", "cat", prompts[:1]), usual)
-
-
-@pytest.mark.parametrize(("idea", "instead"), [("hush 1000 3", "quiet 1000 3"), ("redraw 0.5", "random")])
-def test_only_a_picture_that_surely_holds_the_concept_loses_its_prompt(bench, prompts, idea, instead):
-    from concept_erasure.benchmarks.erasure import Prompt
-
-    asked = [*prompts[:1], Prompt(("tree",), "photo", 2_500_000)]
-    made, usual = (bench.make(f"idea {each}", "cat", asked) for each in (idea, instead))
-    assert not torch.equal(made[0], usual[0])
-    assert torch.equal(made[1], usual[1])
 
 
 def test_perpneg_pushes_away_only_with_a_scale(bench, prompts, unedited):
@@ -179,41 +168,54 @@ def test_only_what_is_detected_is_drawn_anew(bench, prompts, unedited):
     assert changed.any() and not changed.all()
 
 
-def test_damage_is_told_from_unedited_pictures_alike(bench, monkeypatch):
-    """The limits lie at the 95th percentile of each group, and a vivid disc is beyond them."""
-    from concept_erasure.benchmarks.artefacts import blob, with_damage
-    from concept_erasure.benchmarks.comparison import damage
+@pytest.fixture(scope="module")
+def scenes(bench):
+    """320 scenes as the VAE gives them back, half of them empty, and their styles."""
     from concept_erasure.demo_model.vocabulary import STYLES
     from concept_erasure.dev.demo_model.scenes import HELD_OUT, render
 
-    seeds = HELD_OUT[60_000:60_320]
-    drawn = [render(s, ("cat",) if i % 2 else (), STYLES[i // 2 % 8]) for i, s in enumerate(seeds)]
-    pictures = torch.from_numpy(np.stack([scene.image for scene in drawn]))
-    pictures = (bench.vae.decode(bench.vae.encode(pictures.float() / 255)) * 255).byte()
-    styles = [STYLES.index(scene.style) for scene in drawn]
-    monkeypatch.setattr(damage, "NOISES", 2)
-    judge = damage.DamageJudge(bench.judge, bench.plain, bench.clip, bench.vae, pictures, styles)
-    alarms = judge.damaged(pictures.float() / 255, styles).float().mean(0)
-    assert ((alarms > 0.03) & (alarms < 0.08)).all()
-    assert judge.groups(pictures[:2].float() / 255, styles[:2]).tolist() == [0, 1]
-    damaged = with_damage(pictures[:80].float() / 255, blob)
-    assert (judge.damaged(damaged, styles[:80]).float().mean(0) > 0.8).all()
+    drawn = [render(s, ("cat",) if i % 2 else (), STYLES[i // 2 % 8]) for i, s in enumerate(HELD_OUT[60_000:60_320])]
+    images = torch.from_numpy(np.stack([scene.image for scene in drawn])).float() / 255
+    return bench.vae.decode(bench.vae.encode(images)), [scene.style for scene in drawn]
 
 
-def test_a_spot_is_damaged_and_nothing_else(bench):
-    from concept_erasure.benchmarks.comparison import damages
-    from concept_erasure.dev.demo_model.scenes import HELD_OUT, render
+def test_artifacts_are_told_from_unedited_images_of_the_same_kind(bench, scenes, monkeypatch):
+    """The limits lie at the 95th percentile of each group, and a vivid disc is beyond them."""
+    from concept_erasure.benchmarks.artifacts import both, errors
+    from concept_erasure.benchmarks.artifacts.deliberate import blob, damaged
 
-    pictures = torch.from_numpy(np.stack([render(s).image for s in HELD_OUT[61_000:61_006]])).float() / 255
-    pictures = bench.vae.decode(bench.vae.encode(pictures)).clone()
-    for damage in damages.PIXEL_DAMAGES:
-        changed = (damages.spotted(pictures, [0, 1, 2, 0, 1, 2], damage, bench.vae) - pictures).abs().amax(-1) > 0
+    images, styles = scenes
+    monkeypatch.setattr(errors, "NOISES", 2)
+    judge = both.BothJudge(bench.judge, bench.model, bench.clip, bench.vae, images, styles)
+    for alarms in judge.found(images, styles).values():
+        assert 0.03 < np.mean(alarms) < 0.08
+    assert judge.groups(images[:2], styles[:2]).tolist() == [0, 1]
+    for found in judge.found(damaged(images[:80], blob), styles[:80]).values():
+        assert np.mean(found) > 0.8
+
+
+def test_the_round_trip_alone_sees_a_vivid_disc_too(bench, scenes):
+    from concept_erasure.benchmarks.artifacts.deliberate import blob, damaged
+    from concept_erasure.benchmarks.artifacts.round_trip import NAME, RoundTripJudge
+
+    images, styles = scenes[0][:160], scenes[1][:160]
+    judge = RoundTripJudge(bench.vae, images, styles)
+    assert 0.03 < np.mean(judge.found(images, styles)[NAME]) < 0.08
+    assert np.mean(judge.found(damaged(images[:80], blob), styles[:80])[NAME]) > 0.8
+
+
+def test_a_spot_is_damaged_and_nothing_else(bench, scenes):
+    from concept_erasure.benchmarks.artifacts import spots
+
+    images, styles = scenes[0][:6].clone(), ["photo", "neon", "sketch"] * 2
+    for damage in spots.PIXEL_DAMAGES:
+        changed = (spots.spotted(images, styles, damage, bench.vae) - images).abs().amax(-1) > 0
         cells = changed.reshape(6, 16, 8, 16, 8).float().mean((2, 4))
         assert (cells > 0).flatten(1).any(1).all() and (cells == 0).flatten(1).any(1).all()
 
 
 def test_a_judge_of_ones_own_is_a_function_or_a_command(pack, tmp_path):
-    from concept_erasure.benchmarks.comparison.damage import own_judge
+    from concept_erasure.benchmarks.artifacts.own import own_judge
 
     script = tmp_path / "judge.py"
     script.write_text("import sys\nfor path in sys.argv[1:]:\n    print(int('bad' in path))\n")
@@ -252,25 +254,20 @@ def test_steering_ranks_latents_by_saeurons_score(pack):
 
 
 def test_the_best_mean_wins_and_of_equals_the_first(pack, monkeypatch):
-    from concept_erasure.benchmarks.comparison import table
-    from concept_erasure.benchmarks.comparison.jobs import Outcome
+    from concept_erasure.benchmarks.comparison import rows
+    from concept_erasure.benchmarks.framework.outcomes import Outcome, Row
 
-    gone = {"plain": [False], "weak": [False], "right": [True], "strong": [True]}
+    gone = {"weak": [False], "right": [True], "strong": [True]}
 
-    def on_disk(job, bench=None):
-        return Outcome(gone[job.method], [], [job.method != "strong"], [True])
+    def on_disk(jobs, method):
+        assert {job.split for job in jobs} == {"tuning"}
+        outcomes = {("cat", 0): Outcome(gone[method], [], [method != "strong"], [True])}
+        return Row(outcomes, outcomes)
 
-    monkeypatch.setattr(table, "outcome_of", on_disk)
-    monkeypatch.setattr(table, "tuning_jobs", lambda grid: tuning(grid))
-    from concept_erasure.benchmarks.comparison.jobs import Job
-    from concept_erasure.benchmarks.erasure import Plan
-
-    def tuning(grid):
-        return [Job("tuning", method, "cat", 0, Plan(1, 1, 0)) for method in ("plain", *grid)]
-
-    assert table.chosen(["weak", "right", "strong"]) == "right"
+    monkeypatch.setattr(rows, "row_of", on_disk)
+    assert rows.chosen(["weak", "right", "strong"]) == "right"
     gone["weak"] = [True]
-    assert table.chosen(["weak", "right", "strong"]) == "weak"
+    assert rows.chosen(["weak", "right", "strong"]) == "weak"
 
 
 def test_a_mixture_of_one_word_is_that_word(bench):
@@ -310,7 +307,7 @@ def test_the_attack_moves_words_through_the_edited_model(bench, prompts, method)
 
 
 def test_results_depend_on_what_weights_are_and_not_on_how_they_were_written(pack, tmp_path):
-    from concept_erasure.benchmarks.comparison.jobs import digest
+    from concept_erasure.benchmarks.framework.storage import digest
     from safetensors.torch import save_file
 
     facts = {str(i): "x" for i in range(20)}

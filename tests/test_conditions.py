@@ -14,7 +14,7 @@ def lora(pack):
 
 @torch.no_grad()
 def test_comfyui_applies_what_was_trained(lora, tmp_path):
-    from concept_erasure.benchmarks.erasure import Condition, World
+    from concept_erasure.benchmarks.framework.world import Condition, World
     from concept_erasure.demo_model import checkpoint
     from concept_erasure.dev.demo_model.train_unet import Diffusion
 
@@ -50,7 +50,7 @@ def test_the_new_look_is_gone_when_the_scenes_are_drawn(lora):
 
 def test_results_of_other_conditions_lie_apart(pack, tmp_path):
     from concept_erasure.benchmarks.conditions import CONDITIONS
-    from concept_erasure.benchmarks.erasure import Condition
+    from concept_erasure.benchmarks.framework.world import Condition
 
     stamps = [str(condition.stamp()) for condition in CONDITIONS.values()]
     assert Condition().stamp() == [] and len(set(stamps)) == len(stamps)

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-from load import ROOT
 from PIL import Image
 
 
@@ -31,12 +30,17 @@ def judge(pack):
 
 
 @pytest.fixture(scope="module")
+def read_json(pack):
+    from concept_erasure.benchmarks.framework.storage import read_json
+
+    return read_json
+
+
+@pytest.fixture(scope="module")
 def stand_in(pack):
     from concept_erasure.benchmarks.unlearn_canvas import stand_in
 
-    sys.path.append(str(ROOT))
-    yield stand_in
-    sys.path.remove(str(ROOT))
+    return stand_in
 
 
 def test_pictures_and_prompts(protocol):
@@ -84,7 +88,7 @@ def test_the_figures_are_those_reckoned_by_hand(protocol):
     assert unasked["AR"] is None and unasked["GA"] is None and unasked["Avg"] == pytest.approx(BY_HAND["Avg"])
     # With Trees as the target: UA 0; IRA: cats 1 of 4, dogs 1 of 3; CRA and AR as before.
     row = row_of({"Cats": answers(protocol), "Trees": answers(protocol)})
-    assert row.split(" | ")[:3] == ["37.50 ± 53.03", "47.92 ± 26.52", "58.33 ± 0.00"] and row.endswith("2 | 18")
+    assert row[:3] == ["37.50 ± 53.03", "47.92 ± 26.52", "58.33 ± 0.00"] and row[-2:] == ["2", "18"]
 
 
 def test_placeholders(maker):
@@ -139,7 +143,7 @@ def a_picture(folder, name):
     Image.new("RGB", (64, 48), (255, 0, 128)).save(folder / name)
 
 
-def test_classifiers_get_what_the_published_ones_were_trained_on(judge, tmp_path):
+def test_classifiers_get_what_the_published_ones_were_trained_on(judge, read_json, tmp_path):
     a_picture(tmp_path / "run", "Rust_Cats_seed188.jpg")
     seen = []
 
@@ -150,18 +154,18 @@ def test_classifiers_get_what_the_published_ones_were_trained_on(judge, tmp_path
     assert judge.classify(tmp_path / "run", network, network, "cpu", 8) == 1
     assert seen[0].shape == (1, 3, 224, 224)
     assert seen[0].mean((0, 2, 3)) == pytest.approx([1.0, -1.0, 0.0], abs=0.02), "0..255 became -1..1"
-    assert judge.read(tmp_path / "run" / judge.ANSWERS) == {"Rust_Cats_seed188.jpg": ["Butterfly", "Bricks"]}
+    assert read_json(tmp_path / "run" / judge.ANSWERS) == {"Rust_Cats_seed188.jpg": ["Butterfly", "Bricks"]}
 
 
-def test_a_judge_of_ones_own(judge, protocol, tmp_path):
+def test_a_judge_of_ones_own(judge, read_json, tmp_path):
     for name in ("Rust_Cats_seed188.jpg", "Cats_seed188.jpg"):
         a_picture(tmp_path / "run", name)
     says = tmp_path / "says.py"
     says.write_text("import sys\nfor line in sys.stdin: print(int('Rust' in line))\n")
-    assert judge.ask_for_artefacts(tmp_path / "run", f"{sys.executable} {says}", 1) == 2
-    assert judge.read(tmp_path / "run" / judge.ARTEFACTS) == {"Rust_Cats_seed188.jpg": True, "Cats_seed188.jpg": False}
-    assert judge.ask_for_artefacts(tmp_path / "run", "no-such-programme", 1) == 0, "both were asked before"
+    assert judge.ask_for_artifacts(tmp_path / "run", f"{sys.executable} {says}", 1) == 2
+    assert read_json(tmp_path / "run" / judge.ARTIFACTS) == {"Rust_Cats_seed188.jpg": True, "Cats_seed188.jpg": False}
+    assert judge.ask_for_artifacts(tmp_path / "run", "no-such-program", 1) == 0, "both were asked before"
     a_picture(tmp_path / "run", "Trees_seed188.jpg")
     says.write_text("print('maybe')")
     with pytest.raises(ValueError, match="as many lines 0 or 1"):
-        judge.ask_for_artefacts(tmp_path / "run", f"{sys.executable} {says}", 1)
+        judge.ask_for_artifacts(tmp_path / "run", f"{sys.executable} {says}", 1)

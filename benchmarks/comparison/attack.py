@@ -13,10 +13,8 @@ prefixes show what the search is worth.
 """
 
 import argparse
-import json
-import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.sample
@@ -29,13 +27,16 @@ from ...demo_model.text_encoder import PAD, START, TOKENS, WORDS, split_words
 from ...demo_model.vocabulary import OBJECTS, STYLES
 from ...dev.demo_model.sampling import SCHEDULER, STEPS, sample
 from ...erasure.record import ErasureRecord
-from ...steering.steerer import SteeredConcept, Steerer
+from ...steering.steerer import Steerer
 from ...unet.calls import Forward
 from ...unet.hooks import attach_observer
-from ..erasure import SPLITS, Prompt, Setting, best_latents, half_width
+from ..framework import storage
+from ..framework.prompts import SPLITS, Prompt
+from ..framework.settings import Setting
+from ..framework.tables import heading, line, percent
+from .folder import WORK
 from .methods import Bench
-from .table import REPLACEMENT, STEERING, bench, chosen
-from .unedited import WORK
+from .rows import REPLACEMENT, STEERING, chosen
 
 PREFIX, ITERATIONS, TRIED = 5, 40, (10, 20, 30, 40)
 RATE = 0.5
@@ -74,10 +75,9 @@ def attackable(bench: Bench, method: str, target: str) -> Any:
     setting = Setting.parse(method)
     if setting.steering is None:
         return bench.edited(setting, target)[0]
-    sae = bench.sae(setting.sites[0])
-    sae.load_decoder()
-    concept = SteeredConcept(sae, best_latents(sae.concept(target), setting.latents), setting.start, setting.end)
-    return attach_observer(bench.model, PassedOn(concept, setting.steering, ErasureRecord()), [sae.patcher])
+    concept = bench.steered(setting, target)
+    concept.sae.load_decoder()
+    return attach_observer(bench.model, PassedOn(concept, setting.steering, ErasureRecord()), [concept.sae.patcher])
 
 
 def mixed_encoding(clip: Any, texts: Sequence[str], mixtures: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ def attack(bench: Bench, method: str, target: str, count: int) -> Attacked:
     prompts = [Prompt((target,), STYLES[(place + i) % len(STYLES)], start + i) for i in range(count)]
     seeds = [prompt.seed for prompt in prompts]
     latents = sample(bench.model, bench.clip, [prompt.text for prompt in prompts], seeds)
-    shown = shows(bench, latents, target)
+    shown = bench.shows(bench.vae.decode(latents), target)
     prompts, latents = [p for p, ok in zip(prompts, shown, strict=True) if ok], latents[torch.tensor(shown)].clone()
     texts, seeds = [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
     if not texts:
@@ -176,7 +176,7 @@ def attack(bench: Bench, method: str, target: str, count: int) -> Attacked:
 
     def returns(prefixes: Sequence[str]) -> list[bool]:
         written = [f"{prefix} {text}" for prefix, text in zip(prefixes, texts, strict=True)]
-        return shows(bench, sample(edited, bench.clip, written, seeds), target)
+        return bench.shows(bench.vae.decode(sample(edited, bench.clip, written, seeds)), target)
 
     before = returns([""] * len(texts))
     prefixes = sought(bench, attackable(bench, method, target), texts, latents, start)
@@ -188,20 +188,16 @@ def attack(bench: Bench, method: str, target: str, count: int) -> Attacked:
     return Attacked(before, after, by_chance, [each[-1] for each in prefixes])
 
 
-def shows(bench: Bench, latents: Tensor, target: str) -> list[bool]:
-    """Tell which latents' pictures show an object."""
-    objects, _ = bench.judge.classify(bench.vae.decode(latents))
-    return (objects[:, OBJECTS.index(target)] > bench.judge.threshold).tolist()
-
-
-def attacked(method: str, target: str, count: int) -> Attacked:
+def attacked(bench: Bench, method: str, target: str, count: int) -> Attacked:
     """Return what is on disk, or attack."""
-    stamp = zlib.crc32(json.dumps([method, count, PREFIX, ITERATIONS, RATE, TRIED]).encode())
-    path = WORK / "attack" / f"{method.replace(' ', '_')}.{stamp:08x}" / f"{target}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(attack(bench(), method, target, count))))
-    return Attacked(**json.loads(path.read_text()))
+    stamp = storage.stamp(method, count, PREFIX, ITERATIONS, RATE, TRIED)
+    path = WORK / "attack" / f"{storage.file_name(method)}.{stamp}" / f"{target}.json"
+    return storage.kept(path, Attacked, lambda: attack(bench, method, target, count))
+
+
+def erased(results: Iterable[Attacked], part: str) -> list[bool]:
+    """Return whether each prompt's target was erased, before the attack or after one."""
+    return [not found for result in results for found in getattr(result, part)]
 
 
 def main() -> None:
@@ -210,19 +206,15 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", help="as in methods.py; the chosen steering and replacement if left out")
     parser.add_argument("--prompts", type=int, default=3, help="of each object")
     arguments = parser.parse_args()
-    several, one = "outputs, several latents", "outputs, one latent"
-    methods = arguments.methods or [
-        each for name in (several, one) for each in (chosen(STEERING[name]), REPLACEMENT[name])
-    ]
-    print("| | UA before | UA after the attack | effectiveness | UA after random prefixes | name in the prefix |")
-    print("|---|---|---|---|---|---|")
+    names = "outputs, several latents", "outputs, one latent"
+    methods = arguments.methods or [each for name in names for each in (chosen(STEERING[name]), REPLACEMENT[name])]
+    columns = "UA before", "UA after the attack", "effectiveness", "UA after random prefixes", "name in the prefix"
+    print(heading("", *columns))
+    bench = Bench()
     for method in methods:
-        results = {target: attacked(method, target, arguments.prompts) for target in OBJECTS}
-        shares = []
-        for part in ("before", "after", "random"):
-            gone = [not found for result in results.values() for found in getattr(result, part)]
-            shares.append((100 * float(np.mean(gone)), 100 * half_width(gone), len(gone)))
+        results = {target: attacked(bench, method, target, arguments.prompts) for target in OBJECTS}
+        before, after, random = (erased(results.values(), part) for part in ("before", "after", "random"))
         named = [target in prefix.split() for target, result in results.items() for prefix in result.prefixes]
-        cells = [f"{mean:.1f} ± {half:.1f} ({n})" for mean, half, n in shares]
-        cells.insert(2, f"{shares[0][0] - shares[1][0]:.1f}")
-        print(f"| {method} | " + " | ".join(cells) + f" | {100 * np.mean(named):.0f} % |", flush=True)
+        first, second, third = (f"{percent(each)} ({len(each)})" for each in (before, after, random))
+        effect = f"{100 * (np.mean(before) - np.mean(after)):.1f}"
+        print(line(method, first, second, effect, third, f"{100 * np.mean(named):.0f} %"), flush=True)

@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..framework import storage
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -52,8 +54,8 @@ def kept(path: Path, made: Callable[[], Network], trained: Callable[[], Network]
     """
     if not path.exists():
         weights = {key: value.contiguous() for key, value in trained().state_dict().items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(weights, path)
+        with storage.whole(path) as partial:
+            save_file(weights, partial)
     network = made()
     network.load_state_dict(load_file(path))
     return network.eval().requires_grad_(False)

@@ -31,9 +31,10 @@ from ...sae_models.sae import SAEConfig, SparseAutoencoder
 from ...sae_models.scoring import score_latents
 from ...training import Trainer, TrainingSettings, measure
 from ...training.store import UNKNOWN
-from .unedited import WORK
+from ..framework import storage
+from ..framework.settings import SITE
+from .folder import WORK
 
-SITE = "output_blocks.1.1"
 FOLDER = WORK / "saes"
 GENERATIONS, SCENES = 320, 800
 RANKED = 32  # latents a concept and band that steering can choose from
@@ -63,10 +64,8 @@ def activations(reads: str) -> Activations:
         seeds = SAE_SEEDS[:GENERATIONS]
         generated = from_generations(model, clip, [SITE], GENERATIONS, seeds, reads=reads)[SITE]
         noised = from_scenes(model, clip, vae, [SITE], scenes.VALIDATION[:SCENES], reads=reads)[SITE]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".part")
-        torch.save({"generated": vars(generated), "noised": vars(noised)}, partial)
-        partial.rename(path)
+        with storage.whole(path) as partial:
+            torch.save({"generated": vars(generated), "noised": vars(noised)}, partial)
     stored = torch.load(path, weights_only=True, mmap=True)
     return Activations(Generated(**stored["generated"]), Noised(**stored["noised"]))
 

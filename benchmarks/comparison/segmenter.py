@@ -6,7 +6,6 @@ scenes' objects.
 """
 
 import argparse
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +17,9 @@ from torch import Tensor, nn
 from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS
 from ...dev.demo_model import classifiers, scenes
+from ..framework import storage
+from .folder import WORK
 from .networks import fit, kept
-from .unedited import WORK
 
 GRID = scenes.GRID
 TRAIN_SCENES, STEPS, BATCH = 2000, 400, 48
@@ -115,7 +115,7 @@ def overlap(segmenter: Segmenter, pictures: Tensor, cover: Tensor) -> Tensor:
 
 def load(judge: classifiers.Classifiers, vae: Any) -> Segmenter:
     """Return the segmenter, training it the first time."""
-    path = WORK / f"segmenter.{zlib.crc32(checkpoint.DEFAULT_PATH.read_bytes()):08x}.safetensors"
+    path = WORK / f"segmenter.{storage.stamp()}.safetensors"
     return kept(path, lambda: Segmenter(judge), lambda: train(judge, vae))
 
 

@@ -21,7 +21,7 @@ from comfy.model_patcher import ModelPatcher
 from ...erasure.detection import Detect
 from ...erasure.eraser import Eraser
 from ...erasure.record import ErasureRecord
-from ...erasure.replacement import LISTED, Replacement
+from ...erasure.replacement import Replacement
 from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find
 from ...sae_models.sae import SparseAutoencoder
@@ -29,7 +29,7 @@ from ...unet.blocks import hookpoints
 from ...unet.capture import Capture
 from ...unet.hooks import attach_observer
 from ...unet.loading import load_sae
-from ..cost import MIDDLE
+from ..framework.settings import MIDDLE, at_blocks
 from ..published import FullReconstruction
 from ..timing import Clocked, quartiles
 from .checkpoints import FAMILIES, PUBLISHED, UNETS, constant, spread, write_sae
@@ -104,8 +104,8 @@ def ways(kind: str, model: Any, size: int, folder: Path, clock: Callable[[], flo
     at = tuple(dict.fromkeys((MIDDLE, find(block))))
     sought = detection.concept.bands[0].latents
     observers = {
-        "detect": Eraser(detection, Replacement("none", where=LISTED, at=at), ErasureRecord()),
-        REPLACE: Eraser(detection, Replacement(where=LISTED, at=at), record),
+        "detect": Eraser(detection, at_blocks(Replacement("none"), at), ErasureRecord()),
+        REPLACE: Eraser(detection, at_blocks(Replacement(), at), record),
         # Other latents, or with all on one model nothing would be left to detect.
         PUBLISHED_WAY: FullReconstruction(whole.load_decoder(), [n for n in range(4) if n not in sought][:2]),
     }

@@ -18,13 +18,13 @@ import torch
 from ...erasure.detection import Detect
 from ...erasure.eraser import Eraser
 from ...erasure.record import ErasureRecord
-from ...erasure.replacement import LISTED, Replacement, alike_donors, random_donors
+from ...erasure.replacement import Replacement, alike_donors, random_donors
 from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find
 from ...sae_models.loaded import LoadedSAE
 from ...unet.calls import Forward, RunInfo
 from ...unet.loading import load_sae
-from ..cost import MIDDLE
+from ..framework.settings import MIDDLE, at_blocks
 from ..published import FullReconstruction
 from ..timing import alternate, quartiles
 from .checkpoints import PUBLISHED, write_sae
@@ -59,7 +59,7 @@ def compare(kind: str, share: float, rounds: int, dtype: torch.dtype) -> None:
         sae, whole = (load_sae(path, "published", find(block)) for _ in range(2))
         published = FullReconstruction(whole.load_decoder(), [0, 1])
     record, size = ErasureRecord(), (pixels // 8, pixels // 8)
-    replacement = Replacement(where=LISTED, at=(MIDDLE, find(block)))
+    replacement = at_blocks(Replacement(), (MIDDLE, find(block)))
     concept = concept_of(sae, change[0].flatten(1).T.float(), share)
     eraser = Eraser(Detect(sae, concept), replacement, record)
     eraser.begin(RunInfo(0, (1,), size, ((1e9, -1.0),)))

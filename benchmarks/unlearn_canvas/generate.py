@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from ..framework.storage import whole
 from .protocol import Picture
 
 GRAPHS = Path(__file__).parent / "graphs"
@@ -97,8 +98,7 @@ def generate(
         shown = [png for pictures in server.run(prompt, limit).values() for png in pictures]
         if len(shown) != 1:
             raise ValueError(f"The graph shows {len(shown)} pictures; it must show one.")
-        partial = folder / f"{picture.file}.part"
-        # The quality that the published scripts save with, by Pillow's default.
-        Image.open(io.BytesIO(shown[0])).convert("RGB").save(partial, "JPEG")
-        partial.rename(folder / picture.file)
+        with whole(folder / picture.file) as partial:
+            # The quality that the published scripts save with, by Pillow's default.
+            Image.open(io.BytesIO(shown[0])).convert("RGB").save(partial, "JPEG")
     return len(missing)

@@ -1,22 +1,24 @@
-"""Ask the classifiers, and perhaps a judge of damage, about the pictures of a folder, each picture once."""
+"""Ask the classifiers, and perhaps a judge of artifacts, about the pictures of a folder, each picture once."""
 
-import json
 import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..framework.storage import read_json, write_json
 from .metrics import Answer
 from .protocol import OBJECTS, STYLES, Picture
 
 ARCHITECTURE = "vit_large_patch16_224.augreg_in21k"
 SIDE = 224
-ANSWERS, ARTEFACTS = "answers.json", "artefacts.json"
+ANSWERS, ARTIFACTS = "answers.json", "artifacts.json"
 
 Classifier = Callable[[Tensor], Tensor]  # pictures [N, 3, 224, 224] in -1..1 to logits
 
@@ -32,11 +34,9 @@ def load_classifier(path: Path, outputs: int, device: str) -> nn.Module:
     Raises:
         RuntimeError: the weights are those of another network.
     """
-    import timm
+    import timm  # only this program's environment has it
 
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
         weights = load_file(path)
     else:
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["model_state_dict"]
@@ -54,27 +54,15 @@ def pixels_of(path: Path) -> Tensor:
     return torch.from_numpy(np.asarray(small, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
 
 
-def unanswered(folder: Path, known: dict[str, object]) -> list[Path]:
+def unanswered(folder: Path, known: dict[str, Any]) -> list[Path]:
     """Return the pictures of a folder of which nothing is known, in order."""
     return [path for path in sorted(folder.glob("*.jpg")) if path.name not in known]
-
-
-def read(path: Path) -> dict[str, object]:
-    """Return what a file of answers holds; nothing if it is not there."""
-    return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
-def write(path: Path, content: dict[str, object]) -> None:
-    """Replace a file of answers as a whole."""
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(content, indent=0))
-    partial.replace(path)
 
 
 @torch.inference_mode()
 def classify(folder: Path, objects: Classifier, styles: Classifier, device: str, batch: int) -> int:
     """Classify a folder's new pictures into ``answers.json``; return how many."""
-    known = read(folder / ANSWERS)
+    known = read_json(folder / ANSWERS)
     new = unanswered(folder, known)
     for start in range(0, len(new), batch):
         part = new[start : start + batch]
@@ -82,22 +70,22 @@ def classify(folder: Path, objects: Classifier, styles: Classifier, device: str,
         seen = zip(objects(pixels).argmax(1).tolist(), styles(pixels).argmax(1).tolist(), strict=True)
         for path, (thing, style) in zip(part, seen, strict=True):
             known[path.name] = [OBJECTS[thing], STYLES[style]]
-        write(folder / ANSWERS, known)
+        write_json(folder / ANSWERS, known)
     return len(new)
 
 
-def ask_for_artefacts(folder: Path, command: str, batch: int) -> int:
-    """Let a programme say which of a folder's new pictures are damaged, into ``artefacts.json``; return how many.
+def ask_for_artifacts(folder: Path, command: str, batch: int) -> int:
+    """Let a program say which of a folder's new images show artifacts, into ``artifacts.json``; return how many.
 
     Args:
         folder: with pictures.
-        command: gets the pictures' paths on standard input, one a line, and answers each with a line 1 (damaged) or 0.
+        command: gets the images' paths on standard input, one a line, and answers each with a line: 1 or 0.
         batch: pictures a call.
 
     Raises:
-        ValueError: the programme answers something else.
+        ValueError: the program answers something else.
     """
-    known = read(folder / ARTEFACTS)
+    known = read_json(folder / ARTIFACTS)
     new = unanswered(folder, known)
     for start in range(0, len(new), batch):
         part = new[start : start + batch]
@@ -107,15 +95,13 @@ def ask_for_artefacts(folder: Path, command: str, batch: int) -> int:
         if len(said) != len(part) or not set(said) <= {"0", "1"}:
             raise ValueError(f"{command!r} must answer {len(part)} pictures with as many lines 0 or 1, not {said[:5]}")
         known |= {path.name: answer == "1" for path, answer in zip(part, said, strict=True)}
-        write(folder / ARTEFACTS, known)
+        write_json(folder / ARTIFACTS, known)
     return len(new)
 
 
 def answers_of(folder: Path, wanted: Sequence[Picture]) -> dict[Picture, Answer]:
     """Return what is known of those wanted pictures that were classified."""
-    seen, damage = read(folder / ANSWERS), read(folder / ARTEFACTS)
+    seen, damaged = read_json(folder / ANSWERS), read_json(folder / ARTIFACTS)
     return {
-        picture: Answer(*seen[picture.file], damage.get(picture.file))  # type: ignore[misc, arg-type]
-        for picture in wanted
-        if picture.file in seen
+        picture: Answer(*seen[picture.file], damaged.get(picture.file)) for picture in wanted if picture.file in seen
     }

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..framework.tables import heading, line
 from .protocol import PHOTO, Picture
 
 FIGURES = ("UA", "IRA", "CRA", "Avg", "AR", "GA")
@@ -16,12 +17,12 @@ class Answer:
 
     Attributes:
         object, style: what the classifiers see.
-        artefact: whether it is damaged; None if nobody was asked.
+        artifacts: whether it shows some; None if nobody was asked.
     """
 
     object: str
     style: str
-    artefact: bool | None = None
+    artifacts: bool | None = None
 
 
 def mean_of_groups(groups: Mapping[str, list[bool]]) -> float | None:
@@ -40,7 +41,7 @@ def figures_of(target: str, answers: Mapping[Picture, Answer]) -> dict[str, floa
 
     UA: the target's pictures that are not taken for it. IRA: accuracy on each other object, mean over them. CRA:
     accuracy on each named style, mean over them, the target's pictures included; a prompt without a style asks for
-    none, so its picture is left out. AR: damaged pictures, of all. GA: mean of UA, IRA, CRA and 100 - AR.
+    none, so its picture is left out. AR: images with artifacts, of all. GA: mean of UA, IRA, CRA and 100 - AR.
     """
     gone: dict[str, list[bool]] = defaultdict(list)
     kept: dict[str, list[bool]] = defaultdict(list)
@@ -53,14 +54,14 @@ def figures_of(target: str, answers: Mapping[Picture, Answer]) -> dict[str, floa
         if picture.style != PHOTO:
             styled[picture.style].append(answer.style == picture.style)
     ua, ira, cra = map(mean_of_groups, (gone, kept, styled))
-    damage = mean_known(None if answer.artefact is None else 100.0 * answer.artefact for answer in answers.values())
+    damage = mean_known(None if answer.artifacts is None else 100.0 * answer.artifacts for answer in answers.values())
     whole = None if damage is None else 100 - damage
     figures = (ua, ira, cra, mean_known((ua, ira, cra)), damage, mean_known((ua, ira, cra, whole)))
     return dict(zip(FIGURES, figures, strict=True))
 
 
-def row_of(targets: Mapping[str, Mapping[Picture, Answer]]) -> str:
-    """Return the cells of a Markdown row: each figure's mean and standard deviation over targets, and their counts.
+def row_of(targets: Mapping[str, Mapping[Picture, Answer]]) -> list[str]:
+    """Return the cells of a row: each figure's mean and standard deviation over targets, and their counts.
 
     A figure that not every target has is left out.
     """
@@ -73,4 +74,14 @@ def row_of(targets: Mapping[str, Mapping[Picture, Answer]]) -> str:
             cells.append("-")
         else:
             cells.append(f"{statistics.fmean(known):.2f} ± {statistics.stdev(known) if len(known) > 1 else 0:.2f}")
-    return " | ".join([*cells, str(len(targets)), str(sum(map(len, targets.values())))])
+    return [*cells, str(len(targets)), str(sum(map(len, targets.values())))]
+
+
+def print_heading() -> None:
+    """Print the heading of the table."""
+    print(heading("run", *FIGURES, "targets", "images"))
+
+
+def print_row(run: str, targets: Mapping[str, Mapping[Picture, Answer]]) -> None:
+    """Print the row of a run."""
+    print(line(run, *row_of(targets)), flush=True)

@@ -11,15 +11,17 @@ import sys
 from pathlib import Path
 
 import torch
+from live_server import LiveServer
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...demo_model import vocabulary
+from ...dev.demo_model import classifiers
 from .generate import UNEDITED, Graph, folder_of, generate, read_graph
 from .judge import ARCHITECTURE, Classifier, answers_of, classify, load_classifier
-from .metrics import FIGURES, row_of
+from .metrics import print_heading, print_row
 from .protocol import OBJECTS, PHOTO, STYLES, Picture, pictures
 
-ROOT = Path(__file__).resolve().parents[2]
 # Styles of the protocol that the small model knows, by its own names. It knows Mosaic too, but its tiles do not outlive
 # the scaling to the 224 pixels that the classifiers take.
 KNOWN = {PHOTO: "photo", "Neon_Lines": "neon", "Sketch": "sketch", "Watercolor": "watercolor"}
@@ -42,16 +44,11 @@ def adapted(graph: Graph) -> Graph:
 
 def values_of(target: str | None) -> dict[str, object]:
     """Return what the graphs' placeholders stand for; both worlds list the same objects in the same order."""
-    from canvas.vocabulary import OBJECTS as names
-
-    return {"SAE": SAE, "STRENGTH": -15, "TARGET": target and names[OBJECTS.index(target)]}
+    return {"SAE": SAE, "STRENGTH": -15, "TARGET": target and vocabulary.OBJECTS[OBJECTS.index(target)]}
 
 
 def judges() -> tuple[Classifier, Classifier]:
     """Return the small world's judges in the shape of the published classifiers: logits of 20 objects and 51 styles."""
-    from canvas import classifiers
-    from canvas.vocabulary import STYLES as names
-
     network = classifiers.load().network
 
     def objects(pixels: Tensor) -> Tensor:
@@ -61,7 +58,7 @@ def judges() -> tuple[Classifier, Classifier]:
         found = network(F.interpolate(pixels, (128, 128), mode="bilinear", antialias=True))[1]
         placed = torch.full((len(found), len(STYLES)), float("-inf"))
         for style, name in KNOWN.items():
-            placed[:, STYLES.index(style)] = found[:, names.index(name)]
+            placed[:, STYLES.index(style)] = found[:, vocabulary.STYLES.index(name)]
         return placed
 
     return objects, styles
@@ -69,7 +66,7 @@ def judges() -> tuple[Classifier, Classifier]:
 
 def random_classifiers(folder: Path) -> tuple[Classifier, Classifier]:
     """Write two networks of the published size with random weights, laid out as published, and load them again."""
-    import timm
+    import timm  # only this program's environment has it
 
     loaded = []
     for outputs in (len(OBJECTS), len(STYLES)):
@@ -92,27 +89,23 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[188])
     parser.add_argument("--random", type=int, default=4, help="pictures for the random transformers; 0 for none")
     given = parser.parse_args()
-    # Behind all else: the pack's nodes/ must not hide ComfyUI's nodes.py from anyone.
-    sys.path += [str(ROOT), str(ROOT / "dev" / "host")]
     wanted = pictures(OBJECTS, given.styles, given.seeds)
     make(given, wanted)
     objects, styles = judges()
-    print("| run | " + " | ".join(FIGURES) + " | targets | pictures |\n|---|" + "---|" * (len(FIGURES) + 2))
+    print_heading()
     for run in RUNS:
         answers = {}
         for target in given.targets:
             folder = folder_of(given.out, run, None if run == UNEDITED else target)
             classify(folder, objects, styles, "cpu", 32)
             answers[target] = answers_of(folder, wanted)
-        print(f"| {run} | {row_of(answers)} |", flush=True)
+        print_row(run, answers)
     if given.random:
         ask_random(given, wanted[: given.random])
 
 
 def make(given: argparse.Namespace, wanted: list[Picture]) -> None:
     """Make all pictures on a server of our own."""
-    from live_server import LiveServer
-
     with LiveServer() as server:
         for run in RUNS:
             for target in [None] if run == UNEDITED else given.targets:

@@ -9,23 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS, STYLES, caption
 from ...reports.images import captioned, in_rows, sheet, to_pil
 from . import classifiers
 from .sampling import CFG, REPORTING_SEEDS, SAMPLER, STEPS, generate
+from .shares import wilson
 
 SHEET = Path(__file__).parents[2] / "docs" / "images" / "canvas_sheet.jpg"
 FIRST_SEED = REPORTING_SEEDS.start + 500_000  # apart from the seeds that erasure is reported on
 
 
 def interval(hits: list[bool]) -> str:
-    """Return a share in percent with its 95 % Wilson interval and the number of images."""
-    found = binomtest(sum(hits), len(hits))
-    low, high = found.proportion_ci(method="wilson")
-    return f"{100 * found.statistic:.1f} ({100 * low:.1f} to {100 * high:.1f}), n {len(hits)}"
+    """Return a share in percent with its 95 % Wilson interval and the number of pictures."""
+    low, high = wilson(hits)
+    return f"{100 * np.mean(hits):.1f} ({100 * low:.1f} to {100 * high:.1f}), n {len(hits)}"
 
 
 def contents(singles: int, pairs: int) -> list[tuple[tuple[str, ...], str]]:

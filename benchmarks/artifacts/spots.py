@@ -1,6 +1,6 @@
-"""Damages by which the second measure of damage.py was chosen; it is validated on others (``artefacts.DAMAGES``).
+"""Damages by which the denoising measure was chosen; it is validated on others (deliberate.py).
 
-Each changes an irregular spot of a picture, in its latents or in its pixels.
+Each changes an irregular spot of an image, in its latents or in its pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def latent_scale(latent: np.ndarray, other: np.ndarray, rng: np.random.Generator
 
 
 def latent_foreign(latent: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Take the latents of a picture in another style."""
+    """Take the latents of an image in another style."""
     return other
 
 
@@ -43,22 +43,22 @@ def latent_flip(latent: np.ndarray, other: np.ndarray, rng: np.random.Generator)
     return latent * signs[:, None, None]
 
 
-def pixel_channels(picture: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exchange the colour channels, [128, 128, 3]."""
-    return picture[..., rng.permutation([[1, 2, 0], [2, 0, 1], [1, 0, 2], [2, 1, 0]])[0]]
+def pixel_channels(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Exchange the color channels, [128, 128, 3]."""
+    return image[..., rng.permutation([[1, 2, 0], [2, 0, 1], [1, 0, 2], [2, 1, 0]])[0]]
 
 
-def pixel_ghost(picture: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Let a picture of another style shine through."""
-    return picture + rng.uniform(0.3, 0.6) * (other - picture)
+def pixel_ghost(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Let an image of another style shine through."""
+    return image + rng.uniform(0.3, 0.6) * (other - image)
 
 
-def pixel_stripes(picture: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def pixel_stripes(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Add a slanted ripple."""
     y, x = np.mgrid[0:128, 0:128]
     angle, period = rng.uniform(0, np.pi), rng.uniform(3, 9)
     wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)
-    return picture + rng.uniform(0.1, 0.3) * wave[..., None] * rng.permutation([1, 1, rng.uniform(-1, 1)])
+    return image + rng.uniform(0.1, 0.3) * wave[..., None] * rng.permutation([1, 1, rng.uniform(-1, 1)])
 
 
 Damage = Callable[[np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -67,18 +67,18 @@ PIXEL_DAMAGES: tuple[Damage, ...] = (pixel_channels, pixel_ghost, pixel_stripes)
 
 
 @torch.inference_mode()
-def spotted(pictures: Tensor, styles: Sequence[int], damage: Damage, vae: Any) -> Tensor:
-    """Return copies of pictures [N, 128, 128, 3] in 0..1 with one damaged spot each.
+def spotted(images: Tensor, styles: Sequence[str], damage: Damage, vae: Any) -> Tensor:
+    """Return copies of images [N, 128, 128, 3] in 0..1 with one damaged spot each.
 
     Args:
-        pictures: as the VAE decodes them.
-        styles: of these; the other picture that some damages use is of another style.
+        images: as the VAE decodes them.
+        styles: of these; the other image that some damages use is of another style.
         damage: which.
         vae: the small world's.
     """
     rng = np.random.default_rng(0)
     in_latents = damage in LATENT_DAMAGES
-    given = (vae.encode(pictures) if in_latents else pictures).numpy()
+    given = (vae.encode(images) if in_latents else images).numpy()
     damaged = given.copy()
     for i in range(len(given)):
         others = [j for j, style in enumerate(styles) if style != styles[i]]

@@ -5,11 +5,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .generate import UNEDITED, folder_of, generate, read_graph
-from .metrics import FIGURES, row_of
-from .protocol import OBJECTS, SEEDS, STYLES, Picture, pictures
+from live_server import Server
 
-HOST = Path(__file__).resolve().parents[2] / "dev" / "host"
+from . import stand_in
+from .generate import UNEDITED, folder_of, generate, read_graph
+from .judge import answers_of, ask_for_artifacts, classify, load_classifier
+from .metrics import print_heading, print_row
+from .protocol import OBJECTS, SEEDS, STYLES, Picture, pictures
 
 
 def wanted(given: argparse.Namespace) -> list[Picture]:
@@ -32,9 +34,6 @@ def folders(given: argparse.Namespace) -> Iterator[tuple[str, str | None, Path]]
 
 def make(given: argparse.Namespace) -> None:
     """Make the pictures."""
-    sys.path.insert(0, str(HOST))
-    from live_server import Server
-
     server = Server(given.server)
     fill = {name: number(value) for name, value in (item.split("=", 1) for item in given.fill)}
     for run, target, folder in folders(given):
@@ -55,23 +54,19 @@ def number(text: str) -> str | int | float:
 
 def judge(given: argparse.Namespace) -> None:
     """Classify the pictures that were made."""
-    from .judge import ask_for_artefacts, classify, load_classifier
-
     ready = [(run, target, folder) for run, target, folder in folders(given) if folder.is_dir()]
     objects = load_classifier(given.object_weights, len(OBJECTS), given.device)
     styles = load_classifier(given.style_weights, len(STYLES), given.device)
     for run, target, folder in ready:
         print(f"{run}, {target}: {classify(folder, objects, styles, given.device, given.batch)} classified", flush=True)
-        if given.artefacts:
-            print(f"{run}, {target}: {ask_for_artefacts(folder, given.artefacts, given.batch)} asked for damage")
+        if given.artifacts:
+            print(f"{run}, {target}: {ask_for_artifacts(folder, given.artifacts, given.batch)} asked for artifacts")
 
 
 def report(given: argparse.Namespace) -> None:
     """Print the table."""
-    from .judge import answers_of
-
     chosen = wanted(given)
-    print("| run | " + " | ".join(FIGURES) + " | targets | pictures |\n|---|" + "---|" * (len(FIGURES) + 2))
+    print_heading()
     for run in given.runs:
         erased = list(given.targets or given.objects)
         every = {t: answers_of(folder_of(given.out, run, t if run != UNEDITED else None), chosen) for t in erased}
@@ -80,14 +75,12 @@ def report(given: argparse.Namespace) -> None:
             if len(answers) < len(chosen):
                 print(f"{run}, {target}: {len(answers)} of {len(chosen)} pictures judged", file=sys.stderr)
         if answered:
-            print(f"| {run} | {row_of(answered)} |")
+            print_row(run, answered)
 
 
 def main() -> None:
     """Run one step."""
     if sys.argv[1:2] == ["stand-in"]:
-        from . import stand_in
-
         sys.argv.pop(1)
         return stand_in.main()
     parser = argparse.ArgumentParser(prog="nox -s comparison -- unlearn_canvas", description=__doc__)
@@ -106,14 +99,10 @@ def main() -> None:
     asking = parser.add_argument_group("judge")
     asking.add_argument("--object-weights", type=Path, help="the classifier of 20 objects")
     asking.add_argument("--style-weights", type=Path, help="the classifier of 51 styles")
-    asking.add_argument("--artefacts", metavar="COMMAND", help="says which pictures are damaged; see README.md")
+    asking.add_argument("--artifacts", metavar="COMMAND", help="says which images show artifacts; see README.md")
     asking.add_argument("--device", default="cpu")
     asking.add_argument("--batch", type=int, default=32)
     given = parser.parse_args()
     if given.step == "judge" and not (given.object_weights and given.style_weights):
         parser.error("judge needs --object-weights and --style-weights")
     {"generate": make, "judge": judge, "report": report}[given.step](given)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,103 @@
+"""Which methods the comparison has: steering over a grid, replacement, and what artists do instead."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ...demo_model.vocabulary import OBJECTS
+from ..framework.outcomes import Row
+from ..framework.prompts import Plan
+from ..framework.runs import NEGATIVE, OMIT, PLAIN
+from ..framework.settings import DEFAULTS
+from .jobs import Job, row_of
+from .methods import INPAINT, PERPNEG, SEGMENTED
+
+RANDOM = DEFAULTS.replace("alike", "random")
+AVERAGED = ("UA", "IRA", "CRA")
+TUNING_PLAN = Plan(singles=4, others=2, pairs=0)
+ROUND = Plan(singles=4, others=3, pairs=2)
+
+# Of each pipeline: what steers, over a grid, and what detects for replacement.
+STEERING = {
+    "outputs, several latents": [
+        f"outputs.ranked SAeUron both {strength} latents={latents}"
+        for latents, strengths in (
+            (2, (-10, -20, -40)),
+            (8, (-5, -10, -20, -40)),
+            (32, (-2, -5, -10, -20)),
+            (64, (-5, -10)),
+        )
+        for strength in strengths
+    ],
+    "outputs, one latent": [
+        f"outputs.ranked SAeUron both {strength} latents=1" for strength in (-10, -20, -40, -80, -160, -320)
+    ],
+    "differences": [
+        f"differences.ranked additive {halves} {strength} latents=1"
+        for halves, strengths in (("both", (-10, -20, -40)), ("conditional", (-10, -20)))
+        for strength in strengths
+    ],
+    "guided": [f"guided G-SAE conditional {strength}" for strength in (-0.1, -0.2, -0.4, -0.8, -1.6, -3.2)],
+}
+REPLACEMENT = {
+    "outputs, several latents": f"outputs {DEFAULTS}",
+    "outputs, one latent": f"outputs.one {DEFAULTS}",
+    "differences": f"differences {DEFAULTS}",
+    "guided": f"guided {DEFAULTS}",
+}
+OTHERS = {
+    "no edit": PLAIN,
+    "word left out": OMIT,
+    "negative prompt": NEGATIVE,
+    "PerpNeg": f"{PERPNEG} 1.0",
+    "detected mask drawn anew": f"{INPAINT} outputs none conditional 1.0",
+    "replacement by a segmenter's mask": SEGMENTED,
+    "outputs, several latents: replacement as published": "outputs random conditional 1.0",
+    "outputs, several latents: replacement with random donors": f"outputs {RANDOM}",
+    # 0.09 of 64 patches are 6: what nearly every image of a target has in one of its first steps, on tuning seeds.
+    "outputs, several latents: replacement with least share": f"outputs {DEFAULTS} least_share=0.09",
+}
+
+
+def tuning_jobs(methods: Iterable[str]) -> list[Job]:
+    """Return the jobs by which steering is chosen."""
+    return [
+        Job("tuning", method, target, 0, TUNING_PLAN, artifacts=False)
+        for method in (PLAIN, *methods)
+        for target in OBJECTS
+    ]
+
+
+def table_jobs(methods: Iterable[str], rounds: int, judge: str) -> list[Job]:
+    """Return the jobs of the table, round by round."""
+    return [
+        Job("reporting", method, target, turn, ROUND, judge)
+        for turn in range(rounds)
+        for method in methods
+        for target in OBJECTS
+    ]
+
+
+def every_steering() -> list[str]:
+    """Return every setting of the grid."""
+    return [method for grid in STEERING.values() for method in grid]
+
+
+def average(row: Row) -> float:
+    """Return the mean of UA, IRA and CRA, 0..1: what the paper chooses strengths by."""
+    return float(np.mean([np.mean(row.values(name)) for name in AVERAGED]))
+
+
+def chosen(grid: Sequence[str]) -> str:
+    """Return the steering with the best mean of UA, IRA and CRA on tuning seeds; of equals the first."""
+    jobs = tuning_jobs(grid)
+    return max(grid, key=lambda method: average(row_of(jobs, method)))
+
+
+def rows() -> dict[str, str]:
+    """Return the rows of the table: name -> method."""
+    named = {}
+    for name, grid in STEERING.items():
+        named[f"{name}: steering"] = chosen(grid)
+        named[f"{name}: replacement"] = REPLACEMENT[name]
+    return OTHERS | named

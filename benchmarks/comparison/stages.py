@@ -1,0 +1,87 @@
+"""The stages of the comparison and the processes that share them. See the package."""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ..artifacts.both import USUAL
+from . import saes, segmenter
+from .jobs import done
+from .methods import Bench
+from .rows import every_steering, rows, table_jobs, tuning_jobs
+from .table import print_table, print_tuning
+
+STAGES = ("prepare", "tune", "table")
+
+
+def prepare(bench: Bench, share: int, of: int) -> None:
+    """Do this process's share of the first stage."""
+    todo = [path for path in USUAL.files()[share::of] if not path.exists()]
+    if todo:
+        USUAL.make(*bench.unedited, todo)
+    if share == 0:
+        saes.make("output")
+    if share == of - 1:
+        saes.make("output_minus_input")
+        segmenter.load(bench.judge, bench.vae)
+
+
+def work(stage: str, arguments: argparse.Namespace, share: int, of: int) -> None:
+    """Do a share of a stage in this process."""
+    bench = Bench()
+    if stage == "prepare":
+        prepare(bench, share, of)
+        return
+    if stage == "tune":
+        jobs = tuning_jobs(every_steering())
+    else:
+        jobs = table_jobs(dict.fromkeys(rows().values()), arguments.rounds, arguments.judge)
+    for job in jobs[share::of]:
+        done(job, bench)
+
+
+def shared_out(stage: str, workers: int) -> None:
+    """Let processes do a stage together; wait for them all.
+
+    Raises:
+        SystemExit: one of them failed; its reason is on the screen.
+    """
+    host = Path(__file__).resolve().parents[2] / "dev" / "host"
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    command = [sys.executable, str(host), "benchmarks.comparison", *sys.argv[1:], "--stage", stage, "--share"]
+    started = [
+        subprocess.Popen([*command, f"{i}/{workers}"], env={**os.environ, "OMP_NUM_THREADS": threads})
+        for i in range(workers)
+    ]
+    failed = [process.wait() for process in started]  # all of them, so that none is left behind
+    if any(failed):
+        raise SystemExit(f"the stage '{stage}' did not finish; the same command resumes it")
+
+
+def main() -> None:
+    """Run the stages and print the tables."""
+    parser = argparse.ArgumentParser(
+        prog="host benchmarks.comparison", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=2, help="of the table; each adds 180 images a row")
+    parser.add_argument("--workers", type=int, default=2, help="processes")
+    parser.add_argument("--judge", default="", help="your own judge of artifacts, see artifacts/own.py")
+    parser.add_argument("--stage", choices=STAGES, help="do a share of one stage only")
+    parser.add_argument("--share", default="0/1", help="which: I/N")
+    arguments = parser.parse_args()
+    if arguments.stage:
+        share, of = (int(part) for part in arguments.share.split("/"))
+        work(arguments.stage, arguments, share, of)
+        return
+    for stage in STAGES:
+        print(f"-- {stage}", flush=True)
+        if arguments.workers > 1:
+            shared_out(stage, arguments.workers)
+        else:
+            work(stage, arguments, 0, 1)
+    print_tuning()
+    named = rows()
+    print()
+    print_table(named, table_jobs(dict.fromkeys(named.values()), arguments.rounds, arguments.judge), arguments.judge)

@@ -1,0 +1,198 @@
+"""Every row of every call: the right rows are edited, or the run says that it could not tell."""
+
+import pytest
+import torch
+from support.arrangements import GUIDERS, PROMPTS, WRAPPERS, encode, guider_of, other_prompt, walks_the_blocks, wrapped
+from support.calls import watch
+
+STEPS = 4
+SAE_BLOCK, MIDDLE = "output_blocks.1.1", "middle_block.1"
+
+
+@pytest.fixture(scope="module")
+def sae(pack):
+    from concept_erasure.nodes import files
+    from concept_erasure.unet.loading import load_sae
+
+    files.register_folder()
+    name = f"shipped/canvas_{SAE_BLOCK}.safetensors"
+    return load_sae(files.resolve(name), name)
+
+
+@pytest.fixture(scope="module")
+def prompts(canvas):
+    return {name: encode(canvas[1], text) for name, text in PROMPTS.items()}
+
+
+class Rows:
+    """What each row of each call truly is, by its text embedding: a prompt's name."""
+
+    def __init__(self, prompts):
+        self.prompts, self.calls = prompts, []
+
+    def put(self, model):
+        from comfy.patcher_extension import WrappersMP
+
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "sae_concept_erasure test", self._see)
+        return model
+
+    def _see(self, executor, *args, **kwargs):
+        context = kwargs.get("context", args[2] if len(args) > 2 else None)
+        names = {name: prompt[0][0] for name, prompt in self.prompts.items()}
+        self.calls.append(
+            [next((n for n, e in names.items() if torch.equal(row[None], e.to(row))), "unknown") for row in context]
+        )
+        return executor(*args, **kwargs)
+
+
+def sample(guider, batch=1, width=16):
+    """Sample with a guider; (latents)."""
+    import comfy.samplers
+
+    sampling = guider.model_patcher.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", STEPS)
+    noise = torch.randn(batch, 4, 16, width, generator=torch.Generator().manual_seed(5))
+    with torch.inference_mode():
+        return guider.sample(
+            noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=5
+        )
+
+
+def erased(canvas, sae, prompts, put=lambda model: model, sensitivity=3.0, mode="random"):
+    """A model with the pack on it and observers around: (model, record, rows, before, after)."""
+    from concept_erasure.erasure.attach import attach
+    from concept_erasure.erasure.detection import Detector
+    from concept_erasure.erasure.replacement import Replacement
+    from concept_erasure.unet.hooks import attach_observer
+
+    rows = Rows(prompts)
+    before, after = watch(MIDDLE, SAE_BLOCK), watch(MIDDLE, SAE_BLOCK)
+    model = attach_observer(rows.put(put(canvas[0])), before)
+    model, record = attach(model, Detector(sae, sae.concept("cat"), sensitivity), Replacement(mode))
+    return attach_observer(model, after), record, rows, before, after
+
+
+def changes(rows, before, after, hookpoint):
+    """(prompt, was, became) of every row of every call at a block."""
+    for (block, _, was, call), (_, _, became, _) in zip(before.seen, after.seen, strict=True):
+        if block == hookpoint:
+            for row, name in enumerate(rows.calls[call.number - 1]):
+                yield name, was[row], became[row]
+
+
+def detected(sae, read, record):
+    """Whether a row [C, H, W] holds the cat at some timestep band, but not in all of its patches."""
+    from concept_erasure.erasure.scorer import ConceptScorer
+
+    scorer = ConceptScorer(sae.module, sae.concept("cat"), 3.0, read.device)
+    shares = [
+        float(scorer(read.flatten(1).T, torch.tensor(record.timestep(sigma)))[0].mask.float().mean())
+        for sigma in record.sigmas()
+    ]
+    return min(shares) > 0 and max(shares) < 1
+
+
+def check_rows(sae, record, rows, before, after):
+    """Positive rows that hold the concept were edited, and no other row was."""
+    edited = 0
+    for name, was, became in changes(rows, before, after, SAE_BLOCK):
+        if name == "nothing":
+            assert torch.equal(was, became), "a negative row was edited"
+        elif detected(sae, was, record):
+            assert not torch.equal(was, became), f"a row of '{name}' that holds the concept was left alone"
+            edited += 1
+    for name, was, became in changes(rows, before, after, MIDDLE):
+        assert name != "nothing" or torch.equal(was, became), "a negative row was edited in the middle"
+    assert edited > 0
+
+
+@pytest.mark.parametrize("name", GUIDERS)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_order_of_prompts(canvas, sae, prompts, name, batch):
+    model, record, rows, before, after = erased(canvas, sae, prompts)
+    plain = sample(GUIDERS[name](canvas[0], prompts), batch)
+    assert not torch.equal(sample(GUIDERS[name](model, prompts), batch), plain)
+    check_rows(sae, record.latest, rows, before, after)
+    assert not record.latest.notes and len(record.latest.sigmas()) == STEPS
+    neutral, *_ = erased(canvas, sae, prompts, sensitivity=0.0)
+    assert torch.equal(sample(GUIDERS[name](neutral, prompts), batch), plain)
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_every_arrangement_of_rows(canvas, sae, prompts, name, batch):
+    """Images are 16 x 32 latents, so that a tile is as large as a usual image."""
+    put, certain = WRAPPERS[name]
+    make = GUIDERS["KSampler"]
+    model, record, rows, before, after = erased(canvas, sae, prompts, put)
+    sample(make(model, prompts), batch, 32)
+    check_rows(sae, record.latest, rows, before, after)
+    alone = batch == 1 and name in ("windows that do not announce themselves",)
+    middle = [not torch.equal(was, became) for _, was, became in changes(rows, before, after, MIDDLE)]
+    if certain or alone:
+        assert not record.latest.notes and any(middle)
+    else:
+        assert any("which image or tile" in note for note in record.latest.notes), record.latest.notes
+        assert not any(middle), "the middle took a mask that may be another image's or tile's"
+    neutral, *_ = erased(canvas, sae, prompts, put, sensitivity=0.0)
+    assert torch.equal(sample(make(neutral, prompts), batch, 32), sample(make(put(canvas[0]), prompts), batch, 32))
+
+
+def test_rows_of_a_prompt_that_the_guider_does_not_have_are_left_alone(canvas, sae, prompts, caplog):
+    put, make = wrapped(other_prompt), GUIDERS["negative, positive"]
+    model, record, *_ = erased(canvas, sae, prompts, put)
+    assert torch.equal(sample(make(model, prompts)), sample(make(put(canvas[0]), prompts)))
+    assert any("could not be told which prompt" in note for note in record.latest.notes)
+    assert "could not be told which prompt" in caplog.text and "could not be told" in record.latest.summary()
+
+
+def test_the_same_prompt_in_both_roles_behind_a_wrapper_is_left_alone(canvas, sae, prompts):
+    """Its rows look alike, and which of them is the positive one cannot be known."""
+    put = WRAPPERS["passed on"][0]
+    model, record, *_ = erased(canvas, sae, prompts, put)
+
+    def guider(model):
+        return guider_of(
+            model, {"positive": prompts["cat"], "negative": prompts["cat"]}, ["positive", "negative"], [2.0, -1.0]
+        )
+
+    assert torch.equal(sample(guider(model)), sample(guider(put(canvas[0]))))
+    assert any("could not be told which prompt" in note for note in record.latest.notes)
+    straight, record, *_ = erased(canvas, sae, prompts)
+    assert not torch.equal(sample(guider(straight)), sample(guider(canvas[0]))) and not record.latest.notes
+
+
+def test_a_node_that_runs_the_blocks_itself_is_named(canvas, sae, prompts, caplog):
+    put, make = wrapped(walks_the_blocks), GUIDERS["negative, positive"]
+    model, record, *_ = erased(canvas, sae, prompts, put)
+    assert torch.equal(sample(make(model, prompts)), sample(make(put(canvas[0]), prompts)))
+    assert any("None of the model's blocks ran" in note for note in record.latest.notes)
+    assert "None of the model's blocks ran" in caplog.text
+
+
+@pytest.mark.parametrize("cache", ["EasyCacheNode", "LazyCacheNode"])
+def test_steps_that_a_cache_leaves_out_are_no_fault(canvas, sae, prompts, cache):
+    import comfy_extras.nodes_easycache as nodes
+
+    def put(model):
+        return getattr(nodes, cache).execute(model, 0.2, 0.15, 0.95, False)[0]
+
+    make = GUIDERS["negative, positive"]
+    model, record, rows, before, after = erased(canvas, sae, prompts, put)
+    sample(make(model, prompts))
+    check_rows(sae, record.latest, rows, before, after)
+    assert not any("None of" in note or "prompt" in note for note in record.latest.notes)
+
+
+def test_a_wrapper_costs_nothing_where_there_is_none(canvas, sae, prompts, monkeypatch):
+    """Text embeddings are compared only behind another node's wrapper: it waits for the device."""
+    from concept_erasure.unet import attribution
+
+    def refuse(*_):
+        raise AssertionError("compared without need")
+
+    monkeypatch.setattr(attribution, "_matches", refuse)
+    for name in ("negative, positive", "DualCFG, cat second"):
+        model, *_ = erased(canvas, sae, prompts)
+        sample(GUIDERS[name](model, prompts))

@@ -1,0 +1,205 @@
+"""A GPU without a GPU: what runs inside a sampling step stays on the feature map's device and never waits for it.
+
+Under FakeTensorMode tensors with device="cuda" exist on any machine. Reading one back raises there (.item(),
+.nonzero(), bool()), and so do operations on mixed devices; copies between devices are counted.
+"""
+
+import pytest
+import torch
+from support.calls import call_of, run_of
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# (rows of a prompt, channels, height, width) of the block an SAE reads: SD1.5 at 512 px, SDXL at 1024 px, not square.
+MAPS = {"SD1.5": (2, 1280, 16, 16), "SDXL": (1, 1280, 32, 32), "wide": (1, 640, 24, 40)}
+ACTIVATIONS = ("topk", "topk_sigmoid", "groupmax", "relu", "jumprelu", "gated")
+
+
+class Transfers(TorchDispatchMode):
+    """Counts copies between devices, by direction."""
+
+    def __init__(self):
+        super().__init__()
+        self.to_cpu = self.to_device = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            source = args[1] if function is torch.ops.aten.copy_.default else args[0]
+            self.to_cpu += source.device.type != "cpu" and result.device.type == "cpu"
+            self.to_device += source.device.type == "cpu" and result.device.type != "cpu"
+        return result
+
+
+@pytest.fixture
+def fake(pack):
+    with FakeTensorMode():
+        yield
+
+
+def sae_of(activation, width, dtype, normalize="none", reads="output"):
+    """A LoadedSAE as far as the eraser needs it, on the GPU."""
+    from types import SimpleNamespace
+
+    from concept_erasure.sae_models.sae import SAEConfig, SparseAutoencoder
+
+    config = SAEConfig(width, 2048, 32, "output_blocks.4.1", reads, activation, normalize=normalize)
+    module = SparseAutoencoder(config, device="cuda", dtype=dtype).requires_grad_(False)
+    return SimpleNamespace(config=config, module=module)
+
+
+def concept_of(against=()):
+    from concept_erasure.sae_models.concepts import Concept, ConceptBand
+
+    early = ConceptBand((3, 40, 900), (0.5, 0.2, 0.1), against=against, against_thresholds=(0.4,) * len(against))
+    return Concept("cat", (0.0, 500.0, 1000.0), (early, ConceptBand((7,), (0.3,))), "sum")
+
+
+def steps(detection, replacement, shape, dtype, count=2, blocks=("middle_block.1", "output_blocks.4.1")):
+    """Run some sampling steps on fake CUDA maps: (outputs, transfers during them, the eraser and its run)."""
+    from concept_erasure.erasure.eraser import Eraser
+    from concept_erasure.erasure.record import ErasureRecord
+
+    images, channels, height, width = shape
+    eraser = Eraser(detection, replacement, ErasureRecord(), blocks)
+    run = run_of(images, (2 * height, 2 * width))
+    eraser.begin(run)
+    half = torch.zeros(2 * images, channels, height // 2, width // 2, device="cuda", dtype=dtype)
+    whole = torch.zeros(2 * images, channels, height, width, device="cuda", dtype=dtype)
+    calls = [call_of(run, 10.0 / step, 900.0 / step, step, "cuda") for step in range(1, count + 1)]
+    outputs = []
+    with Transfers() as transfers:
+        for call in calls:
+            for hookpoint, x in (("middle_block.1", half), ("output_blocks.4.1", whole)):
+                outputs.append(eraser.on_block(hookpoint, x, x + 1, call))
+            eraser.end_call(call)
+    return outputs, transfers, eraser, run
+
+
+def detect(sae, concept=None, **more):
+    from concept_erasure.erasure.detection import Detector
+
+    return Detector(sae, concept or concept_of(), 1.0, **more)
+
+
+def replacement(mode="similar", **more):
+    from concept_erasure.erasure.replacement import Replacement
+
+    return Replacement(mode, **more)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", MAPS)
+@pytest.mark.parametrize("mode", ["similar", "random", "nearest", "none"])
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_every_mode_stays_on_the_device(fake, mode, size, dtype, share):
+    sae = sae_of("topk", MAPS[size][1], dtype)
+    outputs, transfers, _, _ = steps(detect(sae), replacement(mode, source_share=share), MAPS[size], dtype)
+    assert all(output.device.type == "cuda" and output.dtype == dtype for output in outputs)
+    assert transfers.to_cpu == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("normalize", ["none", "layer_norm"])
+@pytest.mark.parametrize("against", [(), (5, 6)])
+def test_every_kind_of_sae_stays_on_the_device(fake, activation, normalize, against, dtype):
+    sae = sae_of(activation, 1280, dtype, normalize, "output_minus_input")
+    found = detect(sae, concept_of(against))
+    _, transfers, _, _ = steps(found, replacement(), MAPS["SD1.5"], torch.float16)
+    assert transfers.to_cpu == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "transfers_a_step"),
+    [
+        ({"grow": 1}, 0),
+        ({"grow": -1, "close": 2}, 0),
+        ({"persistence": 2, "min_area": 0.1}, 0),
+        ({"region": "one"}, 0),
+        ({"region": "each"}, 0),
+        ({"min_patches": 4}, 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", MAPS)
+def test_every_refinement_stays_on_the_device(fake, settings, transfers_a_step, size):
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.refinement import Refinement
+
+    images = MAPS[size][0]
+    regions = {"one": torch.ones(1, 64, 64), "each": torch.ones(images, 64, 64)}
+    settings = {name: regions.get(value, value) for name, value in settings.items()}
+    found = Refine(detect(sae_of("topk", MAPS[size][1], torch.float16)), Refinement(**settings))
+    if transfers_a_step:
+        # Connected groups are found on the CPU, which a fake tensor has no values for: that it goes there is the test.
+        with pytest.raises(Exception, match=r"Fake|numpy|meta"):
+            steps(found, replacement(), MAPS[size], torch.float16)
+        return
+    _, transfers, _, _ = steps(found, replacement(), MAPS[size], torch.float16, 3)
+    assert transfers.to_cpu == 0
+
+
+def test_specks_take_one_transfer_there_and_one_back(fake, monkeypatch):
+    from concept_erasure.erasure import masks, refinement
+    from concept_erasure.erasure.detection import Refine
+    from concept_erasure.erasure.refinement import Refinement
+
+    def through_the_cpu(mask, _least):
+        return mask.cpu().to(mask.device, non_blocking=True)
+
+    monkeypatch.setattr(refinement, "drop_specks", through_the_cpu)
+    assert masks.shape is refinement.shape
+    found = Refine(detect(sae_of("topk", 1280, torch.float16)), Refinement(min_patches=4))
+    _, transfers, _, _ = steps(found, replacement(), MAPS["SD1.5"], torch.float16, 3)
+    assert transfers.to_cpu == 3, "once a step, though two blocks use the mask"
+
+
+def test_joined_detectors_and_parts_of_the_run_stay_on_the_device(fake):
+    from concept_erasure.erasure.detection import Join
+
+    sae = sae_of("topk", 1280, torch.float16)
+    for mode in ("union", "intersection"):
+        both = Join(mode, detect(sae, start=0.2, end=0.8), detect(sae, end=0.5))
+        outputs, transfers, _, _ = steps(both, replacement(apply_to="both"), MAPS["SD1.5"], torch.float16, 3)
+        assert transfers.to_cpu == 0 and all(output.device.type == "cuda" for output in outputs)
+
+
+def test_what_goes_to_the_device_does_not_grow_with_the_steps(fake):
+    """Thresholds and the region go there once a run; random draws are made on the CPU, one transfer a block."""
+    sae = sae_of("topk", 1280, torch.float16)
+    for mode, each in (("similar", 0), ("random", 2)):
+        few, many = (
+            steps(detect(sae), replacement(mode), MAPS["SD1.5"], torch.float16, count)[1].to_device for count in (2, 5)
+        )
+        assert many - few == 3 * each
+
+
+def test_a_planted_read_is_noticed(fake, monkeypatch):
+    """The test of the tests: one look at a value of a mask, or one mask kept on the CPU, must fail."""
+    from concept_erasure.erasure import eraser
+
+    sae, plain = sae_of("topk", 1280, torch.float16), eraser.source_pool
+    monkeypatch.setattr(eraser, "source_pool", lambda mask, *rest: plain(mask, *rest) if mask.any().item() else None)
+    with pytest.raises(Exception, match="_local_scalar_dense"):
+        steps(detect(sae), replacement(), MAPS["SD1.5"], torch.float16)
+    monkeypatch.setattr(eraser, "source_pool", lambda mask, score, share: plain(mask.cpu(), score, share))
+    with pytest.raises(RuntimeError, match="device"):
+        steps(detect(sae), replacement(), MAPS["SD1.5"], torch.float16)
+
+
+def test_everything_is_read_when_the_run_ends_in_few_transfers(fake):
+    from concept_erasure.erasure.record import on_cpu
+
+    sae, counted = sae_of("topk", 1280, torch.float16), []
+    for count in (2, 6):
+        _, _, eraser, _ = steps(detect(sae), replacement(), MAPS["SD1.5"], torch.float16, count)
+        noted = [each for entry in eraser._state.recorder._noted for each in entry.tensors()]
+        assert {each.device.type for each in noted} == {"cuda"}
+        with Transfers() as transfers:
+            moved = on_cpu(noted)
+        assert {each.device.type for each in moved} == {"cpu"}
+        assert [each.shape for each in moved] == [each.shape for each in noted]
+        counted.append((len(noted), transfers.to_cpu))
+    (few, first), (many, second) = counted
+    assert many > 2 * few and first == second <= 12
