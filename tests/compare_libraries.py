@@ -21,7 +21,7 @@ os.environ["SPARSIFY_DISABLE_TRITON"] = "1"  # its kernels need a GPU
 sys.modules["nnsight"] = types.ModuleType("nnsight")
 sys.modules["nnsight"].LanguageModel = object
 
-from sae_models.readers import open_sae  # noqa: E402
+from sae_models.formats import open_sae  # noqa: E402
 
 D, L, K = 24, 96, 6
 BLOCK = "unet.up_blocks.1.attentions.1"

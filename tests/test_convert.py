@@ -211,7 +211,7 @@ def test_changed_pickles_are_refused_or_read(saeuron, way, data):
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess:
     """Run the converter as a user does, in a Python that has never heard of ComfyUI."""
-    command = [sys.executable, "-m", "sae_models.convert", *map(str, arguments)]
+    command = [sys.executable, "-m", "sae_models.formats.convert", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 

@@ -391,6 +391,34 @@ def test_nan_stops_the_run_with_a_reason(canvas, sae, detect):
     assert hooks_left(model) == 0
 
 
+def test_newer_comfyui_is_told_that_memory_outlives_a_block(canvas, detect, monkeypatch):
+    """From 0.34 on it records the memory of each block, and what is kept longer must be taken outside of that."""
+    import sys
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    paused, within = [], []
+
+    @contextmanager
+    def pause_malloc_graph():
+        paused.append(True)
+        yield
+        paused.pop()
+
+    from concept_erasure.erasure.eraser import Eraser
+
+    plain = Eraser.on_block
+    monkeypatch.setattr(Eraser, "on_block", lambda *call: (within.append(bool(paused)), plain(*call))[1])
+    model, _ = erase(canvas[0], detect())
+    before = run(canvas, model)
+    assert within and not any(within), "this ComfyUI has none"
+    within.clear()
+    prefetch = SimpleNamespace(pause_malloc_graph=pause_malloc_graph)
+    monkeypatch.setitem(sys.modules, "comfy.model_prefetch", prefetch)
+    monkeypatch.setattr(sys.modules["comfy"], "model_prefetch", prefetch, raising=False)
+    assert torch.equal(run(canvas, model), before) and within and all(within) and not paused
+
+
 def test_torch_compile(canvas, detect):
     """ComfyUI compiles the UNet behind an APPLY_MODEL wrapper; the hook must stay outside the graph."""
     from comfy_api.torch_helpers import set_torch_compile_wrapper

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .attribution import CallReader
 from .calls import Call, Run
+from .host import lasting_memory
 
 BYPASSED = (
     "None of the model's blocks ran in the usual way, so nothing was detected or edited. Another node on this model "
@@ -154,7 +155,8 @@ class _Session:
     def _block_hook(self, path: str, call: Call) -> Callable[..., Tensor]:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
             self.seen = True
-            return self.observer.on_block(path, inputs[0], output, call)
+            with lasting_memory():
+                return self.observer.on_block(path, inputs[0], output, call)
 
         return hook
 

@@ -1,7 +1,7 @@
 """Turn an SAE of any format that is read, and SAeUron's activations of concepts, into one file of the pack's own.
 
-Run it in the pack's folder: ``python -m sae_models.convert SOURCE TARGET``. It needs PyTorch and safetensors, but no
-ComfyUI.
+Run it in the pack's folder: ``python -m sae_models.formats.convert SOURCE TARGET``. It needs PyTorch and safetensors,
+but no ComfyUI.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: something is wrong; the message says what.
     """
-    parser = argparse.ArgumentParser(prog="python -m sae_models.convert", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m sae_models.formats.convert", description=__doc__)
     parser.add_argument("source", type=Path, help="an SAE's file, or its folder")
     parser.add_argument("target", type=Path, help="the .safetensors file to write")
     parser.add_argument("--hookpoint", default="", help="the block it reads, such as up_blocks.1.attentions.1")
