@@ -80,7 +80,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from sae_models import saeuron
+from sae_models.formats import saeuron
 path = Path(sys.argv[2])
 
 def memory(kind):
