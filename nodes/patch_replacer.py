@@ -10,6 +10,8 @@ from ..sae_models import hookpoints
 from .sockets import CATEGORY, DETECTION, ERASURE_RECORD
 
 DEFAULTS = Replacement()
+# The paper's method in one choice: any undetected patch, where the SAE reads.
+PUBLISHED = "published"
 MIDDLE_TOO, SAE_BLOCK, LISTED = REPLACE_AT = ("middle and SAE block", "SAE block", "listed blocks")
 
 
@@ -30,10 +32,10 @@ class PatchReplacer(io.ComfyNode):
                 DETECTION.Input("detection", tooltip="What to erase, from a Concept Detector or a Mask Refiner."),
                 io.Combo.Input(
                     "replacement",
-                    options=list(MODES),
+                    options=[*MODES[:-1], PUBLISHED, MODES[-1]],
                     default=DEFAULTS.mode,
                     tooltip="Which patch replaces a detected one. similar: the most similar one without the concept. "
-                    "random: any, as published. nearest: the closest in the image. none: only detect.",
+                    "random: any. nearest: the closest in the image. published: as in the paper. none: only detect.",
                 ),
                 io.Combo.Input(
                     "replace_at",
@@ -92,6 +94,8 @@ class PatchReplacer(io.ComfyNode):
         source_seed: int,
         blocks: str,
     ) -> io.NodeOutput:
+        if replacement == PUBLISHED:
+            replacement, replace_at, source_share = "random", SAE_BLOCK, 1.0
         chosen = Replacement(replacement, apply_to, source_seed, source_share)
         places = {MIDDLE_TOO: None, SAE_BLOCK: blocks_read(detection)}
         return io.NodeOutput(

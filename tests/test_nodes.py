@@ -265,6 +265,14 @@ def test_an_sae_that_does_not_fit(nodes, sae, canvas):
         replace(nodes, canvas[0], elsewhere)
 
 
+def test_the_published_method_is_one_choice(nodes, detection, canvas):
+    """The paper's: random source patches out of all undetected ones, where the SAE reads."""
+    published, record = replace(nodes, canvas[0], detection, "published")
+    spelled_out, _ = replace(nodes, canvas[0], detection, "random", replace_at="SAE block", source_share=1.0)
+    assert torch.equal(sample(canvas, published), sample(canvas, spelled_out))
+    assert {hookpoint for hookpoint, _, _ in record.latest.entries} == {"output_blocks.1.1"}
+
+
 def test_where_to_replace(nodes, detection, canvas):
     where = {"replace_at": "listed blocks"}
     names = "middle_block.1, mid_block.attentions.0 output_blocks.2.1"
