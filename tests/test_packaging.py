@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import tomllib
@@ -14,8 +13,6 @@ from published import FOLDER, published_files, tracked_files
 from support.nodes import NODES
 
 LIMIT = 40_000_000
-FORBIDDEN_MODULES = {"pickle", "dill", "marshal", "shelve", "subprocess", "socket", "requests", "urllib", "http"}
-FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
 
 
 def git(*arguments: str, stdin: str = "") -> str:
@@ -42,9 +39,12 @@ def test_the_registry_entry_is_complete(project):
 
 
 def test_the_changelog_tells_of_this_version(project):
+    """The newest section is this version's. It may be called unreleased only until the version's tag is there."""
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    version = re.escape(project["project"]["version"])
-    assert re.search(rf"^## \[({version}|Unreleased)\]", changes, re.MULTILINE)
+    version = project["project"]["version"]
+    newest = re.findall(r"^## \[(.+?)\]", changes, re.MULTILINE)[0]
+    released = git("tag", "--list", f"v{version}").strip()
+    assert newest == version or (newest == "Unreleased" and not released)
 
 
 def test_the_archive_holds_what_runs_and_nothing_else():
@@ -72,10 +72,10 @@ def test_the_archive_holds_what_runs_and_nothing_else():
 
 
 def test_the_repository_stays_small():
-    """Every object that history reaches, once: a clone may hold some of them in several packs."""
+    """Every object that HEAD reaches, once: a clone holds other branches too, and some objects in several packs."""
     files = sum((ROOT / path).stat().st_size for path in tracked_files())
     assert files < LIMIT, f"tracked files: {files / 1e6:.1f} MB"
-    names = git("rev-list", "--objects", "--all", "--no-object-names")
+    names = git("rev-list", "--objects", "HEAD", "--no-object-names")
     history = sum(int(size) for size in git("cat-file", "--batch-check=%(objectsize:disk)", stdin=names).split())
     assert 0 < history < LIMIT, f"history: {history / 1e6:.1f} MB"
 
@@ -85,68 +85,55 @@ def test_workflows_hold_no_embedded_pictures():
         assert "base64" not in path.read_text(encoding="utf-8"), path.name
 
 
-@pytest.mark.parametrize("path", [path for path in published_files() if path.suffix == ".py"], ids=str)
-def test_the_code_cannot_run_what_a_file_says(path: Path):
-    """No pickle, no eval, no network, no other programs; torch.load only with weights_only."""
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            bad = {module.split(".")[0] for module in modules} & FORBIDDEN_MODULES
-            assert not bad, f"{path}:{node.lineno} imports {bad}"
-        if isinstance(node, ast.Call):
-            called = ast.unparse(node.func)
-            assert called not in FORBIDDEN_CALLS, f"{path}:{node.lineno} calls {called}"
-            if called == "torch.load":
-                safe = any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords)
-                assert safe, f"{path}:{node.lineno}: torch.load without weights_only=True"
+def test_the_code_cannot_run_what_a_file_says():
+    """The calls that ruff has no rule for; what it bans stands in pyproject.toml."""
+    found = []
+    for path in published_files():
+        if path.suffix == ".py":
+            tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+            found += [f"{path}:{node.lineno}" for node in ast.walk(tree) if isinstance(node, ast.Call) and harms(node)]
+    assert not found
 
 
-@pytest.mark.parametrize("path", [path for path in published_files() if path.suffix == ".py"], ids=str)
-def test_imports_inside_the_pack_are_relative(path: Path):
-    """The folder's name is the user's choice, and the root is never on the path."""
-    folders = {entry.name for entry in ROOT.iterdir() if (entry / "__init__.py").is_file()}
-    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            tops = {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            tops = {(node.module or "").split(".")[0]}
-        else:
-            continue
-        assert not tops & (folders | {"concept_erasure"}), f"{path}:{node.lineno} imports {tops} absolutely"
+def harms(call: ast.Call) -> bool:
+    """Return whether a call makes or fetches code: ``compile``, ``__import__``, or torch.load that may unpickle."""
+    called = ast.unparse(call.func)
+    if called == "torch.load":
+        return not any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in call.keywords)
+    return called in ("compile", "__import__")
 
 
+# Prints what importing the pack adds to a ComfyUI that is up: nodes, modules, and the files that were opened for it.
 MEASURE = """
-import json, sys, time
+import asyncio, json, sys
 sys.path.insert(0, sys.argv[1])
 import load
 load.load_comfyui()
-import nodes, comfy.sd, comfy.sample, comfy_api.latest, kornia, scipy.ndimage, PIL.Image
-opened = []
-sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-import asyncio
-start = time.perf_counter()
-pack = load.load_pack()
-extension = asyncio.run(pack.comfy_entrypoint())
+import nodes, comfy.sd, comfy.sample, comfy_api.latest, kornia, scipy.ndimage, PIL.Image  # as ComfyUI itself
+before, opened = set(sys.modules), []
+sys.addaudithook(lambda event, args: opened.append(args[0]) if event == "open" and isinstance(args[0], str) else None)
+extension = asyncio.run(load.load_pack().comfy_entrypoint())
 found = asyncio.run(extension.get_node_list())
-seconds = time.perf_counter() - start
-print(json.dumps({"seconds": seconds, "nodes": len(found), "opened": opened}))
+print(json.dumps({"nodes": len(found), "modules": sorted(set(sys.modules) - before), "opened": opened}))
 """
 
 
 @pytest.fixture(scope="module")
 def first_import() -> dict:
-    """What importing the pack into a fresh ComfyUI process costs and opens: the least of three."""
+    """What importing the pack into a fresh ComfyUI process brings."""
     command = [sys.executable, "-c", MEASURE, str(ROOT / "dev" / "host")]
-    runs = [
-        subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "dev" / "host") for _ in range(3)
-    ]
-    return min((json.loads(run.stdout.splitlines()[-1]) for run in runs), key=lambda run: run["seconds"])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "dev" / "host")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_importing_the_pack_is_quick(first_import):
+def test_importing_the_pack_imports_only_the_pack(first_import):
+    """What ComfyUI has not imported by then, and is not Python's own, would be added to everyone's start."""
     assert first_import["nodes"] == len(NODES)
-    assert first_import["seconds"] < 0.3
+    usual = {"concept_erasure", *sys.stdlib_module_names}
+    assert not [name for name in first_import["modules"] if name.split(".")[0] not in usual]
+    assert not [name for name in first_import["modules"] if name.startswith("concept_erasure.dev")]
 
 
-def test_importing_the_pack_reads_no_weights(first_import):
-    assert not [name for name in first_import["opened"] if name.endswith((".safetensors", ".pt", ".ckpt", ".png"))]
+def test_importing_the_pack_reads_nothing_but_code(first_import):
+    # Bytecode that is written for the first time has a longer name for a moment.
+    assert not [name for name in first_import["opened"] if not name.endswith(".py") and "__pycache__" not in name]
