@@ -5,6 +5,7 @@ Everything heavy is made once, and only when a test asks for it.
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -30,6 +31,39 @@ def canvas(pack: ModuleType) -> tuple[Any, Any, Any]:
     from concept_erasure.demo_model import checkpoint
 
     return checkpoint.load()
+
+
+@pytest.fixture(scope="session")
+def nodes(pack: ModuleType) -> ModuleType:
+    """The pack's nodes."""
+    from concept_erasure import nodes
+    from concept_erasure.nodes import files
+
+    files.register_folder()
+    return nodes
+
+
+@pytest.fixture(scope="module")
+def sae(nodes: ModuleType) -> Any:
+    """The first shipped SAE, as the SAE Loader gives it. Each module has its own, for a test may load the decoder."""
+    from concept_erasure.nodes import files
+
+    shipped = next(name for name in files.names() if name.startswith(files.SHIPPED_PREFIX))
+    return nodes.SAELoader.execute(shipped).args[0]
+
+
+@pytest.fixture
+def sae_folder(nodes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder in place of the artist's models/sae."""
+    import folder_paths
+    from concept_erasure.nodes import files
+
+    folder = tmp_path / "models" / "sae"
+    folder.mkdir(parents=True)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(folder)], set(files.EXTENSIONS)))
+    folder_paths.filename_list_cache.pop("sae", None)
+    yield folder
+    folder_paths.filename_list_cache.pop("sae", None)
 
 
 @pytest.fixture(scope="session")

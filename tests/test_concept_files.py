@@ -6,31 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_nodes import detect
+from support.running import detect
 
-
-@pytest.fixture
-def nodes(pack, tmp_path, monkeypatch):
-    """The pack's nodes, with an empty folder as the artist's models/sae."""
-    import folder_paths
-    from concept_erasure import nodes
-    from concept_erasure.nodes import files
-
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(tmp_path)], set(files.EXTENSIONS)))
-    folder_paths.filename_list_cache.pop("sae", None)
-    yield nodes
-    folder_paths.filename_list_cache.pop("sae", None)
-
-
-@pytest.fixture
-def sae(nodes):
-    from concept_erasure.nodes import files
-
-    return nodes.SAELoader.execute(files.names()[0]).args[0]
+pytestmark = pytest.mark.usefixtures("sae_folder")
 
 
 @pytest.fixture
 def other(nodes):
+    """The second shipped SAE."""
     from concept_erasure.nodes import files
 
     return nodes.SAELoader.execute(files.names()[1]).args[0]
@@ -43,11 +26,11 @@ def refreshed():
     folder_paths.filename_list_cache.pop("sae", None)
 
 
-def test_a_saved_concept_comes_back_whole(nodes, sae, tmp_path):
+def test_a_saved_concept_comes_back_whole(nodes, sae, sae_folder):
     concept = sae.concept("cat")
     first = concept.latents()[0]
     said = nodes.SaveConcept.execute(concept, "my cat", f"\n{first}:  fur: grey \n").ui.as_dict()["text"][0]
-    assert str(tmp_path / "concepts" / "my cat.safetensors") in said and f"{first} (fur: grey)" in said
+    assert str(sae_folder / "concepts" / "my cat.safetensors") in said and f"{first} (fur: grey)" in said
     refreshed()
     loaded = nodes.LoadConcept.execute("concepts/my cat.safetensors").args[0]
     assert loaded == concept and loaded.sae == sae.identity
@@ -56,7 +39,7 @@ def test_a_saved_concept_comes_back_whole(nodes, sae, tmp_path):
     nodes.SaveConcept.execute(loaded, "copy")
     refreshed()
     assert nodes.LoadConcept.execute("concepts/copy.safetensors").args[0].latent_names == loaded.latent_names
-    assert (tmp_path / "concepts" / "copy.safetensors").stat().st_size < 20_000
+    assert (sae_folder / "concepts" / "copy.safetensors").stat().st_size < 20_000
 
 
 def test_the_detector_lists_and_takes_the_file(nodes, sae):
@@ -95,7 +78,7 @@ def test_another_sae_is_refused_by_name(nodes, canvas, sae, other):
         nodes.LatentSteering.execute(canvas[0], other, loaded, "SAeUron", -5.0, "exact", "both", 0.0, 1.0)
 
 
-def test_a_copy_in_other_numbers_is_the_same_sae(nodes, sae, tmp_path):
+def test_a_copy_in_other_numbers_is_the_same_sae(nodes, sae, sae_folder):
     from concept_erasure.sae_models.identity import digest
 
     nodes.SAESave.execute(sae, "wide", "float32")
@@ -112,19 +95,19 @@ def test_a_copy_in_other_numbers_is_the_same_sae(nodes, sae, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["concepts/../x.safetensors", "../x", "x.safetensors", "concepts/none.safetensors"])
-def test_files_by_name_only(nodes, tmp_path, name):
-    (tmp_path / "x.safetensors").write_text("not a concept")
+def test_files_by_name_only(nodes, sae_folder, name):
+    (sae_folder / "x.safetensors").write_text("not a concept")
     refreshed()
     with pytest.raises(ValueError, match=r"Load Concept: there is no concept file .*models/sae/concepts"):
         nodes.LoadConcept.execute(name)
 
 
-def test_nothing_is_overwritten_unasked(nodes, sae, tmp_path):
+def test_nothing_is_overwritten_unasked(nodes, sae, sae_folder):
     nodes.SaveConcept.execute(sae.concept("dog"), "hound")
-    before = (tmp_path / "concepts" / "hound.safetensors").read_bytes()
+    before = (sae_folder / "concepts" / "hound.safetensors").read_bytes()
     with pytest.raises(ValueError, match=r"Save Concept: hound\.safetensors is there already.*'overwrite'"):
         nodes.SaveConcept.execute(sae.concept("cat"), "hound")
-    assert (tmp_path / "concepts" / "hound.safetensors").read_bytes() == before
+    assert (sae_folder / "concepts" / "hound.safetensors").read_bytes() == before
     with pytest.raises(ValueError, match=r"Save Concept: .*\(input 'name'\)"):
         nodes.SaveConcept.execute(sae.concept("cat"), "../hound")
 
@@ -178,12 +161,12 @@ CASES = ["missing tensor", "negative latent", "nan", "no json", "short digest", 
 
 
 @pytest.mark.parametrize("case", [*CASES, "two concepts", "other format"])
-def test_damaged_files_are_refused(nodes, sae, tmp_path, case):
+def test_damaged_files_are_refused(nodes, sae, sae_folder, case):
     from concept_erasure.sae_models.formats.native import SAEFileError
     from safetensors import safe_open
 
     nodes.SaveConcept.execute(sae.concept("dog"), "hound")
-    path = tmp_path / "concepts" / "hound.safetensors"
+    path = sae_folder / "concepts" / "hound.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
     tensors = load_file(path)

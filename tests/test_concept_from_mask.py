@@ -5,16 +5,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from test_arithmetic import patches_of_scenes
-
-
-@pytest.fixture(scope="module")
-def sae(pack):
-    from concept_erasure import nodes
-    from concept_erasure.nodes import files
-
-    files.register_folder()
-    return nodes.SAELoader.execute(files.names()[0]).args[0]
+from support.scenes import patches_of_scenes
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from load import ROOT
-from test_hostile_files import Reduce
-from test_readers import CASES, L, X, write
+from support.pickled import Reduce
+from support.sae_formats import CASES, L, X, write
 
 CONCEPTS = {"Dogs": 0, "Cats": 1, "Sea": 2}
 PROMPTS, STEPS = 3, 20
@@ -136,16 +136,6 @@ def set_value(value):
     return change
 
 
-class Evil:
-    """Unpickling this would make a folder."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.mkdir, (self.path,))
-
-
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -185,7 +175,7 @@ def test_code_in_a_pickle_is_never_run(saeuron, tmp_path):
     from concept_erasure.sae_models.formats.native import SAEFileError
 
     trap = tmp_path / "trap"
-    (tmp_path / "cls.pkl").write_bytes(pickle.dumps({**activations(), "x": Evil(trap)}))
+    (tmp_path / "cls.pkl").write_bytes(pickle.dumps({**activations(), "x": Reduce(Path.mkdir, trap)}))
     with pytest.raises(SAEFileError, match="would run"):
         saeuron.read_dictionary(tmp_path / "cls.pkl")
     assert not trap.exists()

@@ -4,15 +4,6 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="module")
-def sae(pack):
-    from concept_erasure import nodes
-    from concept_erasure.nodes import files
-
-    files.register_folder()
-    return nodes.SAELoader.execute(files.names()[0]).args[0]
-
-
 def run(canvas, sae, **changes):
     from concept_erasure.nodes import LatentExplorer
 

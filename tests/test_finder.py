@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from support.scenes import patches_of_scenes
 
 L, PATCHES, K = 200, 16, 6
 
 
 @dataclass
 class Call:
-    """One picture in one call, as ``erasure.capture`` gives it."""
+    """One picture in one call, as ``unet.capture`` gives it."""
 
     timestep: float
     values: torch.Tensor
@@ -188,14 +189,6 @@ def test_prompts_share_styles_and_leave_the_concept_out(pack):
 class TestOnTheShippedModel:
     """One small search; what it finds is compared with the shipped dictionary."""
 
-    @pytest.fixture(scope="class")
-    def sae(self, pack):
-        from concept_erasure import nodes
-        from concept_erasure.nodes import files
-
-        files.register_folder()
-        return nodes.SAELoader.execute(files.names()[0]).args[0]
-
     @staticmethod
     def run(canvas, sae, **changes):
         from concept_erasure.nodes import ConceptFinder
@@ -232,7 +225,6 @@ class TestOnTheShippedModel:
 
     def test_it_finds_the_places_nearly_as_well_as_the_shipped_one(self, found, sae, canvas):
         from concept_erasure.sae_models.scoring import band_score, roc_auc
-        from test_arithmetic import patches_of_scenes
 
         x, there, _ = patches_of_scenes(canvas, sae.config.hookpoint, ("sandwich", "tree"), 30)
         dense = sae.module.encode_dense(x)

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import subprocess
 import sys
 import zipfile
@@ -17,15 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from load import ROOT
 from safetensors.torch import save_file
-from test_readers import CASES, NATIVE, D, L, N, X, write
+from support.pickled import Reduce
+from support.sae_formats import CASES, NATIVE, D, L, N, X, write
 
 GIB = 2**30
 OPEN = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from sae_models.native import SAEFileError
-from sae_models.readers import open_sae
+from sae_models.formats import open_sae
+from sae_models.formats.native import SAEFileError
 
 def memory(kind):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -45,6 +45,9 @@ for path in sys.argv[2:]:
 
 
 def limits() -> None:
+    """Bound this process, in Linux's ways, which not every system has."""
+    import resource
+
     resource.setrlimit(resource.RLIMIT_AS, (6 * GIB, 6 * GIB))
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 
@@ -67,16 +70,6 @@ def answers(tmp_path_factory) -> dict[str, tuple[str, int, float]]:
     lines = [line.rsplit("|", 2) for line in done.stdout.splitlines()]
     told = {name: (text, int(size), float(time)) for name, (text, size, time) in zip(paths, lines, strict=False)}
     return {name: told.get(name, (f"the process died: {done.stderr[-500:]}", 0, 0.0)) for name in paths}
-
-
-class Reduce:
-    """Pickled as a call of a function."""
-
-    def __init__(self, function, *arguments) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
 
 
 def expanded(path, tensors):

@@ -3,40 +3,12 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-
-
-@pytest.fixture(scope="module")
-def nodes(pack):
-    from concept_erasure import nodes
-    from concept_erasure.nodes import files
-
-    files.register_folder()
-    return nodes
-
-
-@pytest.fixture(scope="module")
-def sae(nodes):
-    from concept_erasure.nodes import files
-
-    return nodes.SAELoader.execute(files.names()[0]).args[0]
+from support.running import detect, sample
 
 
 @pytest.fixture
 def detection(nodes, sae):
     return detect(nodes, sae)[0]
-
-
-def detect(nodes, sae, **inputs):
-    """Run the Concept Detector with its defaults and some changes."""
-    defaults = {
-        "concept": "cat",
-        "sensitivity": 1.0,
-        "start_percent": 0.0,
-        "end_percent": 1.0,
-        "latents": "",
-        "join_mode": "union",
-    }
-    return nodes.ConceptDetector.execute(sae, **{**defaults, **inputs}).args
 
 
 USUAL = {
@@ -55,19 +27,6 @@ def replace(nodes, model, detection, mode="similar", **inputs):
 def refine(nodes, detection, grow=0, close_holes=0, min_patches=0, persistence=0, region=None, min_area=0.0):
     execute = nodes.MaskRefiner.execute
     return execute(detection, grow, close_holes, min_patches, persistence, region, min_area).args[0]
-
-
-def sample(canvas, model, count=1, size=(16, 16)):
-    """Sample through ComfyUI's own KSampler node."""
-    import comfy.sample
-
-    encode = canvas[1].encode_from_tokens_scheduled
-    positive, negative = (encode(canvas[1].tokenize(text)) for text in ("A cat image in photo style", ""))
-    latent = torch.zeros(count, 4, *size)
-    noise = comfy.sample.prepare_noise(latent, 5)
-    return comfy.sample.sample(
-        model, noise, 4, 4.5, "euler", "normal", positive, negative, latent, seed=5, disable_pbar=True
-    )
 
 
 def test_only_the_encoder_is_loaded_until_the_decoder_is_asked_for(sae):

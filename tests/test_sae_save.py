@@ -4,34 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_readers import CASES, X, write
+from support.sae_formats import CASES, X, write
 
-
-@pytest.fixture
-def nodes(pack, tmp_path, monkeypatch):
-    """The pack's nodes, with an empty folder as the artist's models/sae."""
-    import folder_paths
-    from concept_erasure import nodes
-    from concept_erasure.nodes import files
-
-    folder = tmp_path / "models" / "sae"
-    folder.mkdir(parents=True)
-    monkeypatch.setitem(folder_paths.folder_names_and_paths, "sae", ([str(folder)], set(files.EXTENSIONS)))
-    folder_paths.filename_list_cache.pop("sae", None)
-    yield nodes
-    folder_paths.filename_list_cache.pop("sae", None)
-
-
-@pytest.fixture
-def folder(nodes) -> Path:
-    import folder_paths
-
-    return Path(folder_paths.get_folder_paths("sae")[0])
+pytestmark = pytest.mark.usefixtures("sae_folder")
 
 
 @pytest.mark.parametrize("case", ["saeuron", "sdxl-unbox", "g-sae jumprelu", "saelens gated", "saelens decoder norm"])
-def test_a_published_sae_is_saved_with_its_block(nodes, folder, case):
-    path = write(folder, case)
+def test_a_published_sae_is_saved_with_its_block(nodes, sae_folder, case):
+    path = write(sae_folder, case)
     sae = nodes.SAELoader.execute(path.name, "middle_block.1 = mid_block.attentions.0").args[0]
     said = nodes.SAESave.execute(sae, "mine").ui.as_dict()["text"][0]
     assert "mine.safetensors: encoder and decoder, 0 concepts" in said
@@ -58,25 +38,25 @@ NO_NAMES = ["", " ", ".hidden", "a\0b", "a\nb", "x" * 100, "con", "LPT1.x", "a."
 
 
 @pytest.mark.parametrize("name", WITH_FOLDERS + NO_NAMES)
-def test_names_with_tricks_are_refused(nodes, folder, name):
-    sae = nodes.SAELoader.execute(write(folder, "saeuron").name).args[0]
-    before = sorted(folder.parent.parent.rglob("*"))
+def test_names_with_tricks_are_refused(nodes, sae_folder, name):
+    sae = nodes.SAELoader.execute(write(sae_folder, "saeuron").name).args[0]
+    before = sorted(sae_folder.parent.parent.rglob("*"))
     with pytest.raises(ValueError, match=r"SAE Save: .*\(input 'name'\)"):
         nodes.SAESave.execute(sae, name)
-    assert sorted(folder.parent.parent.rglob("*")) == before
+    assert sorted(sae_folder.parent.parent.rglob("*")) == before
 
 
-def test_nothing_is_overwritten_unasked(nodes, folder, monkeypatch):
+def test_nothing_is_overwritten_unasked(nodes, sae_folder, monkeypatch):
     from concept_erasure.sae_models.formats import files
 
-    sae = nodes.SAELoader.execute(write(folder, "saeuron").name).args[0]
-    (folder / "taken.safetensors").write_text("mine")
-    (folder / "link.safetensors").symlink_to(folder / "nowhere")
-    (folder / "folder.safetensors").mkdir()
+    sae = nodes.SAELoader.execute(write(sae_folder, "saeuron").name).args[0]
+    (sae_folder / "taken.safetensors").write_text("mine")
+    (sae_folder / "link.safetensors").symlink_to(sae_folder / "nowhere")
+    (sae_folder / "folder.safetensors").mkdir()
     for name, overwrite in (("taken", False), ("link", False), ("link", True), ("folder", True)):
         with pytest.raises(ValueError, match=rf"SAE Save: {name}\.safetensors is there already.*'overwrite'"):
             nodes.SAESave.execute(sae, name, overwrite=overwrite)
-    assert (folder / "taken.safetensors").read_text() == "mine" and not (folder / "nowhere").exists()
+    assert (sae_folder / "taken.safetensors").read_text() == "mine" and not (sae_folder / "nowhere").exists()
 
     def full(tensors, path, metadata):
         Path(path).write_text("half")
@@ -86,13 +66,13 @@ def test_nothing_is_overwritten_unasked(nodes, folder, monkeypatch):
         patched.setattr(files, "save_file", full)
         with pytest.raises(ValueError, match=r"SAE Save: taken\.safetensors cannot be written.*No space left"):
             nodes.SAESave.execute(sae, "taken", overwrite=True)
-    assert (folder / "taken.safetensors").read_text() == "mine" and not list(folder.glob("*.part"))
+    assert (sae_folder / "taken.safetensors").read_text() == "mine" and not list(sae_folder.glob("*.part"))
     nodes.SAESave.execute(sae, "taken", overwrite=True)
     assert nodes.SAELoader.execute("taken.safetensors").args[0].config == sae.config
 
 
-def test_an_sae_replaced_by_its_own_copy_goes_on_working(nodes, folder):
-    first = nodes.SAELoader.execute(write(folder, "saeuron").name).args[0]
+def test_an_sae_replaced_by_its_own_copy_goes_on_working(nodes, sae_folder):
+    first = nodes.SAELoader.execute(write(sae_folder, "saeuron").name).args[0]
     nodes.SAESave.execute(first, "own")
     own = nodes.SAELoader.execute("own.safetensors").args[0]
     before = own.module.encode_dense(X)
@@ -100,16 +80,16 @@ def test_an_sae_replaced_by_its_own_copy_goes_on_working(nodes, folder):
     assert torch.equal(own.module.encode_dense(X), before)
 
 
-def test_weights_that_do_not_fit_are_refused(nodes, folder):
+def test_weights_that_do_not_fit_are_refused(nodes, sae_folder):
     from safetensors.torch import save_file
 
-    path = write(folder, "saeuron")
+    path = write(sae_folder, "saeuron")
     tensors = dict(CASES["saeuron"][1])
     save_file({**tensors, "encoder.bias": tensors["encoder.bias"] * 1e6}, path / "sae.safetensors")
     sae = nodes.SAELoader.execute(path.name).args[0]
     with pytest.raises(ValueError, match=r"SAE Save: .*encoder\.bias, as torch\.float16,.*Nothing was saved"):
         nodes.SAESave.execute(sae, "half", "float16")
-    assert not (folder / "half.safetensors").exists()
+    assert not (sae_folder / "half.safetensors").exists()
     save_file({"encoder.weight": tensors["encoder.weight"]}, path / "sae.safetensors")
     with pytest.raises(ValueError, match=r"SAE Save: .*Nothing was saved. Load the SAE again"):
         nodes.SAESave.execute(sae, "gone")

@@ -1,0 +1,42 @@
+"""The pack's nodes and ComfyUI's sampler, run in this process with few words."""
+
+import torch
+
+PROMPTS = "A cat image in photo style\nA dog image in photo style\nAn image of a cat and a tree in neon style"
+
+
+def detect(nodes, sae, **inputs):
+    """Run the Concept Detector with its defaults and some changes."""
+    defaults = {
+        "concept": "cat",
+        "sensitivity": 1.0,
+        "start_percent": 0.0,
+        "end_percent": 1.0,
+        "latents": "",
+        "join_mode": "union",
+    }
+    return nodes.ConceptDetector.execute(sae, **{**defaults, **inputs}).args
+
+
+def train(nodes, canvas, **changed):
+    """Run the SAE Trainer as ComfyUI does, small."""
+    inputs = {spec.id: getattr(spec, "default", None) for spec in nodes.SAETrainer.define_schema().inputs}
+    latent = {"samples": torch.zeros(4, 4, 16, 16)}
+    small = {"pictures": 24, "steps": 4, "train_steps": 30, "latents": 256, "k": 8, "prompts": PROMPTS}
+    with torch.inference_mode():
+        return nodes.SAETrainer.execute(
+            **{**inputs, "model": canvas[0], "clip": canvas[1], "latent": latent, **small, **changed}
+        )
+
+
+def sample(canvas, model, count=1, size=(16, 16)):
+    """Sample through ComfyUI's own KSampler node."""
+    import comfy.sample
+
+    encode = canvas[1].encode_from_tokens_scheduled
+    positive, negative = (encode(canvas[1].tokenize(text)) for text in ("A cat image in photo style", ""))
+    latent = torch.zeros(count, 4, *size)
+    noise = comfy.sample.prepare_noise(latent, 5)
+    return comfy.sample.sample(
+        model, noise, 4, 4.5, "euler", "normal", positive, negative, latent, seed=5, disable_pbar=True
+    )
