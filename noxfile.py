@@ -50,6 +50,12 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def research(session: nox.Session) -> None:
+    """Run the tests that only the benchmarks need: methods that are compared, damage, attacks, training in full."""
+    session.run(prepare(session), "-m", "pytest", "-m", "research", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style, formatting and types."""
     python = prepare(session)

@@ -74,12 +74,17 @@ def server() -> Iterator[LiveServer]:
 
 
 @pytest.fixture(scope="session")
-def classify(pack: ModuleType) -> Callable[[bytes], dict[str, float]]:
-    """A function from a PNG file to the probability of each object in it, by the shipped classifier."""
-    from concept_erasure.demo_model import vocabulary
+def judge(pack: ModuleType) -> Any:
+    """The classifiers of the small world: which objects a picture shows, and in which style."""
     from concept_erasure.dev.demo_model import classifiers
 
-    judge = classifiers.load()
+    return classifiers.load()
+
+
+@pytest.fixture(scope="session")
+def classify(judge: Any) -> Callable[[bytes], dict[str, float]]:
+    """A function from a PNG file to the probability of each object in it."""
+    from concept_erasure.demo_model import vocabulary
 
     def classify_png(png: bytes) -> dict[str, float]:
         objects, _ = judge.classify(to_tensor(png))

@@ -6,13 +6,6 @@ import torch
 
 
 @pytest.fixture(scope="module")
-def judge(pack):
-    from concept_erasure.dev.demo_model import classifiers
-
-    return classifiers.load()
-
-
-@pytest.fixture(scope="module")
 def scenes(pack):
     """240 held-out scenes, and which objects each shows."""
     from concept_erasure.demo_model.vocabulary import OBJECTS

@@ -156,11 +156,13 @@ def test_what_the_benchmarks_call_the_defaults_are_those_of_the_nodes(pack):
     assert Setting.parse(f"output_blocks.1.1 {RANDOM}").replacement == Replacement("random")
 
 
+@pytest.mark.research
 def test_perpneg_pushes_away_only_with_a_scale(bench, prompts, unedited):
     assert torch.allclose(bench.make("perpneg 0.0", "cat", prompts), unedited, atol=1e-3)
     assert not torch.allclose(bench.make("perpneg 1.0", "cat", prompts), unedited, atol=1e-2)
 
 
+@pytest.mark.research
 def test_only_what_is_detected_is_drawn_anew(bench, prompts, unedited):
     kept = bench.make("inpaint outputs none conditional 0.0", "cat", prompts)
     assert torch.allclose(kept, unedited, atol=1e-3)
@@ -179,6 +181,7 @@ def scenes(bench):
     return bench.vae.decode(bench.vae.encode(images)), [scene.style for scene in drawn]
 
 
+@pytest.mark.research
 def test_artifacts_are_told_from_unedited_images_of_the_same_kind(bench, scenes, monkeypatch):
     """The limits lie at the 95th percentile of each group, and a vivid disc is beyond them."""
     from concept_erasure.benchmarks.artifacts import both, errors
@@ -194,6 +197,7 @@ def test_artifacts_are_told_from_unedited_images_of_the_same_kind(bench, scenes,
         assert np.mean(found) > 0.8
 
 
+@pytest.mark.research
 def test_the_round_trip_alone_sees_a_vivid_disc_too(bench, scenes):
     from concept_erasure.benchmarks.artifacts.deliberate import blob, damaged
     from concept_erasure.benchmarks.artifacts.round_trip import NAME, RoundTripJudge
@@ -204,6 +208,7 @@ def test_the_round_trip_alone_sees_a_vivid_disc_too(bench, scenes):
     assert np.mean(judge.found(damaged(images[:80], blob), styles[:80])[NAME]) > 0.8
 
 
+@pytest.mark.research
 def test_a_spot_is_damaged_and_nothing_else(bench, scenes):
     from concept_erasure.benchmarks.artifacts import spots
 
@@ -282,6 +287,7 @@ def test_a_mixture_of_one_word_is_that_word(bench):
     assert words_of(mixtures[0]).split() == prefix
 
 
+@pytest.mark.research
 @pytest.mark.parametrize("method", ["outputs alike conditional 1.0", "outputs SAeUron both -15"])
 def test_the_attack_moves_words_through_the_edited_model(bench, prompts, method):
     """The loss of an edited model depends on the prefix, and its gradient points downhill."""

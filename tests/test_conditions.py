@@ -12,6 +12,7 @@ def lora(pack):
     return lora
 
 
+@pytest.mark.research
 @torch.no_grad()
 def test_comfyui_applies_what_was_trained(lora, tmp_path):
     from concept_erasure.benchmarks.framework.world import Condition, World

@@ -116,6 +116,7 @@ def test_the_graphs_fit_the_nodes(server, maker, name):
                 assert value in choices
 
 
+@pytest.mark.research
 def test_on_a_real_server(server, maker, judge, stand_in, protocol, tmp_path):
     """The cat goes, the tree stays, and what is there is not made or asked again."""
     from concept_erasure.benchmarks.unlearn_canvas.metrics import figures_of

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -94,14 +95,23 @@ class Server:
 
     def wait(self, prompt_id: str, limit: float = 240.0) -> dict[str, Any]:
         """Wait for a queued prompt and return its history entry, whether it went well or not."""
+        history = f"/history/{prompt_id}"
+        self.wait_until(lambda: bool(self.get(history)), f"prompt {prompt_id} is done", limit)
+        entry: dict[str, Any] = self.get(history)[prompt_id]
+        return entry
+
+    def wait_until(self, holds: Callable[[], bool], what: str, limit: float = 240.0) -> None:
+        """Wait until something holds.
+
+        Raises:
+            ServerError: it does not hold in time, or the server has ended; the message has ``what`` was waited for.
+        """
         deadline = time.monotonic() + limit
-        while time.monotonic() < deadline:
-            entry: dict[str, Any] | None = self.get(f"/history/{prompt_id}").get(prompt_id)
-            if entry is not None:
-                return entry
+        while not holds():
             self.check_alive()
+            if time.monotonic() > deadline:
+                raise ServerError(f"Waited {limit:.0f} s in vain until {what}.\n{self.log(LOG_TAIL)}")
             time.sleep(0.1)
-        raise ServerError(f"Prompt {prompt_id} is not done after {limit:.0f} s.\n{self.log(LOG_TAIL)}")
 
     def run(self, prompt: dict[str, Any], limit: float = 240.0) -> dict[str, list[bytes]]:
         """Run a prompt in API format.

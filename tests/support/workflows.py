@@ -9,11 +9,17 @@ import numpy as np
 import torch
 from load import ROOT
 from PIL import Image
-from workflow import all_inputs, widget_names
+from workflow import NOTES, all_inputs, widget_names
 
-# What makes a node that works for minutes quick enough for a test; everything else is as shipped. Where its SAE is to
-# erase something, it has to be as good as it is.
-QUICK = {"ConceptErasureSAETrainer": {"pictures": 40, "steps": 4, "train_steps": 20}}
+TRAINER = "ConceptErasureSAETrainer"
+# What makes a node that works for long quick enough for a test; everything else is as shipped.
+QUICK = {
+    TRAINER: {"pictures": 40, "steps": 4, "train_steps": 20},
+    "ConceptErasureConceptFinder": {"pictures": 4, "steps": 4},
+    "ConceptErasureConceptFromMask": {"bands": 2, "looks": 2, "contrast_pictures": 4, "more_pictures": 2, "steps": 4},
+    "ConceptErasureLatentExplorer": {"steps": 2},
+    "KSampler": {"steps": 2},
+}
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
@@ -24,17 +30,57 @@ def read(path: Path) -> dict[str, Any]:
     return workflow
 
 
-def quickened(workflow: dict[str, Any], object_info: dict[str, Any]) -> dict[str, Any]:
-    """Return a copy of a workflow in which the nodes of `QUICK` have their quick values, unless it erases."""
+def quickened(workflow: dict[str, Any], object_info: dict[str, Any], judged: bool = True) -> dict[str, Any]:
+    """Return a copy of a workflow in which long work is short, wherever no judged picture depends on it.
+
+    Training is short even then: what an SAE that has seen 20 batches finds is shown, and its check says nothing.
+
+    Args:
+        workflow: the parsed file.
+        object_info: the server's ``/object_info``.
+        judged: whether what its pictures show is asked for at all; if not, every check says nothing.
+    """
     copy: dict[str, Any] = json.loads(json.dumps(workflow))
-    if any(node["type"] == "ConceptErasurePatchReplacer" for node in copy["nodes"]):
-        return copy
-    for node in copy["nodes"]:
-        if node["type"] in QUICK:
-            names = [name for pair in all_inputs(object_info[node["type"]]) for name in widget_names(*pair)]
-            for name, value in QUICK[node["type"]].items():
-                node["widgets_values"][names.index(name)] = value
+    checks, untrained = copy["extra"]["checks"], reached(copy, TRAINER)
+    titles = {node["id"]: node.get("title") or object_info[node["type"]]["display_name"] for node in known(copy)}
+    for number in titles if not judged else untrained:
+        if titles[number] in checks:
+            checks[titles[number]] = {}
+    judged_nodes = [number for number, title in titles.items() if any(checks.get(title, {}).values())]
+    needed = followed(copy, judged_nodes, backwards=True)
+    for node in known(copy):
+        if node["type"] in QUICK and (node["type"] == TRAINER or node["id"] not in needed):
+            hasten(node, object_info)
     return copy
+
+
+def hasten(node: dict[str, Any], object_info: dict[str, Any]) -> None:
+    """Give a node its quick values."""
+    names = [name for pair in all_inputs(object_info[node["type"]]) for name in widget_names(*pair)]
+    for name, value in QUICK[node["type"]].items():
+        node["widgets_values"][names.index(name)] = value
+
+
+def known(workflow: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the nodes that the server runs: all but notes."""
+    return [node for node in workflow["nodes"] if node["type"] not in NOTES]
+
+
+def reached(workflow: dict[str, Any], kind: str) -> set[int]:
+    """Return the nodes of a type, and all that come after them."""
+    return followed(workflow, [node["id"] for node in workflow["nodes"] if node["type"] == kind])
+
+
+def followed(workflow: dict[str, Any], start: list[int], backwards: bool = False) -> set[int]:
+    """Return the ids of some nodes and of all that links lead to from them, or come to them from."""
+    found, waiting = set(), list(start)
+    while waiting:
+        one = waiting.pop()
+        if one not in found:
+            found.add(one)
+            ends = [(link[3], link[1]) if backwards else (link[1], link[3]) for link in workflow["links"]]
+            waiting += [there for here, there in ends if here == one]
+    return found
 
 
 def runs_as_shipped(path: Path) -> bool:
