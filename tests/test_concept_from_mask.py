@@ -116,30 +116,36 @@ def test_the_same_seed_finds_the_same_latents(found, canvas, sae, painted):
     assert run(canvas, sae, *painted)[0] == found[0]
 
 
-def test_it_is_learnt_in_pictures_that_are_drawn_alike(canvas, sae, painted, other_pictures):
-    image, mask = painted[0][:1], painted[1][:1]
-    inputs = {"prompt": "A tower and a cat image", "clip": canvas[1], "contrast_pictures": 12, "steps": 10}
-    alone = run(canvas, sae, image, mask, **inputs)
-    more = run(canvas, sae, image, mask, **inputs, more_pictures=8)
-    assert other_pictures(more[0]) > other_pictures(alone[0]) + 0.03
-    assert more[1].shape[2] > alone[1].shape[2], "two of them are in the report"
+SMALL = {"prompt": "A tower and a cat image", "contrast_pictures": 12, "steps": 10}
 
 
-def test_it_is_learnt_in_other_styles_of_what_the_picture_shows(canvas, sae, painted, other_pictures, monkeypatch):
+@pytest.fixture(scope="module")
+def from_one_picture(canvas, sae, painted):
+    """What one painted picture alone teaches, to compare with."""
+    return run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], **SMALL)
+
+
+def test_it_is_learnt_in_pictures_that_are_drawn_alike(canvas, sae, painted, other_pictures, from_one_picture):
+    more = run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], **SMALL, more_pictures=8)
+    assert other_pictures(more[0]) > other_pictures(from_one_picture[0]) + 0.03
+    assert more[1].shape[2] > from_one_picture[1].shape[2], "two of them are in the report"
+
+
+def test_it_is_learnt_in_other_styles_of_what_the_picture_shows(
+    canvas, sae, painted, other_pictures, from_one_picture, monkeypatch
+):
     from concept_erasure.finding import search as finder
 
     asked = []
     draw = finder.draw
     monkeypatch.setattr(finder, "draw", lambda *args: (asked.append(args[3]), draw(*args))[1])
-    image, mask = painted[0][:1], painted[1][:1]
-    inputs = {"prompt": "A tower and a cat image", "clip": canvas[1], "contrast_pictures": 12, "steps": 10}
-    alone = run(canvas, sae, image, mask, **inputs)
-    styles = run(canvas, sae, image, mask, **inputs, more_pictures=16, picture_shows="a tower and a cat")
-    _, without, alike = asked
+    shows = {"more_pictures": 16, "picture_shows": "a tower and a cat"}
+    styles = run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], **SMALL, **shows)
+    without, alike = asked
     assert not any("tower" in prompt for prompt in without) and sum("a cat in" in prompt for prompt in without) == 4
     assert alike[1] == "An image of a tower in watercolor style"
     assert len(alike) == 16 and alike[9] == "An image of a tower and a cat in watercolor style"
-    assert other_pictures(styles[0]) > other_pictures(alone[0]) + 0.03
+    assert other_pictures(styles[0]) > other_pictures(from_one_picture[0]) + 0.03
 
 
 def test_it_does_not_matter_how_many_are_drawn_at_once(canvas, sae, painted, monkeypatch):
