@@ -79,3 +79,9 @@ def test_contributing_names_every_folder():
     rows = re.findall(r"^\| (`[^|]+) \|", text, re.MULTILINE)
     named = [name for row in rows for name in re.findall(r"`([\w.]+)/`", row)]
     assert sorted(named) == sorted({path.parts[0] for path in tracked_files() if len(path.parts) > 1})
+
+
+def test_no_test_module_imports_another():
+    """What two need is in tests/support or conftest.py, so that each module can be read, run and removed alone."""
+    modules = {path.stem: imports_of(path) for path in tracked_files() if path.match("tests/test_*.py")}
+    assert not [(one, name) for one, (_, names) in modules.items() for name in names if name in modules]
