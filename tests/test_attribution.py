@@ -139,6 +139,23 @@ def test_every_arrangement_of_rows(canvas, sae, prompts, name, batch):
     assert torch.equal(sample(make(neutral, prompts), batch, 32), sample(make(put(canvas[0]), prompts), batch, 32))
 
 
+def test_what_is_not_certain_is_forgotten_when_its_call_ends(canvas, sae, prompts, monkeypatch):
+    from concept_erasure.erasure.eraser import Eraser
+
+    kept, end = [], Eraser.end_call
+
+    def watched_end(eraser, call):
+        end(eraser, call)
+        kept.append(len(eraser._state.masks._latest))
+
+    monkeypatch.setattr(Eraser, "end_call", watched_end)
+    for name, most in (("tile after tile", 0), ("passed on", 1)):
+        kept.clear()
+        model, *_ = erased(canvas, sae, prompts, WRAPPERS[name][0])
+        sample(GUIDERS["KSampler"](model, prompts), 1, 32)
+        assert len(kept) >= STEPS and max(kept) == most
+
+
 def test_rows_of_a_prompt_that_the_guider_does_not_have_are_left_alone(canvas, sae, prompts, caplog):
     put, make = wrapped(other_prompt), GUIDERS["negative, positive"]
     model, record, *_ = erased(canvas, sae, prompts, put)

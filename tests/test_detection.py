@@ -91,7 +91,9 @@ def test_each_timestep_band_has_its_own_features(made):
 
     sae, x = made
     bands = [ConceptBand((40,), (0.1,)), ConceptBand((), ()), ConceptBand((17, 40, 9), (0.2, 0.1, 0.3))]
-    for timestep, band in ((-5, 0), (0, 0), (333, 0), (334, 1), (666, 1), (667, 2), (999, 2), (1500, 2)):
+    bands.append(bands[0])
+    # An edge belongs to the band above it, as in Concept.band_index.
+    for timestep, band in ((-5, 0), (0, 0), (249.9, 0), (250, 1), (499, 1), (500, 2), (749, 2), (750, 3), (1500, 3)):
         mask, _, _ = score(sae, bands, x, timestep=float(timestep))
         expected = full_encode_reference(sae, bands[band], "sum", 1.0, x) if band != 1 else torch.zeros(500).bool()
         assert torch.equal(mask, expected) and mask.any() == (band != 1)
