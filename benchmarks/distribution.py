@@ -3,7 +3,7 @@
 ``--figure`` draws ``docs/images/distribution.jpg`` instead: the values and norms at the SAE's block behind the table.
 
 For every object, pictures of it are sampled unedited and edited; the log2 norms of the patch embeddings at the SAE's
-block and in the middle, in the conditional half, are compared step by step with those of the unedited run (see
+block and in the middle, for the positive prompts, are compared step by step with those of the unedited run (see
 erasure/statistics.py). The first row compares unedited runs of the same prompt with each other's seed, which says what
 difference means nothing. After the figures of "Look But Don't Touch with Sparse Autoencoders for Unlearning in
 Diffusion Models" (arXiv 2606.31699), put into numbers.
@@ -27,10 +27,10 @@ from .framework.settings import DEFAULTS, SITE, Setting
 from .framework.tables import heading, line
 from .framework.world import World
 
-REFERENCE = f"{SITE} none conditional 1.0 at=middle"
+REFERENCE = f"{SITE} none positive 1.0 at=middle"
 SETTINGS = (
     f"{SITE} {DEFAULTS}",
-    f"{SITE} random conditional 1.0",
+    f"{SITE} random positive 1.0",
     *(f"{SITE} SAeUron both {strength}" for strength in (-1, -5, -15, -30)),
 )
 

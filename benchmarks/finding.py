@@ -71,8 +71,8 @@ def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding
     names = ("bands", "looks", "seed", "contrast_pictures", "more_pictures")
     bands, looks, seed, pictures, more = (default(ConceptFromMask, name) for name in names)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
-    without, alike = around(word, join_objects(scene.objects), "")
-    generation = Generation(clip, without, pictures, more, sampling, alike)
+    without, similar = around(word, join_objects(scene.objects), "")
+    generation = Generation(clip, without, pictures, more, sampling, similar)
     painting = Painting(word, image, vae.encode(image), painted, encode(clip, scene.caption))
     return find_in_mask(model, vae, sae, painting, bands, looks, seed, generation)[0]
 

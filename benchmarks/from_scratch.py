@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..demo_model.vocabulary import OBJECTS
 from ..erasure.attach import attach
-from ..erasure.detection import Detect
+from ..erasure.detection import Detector
 from ..erasure.replacement import MODES, Replacement
 from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
@@ -43,7 +43,7 @@ def erased(
         return storage.folder("from_scratch") / scope.split / f"{target}.{stamp}.json"
 
     def make(target: str) -> Outcome:
-        model, _ = attach(world.model, Detect(sae, concepts[target]), replacement)
+        model, _ = attach(world.model, Detector(sae, concepts[target]), replacement)
         return judged_run(world, model, target, scope)
 
     return row_of(list(concepts), path_of, make, unedited)

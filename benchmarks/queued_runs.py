@@ -64,13 +64,13 @@ def needed_for(prompt: Prompt, title: str) -> Prompt:
 
 
 def variants(prompt: Prompt, count: int, steps: int) -> Iterator[Prompt]:
-    """Yield prompts, each with a seed of its own; every tenth brings another seed of the donors too."""
+    """Yield prompts, each with a seed of its own; every tenth brings another seed of the source patches too."""
     for number in range(count):
         for node in prompt.values():
             if node["class_type"] == "KSampler":
                 node["inputs"] |= {"seed": number, "steps": steps}
             if node["class_type"] == PATCH:
-                node["inputs"]["donor_seed"] = number // CHANGES
+                node["inputs"]["source_seed"] = number // CHANGES
         yield prompt
 
 

@@ -21,7 +21,7 @@ from ..dev.demo_model import scenes
 from ..dev.demo_model.activations import BAND_CENTRES, from_scenes
 from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
 from ..erasure.attach import attach
-from ..erasure.detection import Detect
+from ..erasure.detection import Detector
 from ..erasure.replacement import Replacement
 from ..finding.fitting import WAYS, Finding
 from ..finding.search import Painting, Search, find_by_prompts, find_in_mask
@@ -49,7 +49,7 @@ def is_red(pictures: Tensor) -> Tensor:
 
 def styles_of(world: World, sae: LoadedSAE, style: str, concept: Concept, seeds: range, batch: int) -> list[list[bool]]:
     """Erase a style; return whether it is gone, whether the object is kept, and whether other styles are kept."""
-    model, _ = attach(world.model, Detect(sae, concept), Replacement())
+    model, _ = attach(world.model, Detector(sae, concept), Replacement())
     start = seeds.start + FIRST_SEED + STYLES.index(style) * 1_000
     rest = [name for name in STYLES if name != style]
     own = [Prompt((name,), style, start + i) for i, name in enumerate(OBJECTS)]
@@ -104,7 +104,7 @@ def print_red(world: World, sae: LoadedSAE, split: str, batch: int) -> None:
         Prompt((name,), style, start + i) for i, (name, style) in enumerate(zip(OBJECTS * 2, STYLES * 5, strict=True))
     ]
     texts, seeds = [p.text for p in prompts], [p.seed for p in prompts]
-    edited, _ = attach(world.model, Detect(sae, finding.concept), Replacement())
+    edited, _ = attach(world.model, Detector(sae, finding.concept), Replacement())
     for label, model in (("unedited", world.model), ("red erased", edited)):
         pictures = world.images(model, texts, seeds, batch)
         objects, _ = world.judge.classify(pictures)

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.calls import call_of, detector, run_of
 
 STILL = "An image of a cat in photo style"
 
@@ -152,8 +153,22 @@ def test_what_the_benchmarks_call_the_defaults_are_those_of_the_nodes(pack):
 
     spelled = Setting.parse(f"output_blocks.1.1 {DEFAULTS}")
     assert spelled.replacement == Replacement() and spelled.refinement.is_neutral
+    assert spelled.blocks(detector("a")) is None, "attach decides, as for the nodes"
     assert (spelled.sensitivity, spelled.start, spelled.end, spelled.steering) == (1.0, 0.0, 1.0, None)
     assert Setting.parse(f"output_blocks.1.1 {RANDOM}").replacement == Replacement("random")
+
+
+def test_a_setting_says_which_source_patches_and_which_blocks(pack):
+    from concept_erasure.benchmarks.framework.settings import Setting
+    from concept_erasure.erasure.replacement import Replacement
+
+    published = Setting.parse("a+b@0-0.3 random both")
+    assert published.replacement == Replacement("random", "both", source_share=1.0)
+    assert published.hookpoints == ("a", "b") and published.blocks(detector("a")) == ("a",)
+    assert Setting.parse("a nearest positive 1.0 at=x,y share=0.5").blocks(detector("a")) == ("x", "y")
+    shaped = Setting.parse("a similar positive 2.0 0.1-0.5 min_patches=3 min_area=0.09")
+    assert (shaped.sensitivity, shaped.start, shaped.end) == (2.0, 0.1, 0.5)
+    assert (shaped.refinement.min_patches, shaped.refinement.min_area) == (3, 0.09)
 
 
 def test_perpneg_pushes_away_only_with_a_scale(bench, prompts, unedited):
@@ -162,9 +177,9 @@ def test_perpneg_pushes_away_only_with_a_scale(bench, prompts, unedited):
 
 
 def test_only_what_is_detected_is_drawn_anew(bench, prompts, unedited):
-    kept = bench.make("inpaint outputs none conditional 0.0", "cat", prompts)
+    kept = bench.make("inpaint outputs none positive 0.0", "cat", prompts)
     assert torch.allclose(kept, unedited, atol=1e-3)
-    changed = (bench.make("inpaint outputs none conditional 1.0", "cat", prompts) - unedited).abs().amax(-1) > 0.05
+    changed = (bench.make("inpaint outputs none positive 1.0", "cat", prompts) - unedited).abs().amax(-1) > 0.05
     assert changed.any() and not changed.all()
 
 
@@ -282,7 +297,7 @@ def test_a_mixture_of_one_word_is_that_word(bench):
     assert words_of(mixtures[0]).split() == prefix
 
 
-@pytest.mark.parametrize("method", ["outputs alike conditional 1.0", "outputs SAeUron both -15"])
+@pytest.mark.parametrize("method", ["outputs similar positive 1.0", "outputs SAeUron both -15"])
 def test_the_attack_moves_words_through_the_edited_model(bench, prompts, method):
     """The loss of an edited model depends on the prefix, and its gradient points downhill."""
     from concept_erasure.benchmarks.comparison.attack import attackable, mixed_encoding, noise_loss
@@ -341,7 +356,6 @@ def test_gradients_pass_steered_patches_as_if_nothing_was_added(bench):
     from concept_erasure.erasure.record import ErasureRecord
     from concept_erasure.steering.steerer import SteeredConcept, Steerer
     from concept_erasure.steering.steering import Steering
-    from concept_erasure.unet.calls import Forward, RunInfo
 
     sae = bench.sae("outputs")
     sae.load_decoder()
@@ -349,8 +363,8 @@ def test_gradients_pass_steered_patches_as_if_nothing_was_added(bench):
     output, results = x.clone().requires_grad_(), []
     for kind in (Steerer, PassedOn):
         steerer = kind(SteeredConcept(sae, sae.concept("cat")), Steering("additive", -5.0), ErasureRecord())
-        steerer.begin(RunInfo(0, (0,), (16, 16), ((20.0, 0.0),)))
-        results.append(steerer.on_block("output_blocks.1.1", x, output, Forward((0,), (0,), 3.0, 500.0, (16, 16))))
+        steerer.begin(run_of())
+        results.append(steerer.on_block("output_blocks.1.1", x, output, call_of(run_of(), roles=("positive",))))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[1], output)
     results[1].sum().backward()
     assert torch.equal(output.grad, torch.ones_like(x))

@@ -28,7 +28,7 @@ from ...demo_model.vocabulary import OBJECTS, STYLES
 from ...dev.demo_model.sampling import SCHEDULER, STEPS, sample
 from ...erasure.record import ErasureRecord
 from ...steering.steerer import Steerer
-from ...unet.calls import Forward
+from ...unet.calls import Call
 from ...unet.hooks import attach_observer
 from ..framework import storage
 from ..framework.prompts import SPLITS, Prompt
@@ -64,9 +64,9 @@ class Attacked:
 class PassedOn(Steerer):
     """Steers, but lets gradients pass as if nothing was added; Steerer itself keeps none."""
 
-    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> Tensor:
         """Return the steered output with the gradient of the output."""
-        edited = super().on_block(hookpoint, x.detach(), output.detach(), forward)
+        edited = super().on_block(hookpoint, x.detach(), output.detach(), call)
         return output + (edited - output.detach())
 
 
