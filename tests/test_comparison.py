@@ -106,6 +106,35 @@ def test_a_share_stands_with_its_wilson_interval(pack, hits, text):
     assert percent(hits) == text
 
 
+def test_a_table_is_written_as_it_is_printed(pack, tmp_path, monkeypatch, capsys):
+    """With the ends of Wilson's interval (97 of 100: 91.5 to 99.0), and the command as it can be given again."""
+    import json
+
+    from concept_erasure.benchmarks.framework.outcomes import Outcome, Row
+    from concept_erasure.benchmarks.framework.tables import print_table, write_table
+
+    outcomes = {
+        ("cat", 0): Outcome(gone=[True] * 97, commit="one"),
+        ("dog", 0): Outcome(gone=[False] * 3, commit="two"),
+    }
+    row = Row(outcomes, outcomes)
+    monkeypatch.setattr(sys, "argv", ["host benchmarks.erasure", "a similar"])
+    monkeypatch.setenv("COMFYUI_OPTIONS", "--bf16-unet")
+    write_table(tmp_path / "table.json", {"a similar": row}, ("UA", "pair"), split="tuning")
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["command"] == "COMFYUI_OPTIONS=--bf16-unet python dev/host benchmarks.erasure 'a similar'"
+    assert (table["dtype"], table["split"], table["unit"]) == ("float32", "tuning", "percent")
+    assert table["cpu"] and "commit" in table
+    (written,) = table["rows"]
+    assert written["setting"] == "a similar" and written["commits"] == ["one", "two"]
+    assert written["columns"]["pair"] is None, "no pair was asked for"
+    found = written["columns"]["UA"]
+    assert (found["value"], found["samples"]) == (97.0, 100)
+    assert found["interval"] == pytest.approx([91.5, 99.0], abs=0.1)
+    print_table({"a similar": row}, ("UA",))
+    assert "97.0 ± 3.7 (n 100)" in capsys.readouterr().out
+
+
 def test_an_outcome_on_disk_is_not_made_again(pack, job, tmp_path, monkeypatch):
     from concept_erasure.benchmarks.comparison import jobs
     from concept_erasure.benchmarks.framework.outcomes import Outcome
