@@ -5,7 +5,7 @@
 A real server runs workflows/quickstart.json over HTTP, each time with another seed and every tenth time with another
 setting of the Patch Replacer too, so that a new patch is made while ComfyUI's cache still holds the old one. Printed is
 the server's resident memory after a warm-up and at the end, and by what a straight line through all that lies between
-rises over the whole. ``--without`` leaves all of the graph out that is not needed for the unedited picture: what
+rises over the whole. ``--without`` leaves all of the graph out that is not needed for the unedited image: what
 grows there is ComfyUI's, which keeps a history of what it ran.
 """
 

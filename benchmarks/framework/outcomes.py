@@ -27,7 +27,7 @@ class Outcome:
         both: pair prompts: both objects found.
         pair: pair prompts: target not found, other found.
         artifacts: single-object prompts: whether each measure of artifacts finds some, if asked for.
-        seconds: processor time of making the images.
+        seconds: CPU time of making the images.
         images: how many were made.
         commit: of the program that made them; "" if it is not known.
     """
