@@ -2,7 +2,7 @@
 
 ``benchmarks/trainers.py`` calls it, each time in a fresh process, and says what FILE holds. Each library takes its own
 step, with its own loss and optimiser; only data, sizes, the number of steps and the learning rate are given. Prints
-JSON: seconds, processor seconds, what the SAE explains of the ``tuning`` and ``reporting`` patches, and how well
+JSON: seconds, CPU seconds, what the SAE explains of the ``tuning`` and ``reporting`` patches, and how well
 objects are detected with it.
 """
 
@@ -54,7 +54,7 @@ def ours(batches: Iterator[Tensor], given: argparse.Namespace, **changed: object
 
 
 def ours_bfloat16(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
-    """The same, choosing latents in bfloat16: what the node does where the processor has it."""
+    """The same, choosing latents in bfloat16: what the node does where the CPU has it."""
     return ours(batches, given, bfloat16=True)
 
 
@@ -307,7 +307,7 @@ def main() -> None:
     encode = CONTESTANTS[given.name](iter(drawn), given)
     found: dict[str, object] = {
         "seconds": time.perf_counter() - started,
-        "processor_seconds": time.process_time() - busy,
+        "cpu_seconds": time.process_time() - busy,
     }
     with torch.no_grad():
         found |= {part: explained(encode, tensors[part]) for part in ("tuning", "reporting")}

@@ -1,9 +1,9 @@
 """Does an edited run keep to the model's distribution? ``python dev/host benchmarks.distribution`` prints a table.
 
-``--figure`` draws ``docs/images/distribution.jpg`` instead: the values and norms at the SAE's block behind the table.
+``--figure`` makes ``docs/images/distribution.jpg`` instead: the values and norms at the SAE's block behind the table.
 
-For every object, pictures of it are sampled unedited and edited; the log2 norms of the patch embeddings at the SAE's
-block and in the middle, in the conditional half, are compared step by step with those of the unedited run (see
+For every object, images of it are sampled unedited and edited; the log2 norms of the patch embeddings at the SAE's
+block and in the middle, for the positive prompts, are compared step by step with those of the unedited run (see
 erasure/statistics.py). The first row compares unedited runs of the same prompt with each other's seed, which says what
 difference means nothing. After the figures of "Look But Don't Touch with Sparse Autoencoders for Unlearning in
 Diffusion Models" (arXiv 2606.31699), put into numbers.
@@ -11,26 +11,28 @@ Diffusion Models" (arXiv 2606.31699), put into numbers.
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ..demo_model.vocabulary import OBJECTS, STYLES, caption
 from ..erasure.record import RunRecord
 from ..erasure.statistics import REACH, Distance, Statistics, distance, pooled_counts
 from ..reports.chart import Line, line_chart
 from ..reports.erasure_report import EDITED, UNEDITED, USUAL
-from ..reports.style import BACKGROUND, INK, TITLE, font
+from ..reports.images import sheet, titled
+from ..reports.style import TITLE
 from .framework.prompts import SPLITS
 from .framework.settings import DEFAULTS, SITE, Setting
 from .framework.tables import heading, line
 from .framework.world import World
 
-REFERENCE = f"{SITE} none conditional 1.0 at=middle"
+REFERENCE = f"{SITE} none positive 1.0 at=middle"
 SETTINGS = (
     f"{SITE} {DEFAULTS}",
-    f"{SITE} random conditional 1.0",
+    f"{SITE} random positive 1.0",
     *(f"{SITE} SAeUron both {strength}" for strength in (-1, -5, -15, -30)),
 )
 
@@ -48,7 +50,7 @@ Runs = list[list[Statistics]]  # for each object its steps
 
 
 def sampled(world: World, setting: str, target: str, seeds: list[int]) -> RunRecord:
-    """Sample pictures of a target in one style and return the record."""
+    """Sample images of a target in one style and return the record."""
     model, record = world.edited(Setting.parse(setting), target)
     text = caption((target,), STYLES[OBJECTS.index(target) % len(STYLES)])
     world.images(model, [text] * len(seeds), seeds, 40)
@@ -102,11 +104,7 @@ def row(title: str, edited: Runs, unedited: Runs) -> Image.Image:
         line_chart(CHART, "activations (asinh axis), log share", both(*logs), (f"-{reach}", reach)),
         line_chart(CHART, title_far, both(*far, "other seed"), ("first step", "last")),
     ]
-    strip = Image.new("RGB", ((CHART[0] + GAP) * 3 - GAP, CHART[1] + 26), BACKGROUND)
-    ImageDraw.Draw(strip).text((12, 6), title, fill=INK, font=font(TITLE))
-    for i, chart in enumerate(charts):
-        strip.paste(chart, (i * (CHART[0] + GAP), 26))
-    return strip
+    return titled(title, sheet([charts], GAP), TITLE)
 
 
 def both(unedited: list[float], edited: list[float], name: str = "unedited") -> list[Line]:
@@ -114,13 +112,13 @@ def both(unedited: list[float], edited: list[float], name: str = "unedited") -> 
     return [Line.even(unedited, UNEDITED, name), Line.even(edited, EDITED, "edited")]
 
 
-def draw_figure(world: World, split: str, pictures: int) -> None:
+def make_figure(world: World, split: str, images: int, targets: Sequence[str], out: Path) -> None:
     """Sample every object unedited and edited in each of FIGURE's ways, and draw a row of charts for each."""
     unedited: Runs = []
     edited: dict[str, Runs] = {title: [] for title in FIGURE}
     figures: dict[str, list[Distance]] = defaultdict(list)
-    for number, target in enumerate(OBJECTS):
-        seeds = seeds_of(split, number, pictures)
+    for target in targets:
+        seeds = seeds_of(split, target, images)
         reference = sampled(world, REFERENCE, target, seeds)
         unedited.append(at_block(reference))
         for title, setting in FIGURE.items():
@@ -134,31 +132,30 @@ def draw_figure(world: World, split: str, pictures: int) -> None:
         shift, far = (torch.tensor([getattr(d, key) for d in figures[title]]) for key in ("norm_shift", "outside"))
         text = f"{title}: {100 * far.median():.1f} % of norms outside, moved by {shift.median():.2f} octaves (medians)"
         rows.append(row(text, runs, unedited))
-    sheet = Image.new("RGB", (rows[0].width, sum(r.height + GAP for r in rows)), BACKGROUND)
-    for i, strip in enumerate(rows):
-        sheet.paste(strip, (0, i * (strip.height + GAP)))
-    sheet.save(SHEET, quality=80)
-    print(f"{SHEET}: {len(OBJECTS) * pictures} pictures a row")
+    sheet([[strip] for strip in rows], GAP).save(out, quality=80)
+    print(f"{out}: {len(targets) * images} images a row")
 
 
-def seeds_of(split: str, number: int, pictures: int) -> list[int]:
-    """Return the seeds of an object's pictures."""
-    start = SPLITS[split].start + 800_000 + 100 * number
-    return list(range(start, start + pictures))
+def seeds_of(split: str, target: str, images: int) -> list[int]:
+    """Return the seeds of an object's images."""
+    start = SPLITS[split].start + 800_000 + 100 * OBJECTS.index(target)
+    return list(range(start, start + images))
 
 
 def main() -> None:
     """Print median, 5th and 95th percentile of both distances, and the share beyond the report's limit; or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=list(SPLITS), default="reporting")
-    parser.add_argument("--pictures", type=int, default=4, help="of each object")
-    parser.add_argument("--figure", action="store_true", help="draw instead")
+    parser.add_argument("--images", type=int, default=4, help="of each object")
+    parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT")
+    parser.add_argument("--figure", action="store_true", help="make the figure instead")
+    parser.add_argument("--out", type=Path, default=SHEET, help="the figure's file")
     arguments = parser.parse_args()
     if arguments.figure:
-        return draw_figure(World(), arguments.split, arguments.pictures)
+        return make_figure(World(), arguments.split, arguments.images, arguments.targets, arguments.out)
     world, found = World(), defaultdict(list)
-    for number, target in enumerate(OBJECTS):
-        seeds = seeds_of(arguments.split, number, arguments.pictures)
+    for target in arguments.targets:
+        seeds = seeds_of(arguments.split, target, arguments.images)
         reference = sampled(world, REFERENCE, target, seeds)
         found["unedited, another seed"] += distances(reference, reference, 1)
         for setting in SETTINGS:

@@ -2,11 +2,11 @@
 
 ``python dev/host benchmarks.finding`` finds every object as the Concept Finder and Concept From Mask do at their
 defaults, with the shipped SAE or another (``--sae``), and prints patch ROC-AUC and IoU against the true masks of
-held-out scenes, beside the dictionary of the shipped SAE, and the seconds of processor time that finding took. What
+held-out scenes, beside the dictionary of the shipped SAE, and the seconds of CPU time that finding took. What
 was found is kept in
-``dev/work/finding/``, so an interrupted run goes on.
+``dev/work/finding/``, so an interrupted run resumes.
 
-A picture with a mask is the first scene that shows the object beside another one, of seeds that nothing else uses.
+An image with a mask is the first scene that shows the object beside another one, of seeds that nothing else uses.
 """
 
 import argparse
@@ -52,12 +52,12 @@ def default(node: type[io.ComfyNode], name: str) -> Any:
 
 def from_word(canvas: Model, sae: LoadedSAE, word: str, kind: str = "object") -> Finding:
     """Find a word as the Concept Finder does at its defaults, with the model's own sampler settings."""
-    pictures, bands, percentile, seed = (
+    images, bands, percentile, seed = (
         default(ConceptFinder, name) for name in ("pictures", "bands", "percentile", "seed")
     )
     way = ConceptFinder.define_schema().inputs
     select = next(each.options for each in way if each.id == "select")[0]
-    search = Search(word, *default_prompts(word, kind), pictures, bands, select, percentile)
+    search = Search(word, *default_prompts(word, kind), images, bands, select, percentile)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
     return find_by_prompts(*canvas, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0]
 
@@ -69,10 +69,10 @@ def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding
     image = torch.from_numpy(scene.image)[None].float() / 255
     painted = torch.from_numpy((scene.masks[word] >= 0.5).astype(np.float32))[None]
     names = ("bands", "looks", "seed", "contrast_pictures", "more_pictures")
-    bands, looks, seed, pictures, more = (default(ConceptFromMask, name) for name in names)
+    bands, looks, seed, images, more = (default(ConceptFromMask, name) for name in names)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
-    without, alike = around(word, join_objects(scene.objects), "")
-    generation = Generation(clip, without, pictures, more, sampling, alike)
+    without, similar = around(word, join_objects(scene.objects), "")
+    generation = Generation(clip, without, images, more, sampling, similar)
     painting = Painting(word, image, vae.encode(image), painted, encode(clip, scene.caption))
     return find_in_mask(model, vae, sae, painting, bands, looks, seed, generation)[0]
 
@@ -89,7 +89,7 @@ def scene_with(word: str, seeds: range) -> scenes.Scene:
 def find_all(
     canvas: Model, sae: LoadedSAE, way: str, split: str, words: Sequence[str] = OBJECTS
 ) -> dict[str, concept_files.StoredConcept]:
-    """Return the concept of every word, with the processor time it took, finding those that are not on disk yet."""
+    """Return the concept of every word, with the CPU time it took, finding those that are not on disk yet."""
     folder = storage.folder("finding") / f"{way}.{split}.{storage.stamp(sae.identity.digest)}"
     folder.mkdir(parents=True, exist_ok=True)
     stored = {}

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from ..demo_model.vocabulary import OBJECTS
 from ..erasure.attach import attach
-from ..erasure.detection import Detect
+from ..erasure.detection import Detector
 from ..erasure.replacement import MODES, Replacement
 from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
@@ -43,7 +42,7 @@ def erased(
         return storage.folder("from_scratch") / scope.split / f"{target}.{stamp}.json"
 
     def make(target: str) -> Outcome:
-        model, _ = attach(world.model, Detect(sae, concepts[target]), replacement)
+        model, _ = attach(world.model, Detector(sae, concepts[target]), replacement)
         return judged_run(world, model, target, scope)
 
     return row_of(list(concepts), path_of, make, unedited)
@@ -53,14 +52,11 @@ def main() -> None:
     """Find, erase, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sae", type=Path, help="an SAE of any format")
-    parser.add_argument(
-        "--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT", help="all if left out"
-    )
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--replacement", choices=MODES, default=Replacement().mode, help="as in the Patch Replacer")
     add_options(parser, Plan(16, 12, 12))
     arguments = parser.parse_args()
-    scope, world = scope_of(arguments, arguments.targets), World()
+    scope, world = scope_of(arguments), World()
     shipped, sae = (load_sae(str(path), path.name) for path in (SHIPPED / BEST, arguments.sae))
     found: dict[str, tuple[LoadedSAE, dict[str, Concept]]] = {}
     for way in arguments.ways:

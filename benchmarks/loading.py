@@ -90,7 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    # On a processor ComfyUI's loader asks for float32; on a GPU it leaves the file's type.
+    # On a CPU ComfyUI's loader asks for float32; on a GPU it leaves the file's type.
     ways = {
         "whole file": WHOLE,
         "encoder": "sae = open_sae(weights.parent, 'output_blocks.4.1').load()",

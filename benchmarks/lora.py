@@ -35,8 +35,8 @@ def file_of(name: str) -> Path:
     return WORK / f"{name}.safetensors"
 
 
-def recoloured(drawing: Image.Image) -> Image.Image:
-    """Return a drawing with its colour channels moved on by one: yellow becomes turquoise, green blue."""
+def recolored(drawing: Image.Image) -> Image.Image:
+    """Return a drawing with its color channels moved on by one: yellow becomes turquoise, green blue."""
     red, green, blue, alpha = drawing.split()
     return Image.merge("RGBa", (blue, red, green, alpha))
 
@@ -46,7 +46,7 @@ def scenes(name: str, first: int, count: int) -> list[Scene]:
     own = sprites()[name]
     try:
         # Scenes draw what this dictionary holds.
-        sprites()[name] = [recoloured(own[0])]
+        sprites()[name] = [recolored(own[0])]
         return [render(first + i, (name,)) for i in range(count)]
     finally:
         sprites()[name] = own
@@ -127,9 +127,9 @@ def train(name: str) -> None:
         optimizer.step()
     file_of(name).parent.mkdir(parents=True, exist_ok=True)
     save_file(lora_of(added), file_of(name))
-    pictures = torch.stack([torch.from_numpy(scene.image) for scene in shown]).float() / 255
+    images = torch.stack([torch.from_numpy(scene.image) for scene in shown]).float() / 255
     judge = classifiers.load()
-    seen = judge.classify(pictures)[0][:, OBJECTS.index(name)] > judge.threshold
+    seen = judge.classify(images)[0][:, OBJECTS.index(name)] > judge.threshold
     print(
         f"{name}: loss on {HELD} held-out scenes of the new look {before:.4f} without, "
         f"{held_out_loss(model, *held):.4f} with the LoRA; judges see the object in {100 * seen.float().mean():.0f} %",

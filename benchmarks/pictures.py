@@ -1,4 +1,4 @@
-"""Draw before, mask and after: ``python dev/host benchmarks.pictures`` writes ``docs/images/erasure_sheet.jpg``.
+"""Show before, mask and after: ``python dev/host benchmarks.pictures`` writes ``docs/images/erasure_sheet.jpg``.
 
 Reporting prompts of every object are shown, nothing is picked: the object alone, and with another one. The n-th object
 shows its n-th prompts, so that all styles have their turn.
@@ -7,28 +7,29 @@ shows its n-th prompts, so that all styles have their turn.
 import argparse
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw
-
 from ..demo_model.vocabulary import OBJECTS
 from ..dev.demo_model.sampling import REPORTING_SEEDS
+from ..reports.images import captioned, in_rows, sheet, to_pil
 from ..reports.preview import heat_overlay
+from ..reports.style import SMALL
 from .framework.prompts import Plan, prompts_of
 from .framework.settings import DEFAULTS, SITE, Setting
 from .framework.world import World
 
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "erasure_sheet.jpg"
-SIDE, LINE, COLUMNS = 128, 14, 4
+COLUMNS, GAP = 4, 8
 
 
 def main() -> None:
-    """Draw the sheet."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Make the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--setting", default=f"{SITE} {DEFAULTS}")
+    parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT")
+    parser.add_argument("--out", type=Path, default=SHEET, help="the file to write")
     arguments = parser.parse_args()
     setting, world = Setting.parse(arguments.setting), World()
     strips = []
-    for target in OBJECTS:
+    for target in arguments.targets:
         number = OBJECTS.index(target) + 1
         prompts = prompts_of(target, Plan(number, 0, number), REPORTING_SEEDS)
         shown = [prompts[number - 1], prompts[-1]]
@@ -38,17 +39,9 @@ def main() -> None:
         assert record.latest is not None
         found = heat_overlay(record.latest, before)
         for i, prompt in enumerate(shown):
-            strips.append(
-                (f"{' + '.join(prompt.objects)}, {prompt.style}: {target} erased", (before[i], found[i], after[i]))
-            )
-    rows = -(-len(strips) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * (3 * SIDE + 8), rows * (SIDE + LINE)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (title, pictures) in enumerate(strips):
-        x, y = i % COLUMNS * (3 * SIDE + 8), i // COLUMNS * (SIDE + LINE)
-        draw.text((x + 2, y + SIDE), title[:62], fill="black")
-        for k, picture in enumerate(pictures):
-            sheet.paste(Image.fromarray((picture.numpy() * 255).round().astype(np.uint8)), (x + k * SIDE, y))
-    SHEET.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(SHEET, quality=75)
-    print(SHEET)
+            strip = sheet([[to_pil(images[i]) for images in (before, found, after)]], gap=0)
+            caption = f"{' + '.join(prompt.objects)}, {prompt.style}: {target} erased"
+            strips.append(captioned(strip, caption, SMALL))
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(in_rows(strips, COLUMNS), GAP).save(arguments.out, quality=75)
+    print(arguments.out)

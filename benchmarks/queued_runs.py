@@ -5,7 +5,7 @@
 A real server runs workflows/quickstart.json over HTTP, each time with another seed and every tenth time with another
 setting of the Patch Replacer too, so that a new patch is made while ComfyUI's cache still holds the old one. Printed is
 the server's resident memory after a warm-up and at the end, and by what a straight line through all that lies between
-rises over the whole. ``--without`` leaves all of the graph out that is not needed for the unedited picture: what
+rises over the whole. ``--without`` leaves all of the graph out that is not needed for the unedited image: what
 grows there is ComfyUI's, which keeps a history of what it ran.
 """
 
@@ -64,13 +64,13 @@ def needed_for(prompt: Prompt, title: str) -> Prompt:
 
 
 def variants(prompt: Prompt, count: int, steps: int) -> Iterator[Prompt]:
-    """Yield prompts, each with a seed of its own; every tenth brings another seed of the donors too."""
+    """Yield prompts, each with a seed of its own; every tenth brings another seed of the source patches too."""
     for number in range(count):
         for node in prompt.values():
             if node["class_type"] == "KSampler":
                 node["inputs"] |= {"seed": number, "steps": steps}
             if node["class_type"] == PATCH:
-                node["inputs"]["donor_seed"] = number // CHANGES
+                node["inputs"]["source_seed"] = number // CHANGES
         yield prompt
 
 

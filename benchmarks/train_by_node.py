@@ -1,8 +1,8 @@
 """Train an SAE of the small model as somebody does who leaves the SAE Trainer's inputs as they are.
 
-``python dev/host benchmarks.train_by_node my_sae.safetensors`` calls the node at its defaults, 40 pictures at a time
+``python dev/host benchmarks.train_by_node my_sae.safetensors`` calls the node at its defaults, 40 images at a time
 as in the workflow ``train_sae``, moves the SAE to that file, and prints what the node says and how long it took.
-Interrupted, the same command goes on.
+After an interruption the same command resumes.
 """
 
 import argparse
@@ -37,5 +37,5 @@ def main() -> None:
     with torch.inference_mode():
         output = SAETrainer.execute(**inputs)
     print(*output.ui["text"])
-    print(f"{time.monotonic() - started:.0f} s, {time.process_time() - worked:.0f} s of processor time", flush=True)
+    print(f"{time.monotonic() - started:.0f} s, {time.process_time() - worked:.0f} s of CPU time", flush=True)
     shutil.move(saes / f"{inputs['name']}.safetensors", given.sae)

@@ -3,8 +3,8 @@
 ``nox -s trainers`` collects activations once and trains with each library, taking turns, every run in a fresh process
 with one thread. Each trains first at every learning rate, and the one that explains most of the tuning patches is then
 trained with several seeds: those runs are reported, on patches and scenes that nothing was chosen on. Speed is counted
-in embeddings per second of processor time, which other work on the machine disturbs less than the clock. Activations
-and finished runs are kept in ``dev/work/trainers``; the same command goes on from there.
+in embeddings per second of CPU time, which other work on the machine disturbs less than the clock. Activations
+and finished runs are kept in ``dev/work/trainers``; the same command resumes.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from .framework.tables import heading, line
 
 WORK = storage.WORK / "trainers"
 WIDTH = 128
-HELD = 40  # pictures of each part that is not trained on
+HELD = 40  # images of each part that is not trained on
 BAND = 2  # of the noised scenes: timestep 500
 CONTESTANTS = Path(__file__).with_name("contestants.py")
 NAMES = (
@@ -43,22 +43,22 @@ NAMES = (
     "overcomplete",
     "sdxl-unbox (transcribed)",
 )
-COLUMNS = "learning rate", "embeddings / processor second", "explained variance", "dead", "firing", "detection AUC"
+COLUMNS = "learning rate", "embeddings / CPU second", "explained variance", "dead", "firing", "detection AUC"
 Run = dict[str, Any]
 
 
-def collect(pictures: int, scene_count: int) -> Path:
+def collect(images: int, scene_count: int) -> Path:
     """Sample the shipped model, noise scenes, and return a file of what the block put out, at unit mean square.
 
     ``train [N, D]`` and, of other seeds, ``tuning`` and ``reporting`` are patches of generations. ``scenes_*
     [S, P, D]`` and ``cover_* [objects, S, P]`` are patches of noised scenes, and what share each object covers.
     """
-    path = WORK / f"{pictures}-{scene_count}.safetensors"
+    path = WORK / f"{images}-{scene_count}.safetensors"
     if path.exists():
         return path
     model, clip, vae = checkpoint.load()
     found = {}
-    splits = (("train", SAE_SEEDS, pictures), ("tuning", TUNING_SEEDS, HELD), ("reporting", REPORTING_SEEDS, HELD))
+    splits = (("train", SAE_SEEDS, images), ("tuning", TUNING_SEEDS, HELD), ("reporting", REPORTING_SEEDS, HELD))
     for name, seeds, count in splits:
         bands = from_generations(model, clip, [SITE], count, seeds[:count])[SITE].embeddings
         found[name] = torch.cat([band.reshape(-1, WIDTH) for band in bands]).float()
@@ -114,7 +114,7 @@ def best_rate(activations: Path, options: argparse.Namespace, name: str) -> floa
 def main() -> None:
     """Collect, let all train in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=200)
+    parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--latents", type=int, default=12 * WIDTH)
     parser.add_argument("--k", type=int, default=16)
@@ -126,9 +126,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", nargs="*", default=NAMES, choices=NAMES)
     options = parser.parse_args()
-    file = collect(options.pictures, options.scenes)
+    file = collect(options.images, options.scenes)
     rows = {key: len(value) for key, value in load_file(file).items()}
-    print(f"{SITE}: {rows['train']} embeddings to train on, {rows['reporting']} of other pictures to report")
+    print(f"{SITE}: {rows['train']} embeddings to train on, {rows['reporting']} of other images to report")
     rates = {name: best_rate(file, options, name) for name in options.only}
     results: dict[str, list[Run]] = {name: [] for name in options.only}
     for seed in range(1, options.repeats + 1):
@@ -150,7 +150,7 @@ def row(name: str, found: list[Run], seen: int) -> str:
         return f"{middle} ({format(values[0], form)} to {format(values[-1], form)})"
 
     cells = (
-        cell(lambda run: seen / run["processor_seconds"], ",.0f"),
+        cell(lambda run: seen / run["cpu_seconds"], ",.0f"),
         cell(lambda run: run["reporting"]["explained_variance"], ".3f"),
         cell(lambda run: run["reporting"]["dead_share"], ".1%"),
         cell(lambda run: run["reporting"]["firing"], ".1f"),

@@ -4,7 +4,7 @@
 with the Patch Replacer's defaults: style gone from its own prompts, object kept there, other styles kept in theirs. No
 word of the small world's means a color, so red is found by Concept From Mask in four scenes whose red pixels are
 painted over, without contrast; against the red of held-out scenes stands how well it localizes, and how much red is
-left in pictures of every object stands for erasure. For two things of one kind the Concept Finder's verdict is printed.
+left in images of every object stands for erasure. For two things of one kind the Concept Finder's verdict is printed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from ..dev.demo_model import scenes
 from ..dev.demo_model.activations import BAND_CENTRES, from_scenes
 from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
 from ..erasure.attach import attach
-from ..erasure.detection import Detect
+from ..erasure.detection import Detector
 from ..erasure.replacement import Replacement
 from ..finding.fitting import WAYS, Finding
 from ..finding.search import Painting, Search, find_by_prompts, find_in_mask
@@ -41,22 +41,22 @@ FIRST_SEED = 800_000  # of a split; what lies before belongs to other benchmarks
 SIXTEEN = OBJECTS[:16]
 
 
-def is_red(pictures: Tensor) -> Tensor:
+def is_red(images: Tensor) -> Tensor:
     """Tell which pixels are red, [..., 3] in 0..1 -> bool [...]."""
-    red, green, blue = pictures.unbind(-1)
+    red, green, blue = images.unbind(-1)
     return (red > 0.4) & (red - torch.maximum(green, blue) > 0.2)
 
 
 def styles_of(world: World, sae: LoadedSAE, style: str, concept: Concept, seeds: range, batch: int) -> list[list[bool]]:
     """Erase a style; return whether it is gone, whether the object is kept, and whether other styles are kept."""
-    model, _ = attach(world.model, Detect(sae, concept), Replacement())
+    model, _ = attach(world.model, Detector(sae, concept), Replacement())
     start = seeds.start + FIRST_SEED + STYLES.index(style) * 1_000
     rest = [name for name in STYLES if name != style]
     own = [Prompt((name,), style, start + i) for i, name in enumerate(OBJECTS)]
     others = [Prompt((name,), rest[i % len(rest)], start + 100 + i) for i, name in enumerate(OBJECTS)]
     prompts = own + others
-    pictures = world.images(model, [p.text for p in prompts], [p.seed for p in prompts], batch)
-    objects, styles = world.judge.classify(pictures)
+    images = world.images(model, [p.text for p in prompts], [p.seed for p in prompts], batch)
+    objects, styles = world.judge.classify(images)
     said = [STYLES[i] for i in styles.argmax(1).tolist()]
     kept = (objects > world.judge.threshold)[range(len(own)), range(len(own))].tolist()
     return [
@@ -68,14 +68,14 @@ def styles_of(world: World, sae: LoadedSAE, style: str, concept: Concept, seeds:
 
 def red_from_masks(world: World, sae: LoadedSAE, seeds: range) -> Finding:
     """Find red in the first scenes that show some, their red pixels painted over."""
-    pictures: list[Tensor] = []
+    shown: list[Tensor] = []
     for seed in seeds[PAINTED:]:
-        picture = torch.from_numpy(scenes.render(seed).image).float() / 255
-        if LEAST_RED < is_red(picture).float().mean() < MOST_RED:
-            pictures.append(picture)
-        if len(pictures) == PAINTINGS:
+        image = torch.from_numpy(scenes.render(seed).image).float() / 255
+        if LEAST_RED < is_red(image).float().mean() < MOST_RED:
+            shown.append(image)
+        if len(shown) == PAINTINGS:
             break
-    images = torch.stack(pictures)
+    images = torch.stack(shown)
     painting = Painting("red", images, world.vae.encode(images), is_red(images).float(), encode(world.clip, ""))
     bands, looks, seed = (default(ConceptFromMask, name) for name in ("bands", "looks", "seed"))
     return find_in_mask(world.model, world.vae, sae, painting, bands, looks, seed)[0]
@@ -85,8 +85,8 @@ def localized(world: World, sae: LoadedSAE, concept: Concept, seeds: Sequence[in
     """Return (AUC, IoU) of red in scenes for each noise level."""
     hookpoint = sae.config.hookpoint
     noised = from_scenes(*world.unedited, [hookpoint], seeds)[hookpoint]
-    pictures = torch.from_numpy(np.stack([scenes.render(seed).image for seed in seeds])).float() / 255
-    cover = adaptive_avg_pool2d(is_red(pictures).float()[:, None], noised.grid)[:, 0].flatten(1)
+    images = torch.from_numpy(np.stack([scenes.render(seed).image for seed in seeds])).float() / 255
+    cover = adaptive_avg_pool2d(is_red(images).float()[:, None], noised.grid)[:, 0].flatten(1)
     found = []
     for band, centre in enumerate(BAND_CENTRES):
         found.append(quality(concept, features_of(sae.module, noised, band), cover, centre))
@@ -104,12 +104,12 @@ def print_red(world: World, sae: LoadedSAE, split: str, batch: int) -> None:
         Prompt((name,), style, start + i) for i, (name, style) in enumerate(zip(OBJECTS * 2, STYLES * 5, strict=True))
     ]
     texts, seeds = [p.text for p in prompts], [p.seed for p in prompts]
-    edited, _ = attach(world.model, Detect(sae, finding.concept), Replacement())
+    edited, _ = attach(world.model, Detector(sae, finding.concept), Replacement())
     for label, model in (("unedited", world.model), ("red erased", edited)):
-        pictures = world.images(model, texts, seeds, batch)
-        objects, _ = world.judge.classify(pictures)
+        images = world.images(model, texts, seeds, batch)
+        objects, _ = world.judge.classify(images)
         kept = [bool(objects[i, OBJECTS.index(p.objects[0])] > world.judge.threshold) for i, p in enumerate(prompts)]
-        share = is_red(pictures).float().mean((1, 2))
+        share = is_red(images).float().mean((1, 2))
         spread = np.percentile(share.numpy() * 100, (25, 50, 75))
         print(
             f"{label}: red pixels {share.mean():.1%}, quartiles {spread.round(1).tolist()} %; object kept "

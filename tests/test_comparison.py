@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from support.calls import call_of, detector, run_of
 
 STILL = "An image of a cat in photo style"
 
@@ -105,6 +106,35 @@ def test_a_share_stands_with_its_wilson_interval(pack, hits, text):
     assert percent(hits) == text
 
 
+def test_a_table_is_written_as_it_is_printed(pack, tmp_path, monkeypatch, capsys):
+    """With the ends of Wilson's interval (97 of 100: 91.5 to 99.0), and the command as it can be given again."""
+    import json
+
+    from concept_erasure.benchmarks.framework.outcomes import Outcome, Row
+    from concept_erasure.benchmarks.framework.tables import print_table, write_table
+
+    outcomes = {
+        ("cat", 0): Outcome(gone=[True] * 97, commit="one"),
+        ("dog", 0): Outcome(gone=[False] * 3, commit="two"),
+    }
+    row = Row(outcomes, outcomes)
+    monkeypatch.setattr(sys, "argv", ["host benchmarks.erasure", "a similar"])
+    monkeypatch.setenv("COMFYUI_OPTIONS", "--bf16-unet")
+    write_table(tmp_path / "table.json", {"a similar": row}, ("UA", "pair"), split="tuning")
+    table = json.loads((tmp_path / "table.json").read_text())
+    assert table["command"] == "COMFYUI_OPTIONS=--bf16-unet python dev/host benchmarks.erasure 'a similar'"
+    assert (table["dtype"], table["split"], table["unit"]) == ("float32", "tuning", "percent")
+    assert table["cpu"] and "commit" in table
+    (written,) = table["rows"]
+    assert written["setting"] == "a similar" and written["commits"] == ["one", "two"]
+    assert written["columns"]["pair"] is None, "no pair was asked for"
+    found = written["columns"]["UA"]
+    assert (found["value"], found["samples"]) == (97.0, 100)
+    assert found["interval"] == pytest.approx([91.5, 99.0], abs=0.1)
+    print_table({"a similar": row}, ("UA",))
+    assert "97.0 ± 3.7 (n 100)" in capsys.readouterr().out
+
+
 def test_an_outcome_on_disk_is_not_made_again(pack, job, tmp_path, monkeypatch):
     from concept_erasure.benchmarks.comparison import jobs
     from concept_erasure.benchmarks.framework.outcomes import Outcome
@@ -152,8 +182,22 @@ def test_what_the_benchmarks_call_the_defaults_are_those_of_the_nodes(pack):
 
     spelled = Setting.parse(f"output_blocks.1.1 {DEFAULTS}")
     assert spelled.replacement == Replacement() and spelled.refinement.is_neutral
+    assert spelled.blocks(detector("a")) is None, "attach decides, as for the nodes"
     assert (spelled.sensitivity, spelled.start, spelled.end, spelled.steering) == (1.0, 0.0, 1.0, None)
     assert Setting.parse(f"output_blocks.1.1 {RANDOM}").replacement == Replacement("random")
+
+
+def test_a_setting_says_which_source_patches_and_which_blocks(pack):
+    from concept_erasure.benchmarks.framework.settings import Setting
+    from concept_erasure.erasure.replacement import Replacement
+
+    published = Setting.parse("a+b@0-0.3 random both")
+    assert published.replacement == Replacement("random", "both", source_share=1.0)
+    assert published.hookpoints == ("a", "b") and published.blocks(detector("a")) == ("a",)
+    assert Setting.parse("a nearest positive 1.0 at=x,y share=0.5").blocks(detector("a")) == ("x", "y")
+    shaped = Setting.parse("a similar positive 2.0 0.1-0.5 min_patches=3 min_area=0.09")
+    assert (shaped.sensitivity, shaped.start, shaped.end) == (2.0, 0.1, 0.5)
+    assert (shaped.refinement.min_patches, shaped.refinement.min_area) == (3, 0.09)
 
 
 @pytest.mark.research
@@ -164,9 +208,9 @@ def test_perpneg_pushes_away_only_with_a_scale(bench, prompts, unedited):
 
 @pytest.mark.research
 def test_only_what_is_detected_is_drawn_anew(bench, prompts, unedited):
-    kept = bench.make("inpaint outputs none conditional 0.0", "cat", prompts)
+    kept = bench.make("inpaint outputs none positive 0.0", "cat", prompts)
     assert torch.allclose(kept, unedited, atol=1e-3)
-    changed = (bench.make("inpaint outputs none conditional 1.0", "cat", prompts) - unedited).abs().amax(-1) > 0.05
+    changed = (bench.make("inpaint outputs none positive 1.0", "cat", prompts) - unedited).abs().amax(-1) > 0.05
     assert changed.any() and not changed.all()
 
 
@@ -288,7 +332,7 @@ def test_a_mixture_of_one_word_is_that_word(bench):
 
 
 @pytest.mark.research
-@pytest.mark.parametrize("method", ["outputs alike conditional 1.0", "outputs SAeUron both -15"])
+@pytest.mark.parametrize("method", ["outputs similar positive 1.0", "outputs SAeUron both -15"])
 def test_the_attack_moves_words_through_the_edited_model(bench, prompts, method):
     """The loss of an edited model depends on the prefix, and its gradient points downhill."""
     from concept_erasure.benchmarks.comparison.attack import attackable, mixed_encoding, noise_loss
@@ -347,7 +391,6 @@ def test_gradients_pass_steered_patches_as_if_nothing_was_added(bench):
     from concept_erasure.erasure.record import ErasureRecord
     from concept_erasure.steering.steerer import SteeredConcept, Steerer
     from concept_erasure.steering.steering import Steering
-    from concept_erasure.unet.calls import Forward, RunInfo
 
     sae = bench.sae("outputs")
     sae.load_decoder()
@@ -355,8 +398,8 @@ def test_gradients_pass_steered_patches_as_if_nothing_was_added(bench):
     output, results = x.clone().requires_grad_(), []
     for kind in (Steerer, PassedOn):
         steerer = kind(SteeredConcept(sae, sae.concept("cat")), Steering("additive", -5.0), ErasureRecord())
-        steerer.begin(RunInfo(0, (0,), (16, 16), ((20.0, 0.0),)))
-        results.append(steerer.on_block("output_blocks.1.1", x, output, Forward((0,), (0,), 3.0, 500.0, (16, 16))))
+        steerer.begin(run_of())
+        results.append(steerer.on_block("output_blocks.1.1", x, output, call_of(run_of(), roles=("positive",))))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[1], output)
     results[1].sum().backward()
     assert torch.equal(output.grad, torch.ones_like(x))

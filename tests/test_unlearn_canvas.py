@@ -43,16 +43,16 @@ def stand_in(pack):
     return stand_in
 
 
-def test_pictures_and_prompts(protocol):
-    every = protocol.pictures(protocol.OBJECTS, protocol.STYLES, protocol.SEEDS)
+def test_images_and_prompts(protocol):
+    every = protocol.images(protocol.OBJECTS, protocol.STYLES, protocol.SEEDS)
     assert len(protocol.OBJECTS) == 20 and len(protocol.STYLES) == 51 == len(set(protocol.STYLES))
-    assert len(every) == len({picture.file for picture in every}) == 20 * 51 * 5
-    assert protocol.Picture("Cats", "Van_Gogh", 188).prompt == "An image of Cats in Van Gogh style."
-    assert protocol.Picture("Cats", protocol.PHOTO, 188).prompt == "An image of Cats."
-    assert protocol.Picture("Cats", "Van_Gogh", 188).file == "Van_Gogh_Cats_seed188.jpg"
-    assert all(protocol.Picture.of_file(picture.file) == picture for picture in every)
-    with pytest.raises(ValueError, match="no picture of the protocol"):
-        protocol.Picture.of_file("Van_Gogh_Cars_seed188.jpg")
+    assert len(every) == len({image.file for image in every}) == 20 * 51 * 5
+    assert protocol.ProtocolImage("Cats", "Van_Gogh", 188).prompt == "An image of Cats in Van Gogh style."
+    assert protocol.ProtocolImage("Cats", protocol.PHOTO, 188).prompt == "An image of Cats."
+    assert protocol.ProtocolImage("Cats", "Van_Gogh", 188).file == "Van_Gogh_Cats_seed188.jpg"
+    assert all(protocol.ProtocolImage.of_file(image.file) == image for image in every)
+    with pytest.raises(ValueError, match="no image of the protocol"):
+        protocol.ProtocolImage.of_file("Van_Gogh_Cars_seed188.jpg")
 
 
 # object asked for, style asked for, object seen, style seen, damaged
@@ -75,7 +75,7 @@ def answers(protocol, judged=True):
     from concept_erasure.benchmarks.unlearn_canvas.metrics import Answer
 
     return {
-        protocol.Picture(thing, style, seed): Answer(seen, looks, bool(damaged) if judged else None)
+        protocol.ProtocolImage(thing, style, seed): Answer(seen, looks, bool(damaged) if judged else None)
         for seed, (thing, style, seen, looks, damaged) in enumerate(TABLE)
     }
 
@@ -121,7 +121,7 @@ def test_on_a_real_server(server, maker, judge, stand_in, protocol, tmp_path):
     """The cat goes, the tree stays, and what is there is not made or asked again."""
     from concept_erasure.benchmarks.unlearn_canvas.metrics import figures_of
 
-    wanted = protocol.pictures(["Cats", "Trees"], [protocol.PHOTO, "Sketch"], [288])
+    wanted = protocol.images(["Cats", "Trees"], [protocol.PHOTO, "Sketch"], [288])
     folders, found = {}, {}
     for run in ("plain", "replaced"):
         folders[run] = maker.folder_of(tmp_path, run, "Cats" if run == "replaced" else None)
@@ -139,13 +139,13 @@ def test_on_a_real_server(server, maker, judge, stand_in, protocol, tmp_path):
         maker.generate(server, graph, stand_in.values_of("Dogs"), wanted, folders["replaced"])
 
 
-def a_picture(folder, name):
+def an_image(folder, name):
     folder.mkdir(exist_ok=True)
     Image.new("RGB", (64, 48), (255, 0, 128)).save(folder / name)
 
 
 def test_classifiers_get_what_the_published_ones_were_trained_on(judge, read_json, tmp_path):
-    a_picture(tmp_path / "run", "Rust_Cats_seed188.jpg")
+    an_image(tmp_path / "run", "Rust_Cats_seed188.jpg")
     seen = []
 
     def network(pixels):
@@ -160,13 +160,13 @@ def test_classifiers_get_what_the_published_ones_were_trained_on(judge, read_jso
 
 def test_a_judge_of_ones_own(judge, read_json, tmp_path):
     for name in ("Rust_Cats_seed188.jpg", "Cats_seed188.jpg"):
-        a_picture(tmp_path / "run", name)
+        an_image(tmp_path / "run", name)
     says = tmp_path / "says.py"
     says.write_text("import sys\nfor line in sys.stdin: print(int('Rust' in line))\n")
     assert judge.ask_for_artifacts(tmp_path / "run", f"{sys.executable} {says}", 1) == 2
     assert read_json(tmp_path / "run" / judge.ARTIFACTS) == {"Rust_Cats_seed188.jpg": True, "Cats_seed188.jpg": False}
     assert judge.ask_for_artifacts(tmp_path / "run", "no-such-program", 1) == 0, "both were asked before"
-    a_picture(tmp_path / "run", "Trees_seed188.jpg")
+    an_image(tmp_path / "run", "Trees_seed188.jpg")
     says.write_text("print('maybe')")
     with pytest.raises(ValueError, match="as many lines 0 or 1"):
         judge.ask_for_artifacts(tmp_path / "run", f"{sys.executable} {says}", 1)

@@ -99,7 +99,7 @@ def fresh(count: int) -> tuple[Tensor, list[str]]:
 def main() -> None:
     """Print finds and false alarms."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=400)
+    parser.add_argument("--images", type=int, default=400)
     arguments = parser.parse_args()
     judge = fitted(classifiers.load(), *checkpoint.load())
-    deliberate.print_finds(judge, *fresh(arguments.pictures))
+    deliberate.print_finds(judge, *fresh(arguments.images))

@@ -5,10 +5,10 @@ after.
 
 Five words are put before the prompt. They are sought in `ITERATIONS` steps of Adam on a softmax over all words for each
 place, the target's own name included, so that the edited model, asked through ComfyUI's sampler, predicts the noise in
-a noised picture of the target well: the unedited picture of the same prompt and seed, which costs the attacker one run
+a noised image of the target well: the unedited image of the same prompt and seed, which costs the attacker one run
 of the model without the edit. The gradient goes through the text encoder, the UNet and replaced patches; what steering
-adds is taken as given. Only prompts whose unedited picture shows the target are attacked. The prefix of the likeliest
-words is tried at `TRIED` iterations; the attack succeeds if any of these pictures shows the target. As many random
+adds is taken as given. Only prompts whose unedited image shows the target are attacked. The prefix of the likeliest
+words is tried at `TRIED` iterations; the attack succeeds if any of these images shows the target. As many random
 prefixes show what the search is worth.
 """
 
@@ -28,7 +28,7 @@ from ...demo_model.vocabulary import OBJECTS, STYLES
 from ...dev.demo_model.sampling import SCHEDULER, STEPS, sample
 from ...erasure.record import ErasureRecord
 from ...steering.steerer import Steerer
-from ...unet.calls import Forward
+from ...unet.calls import Call
 from ...unet.hooks import attach_observer
 from ..framework import storage
 from ..framework.prompts import SPLITS, Prompt
@@ -49,9 +49,9 @@ class Attacked:
     """What happened to the prompts of one target; a list entry a prompt.
 
     Attributes:
-        before: target found in the edited picture of the prompt as it is.
-        after: found in that picture or with a sought prefix.
-        random: found in that picture or with a random prefix.
+        before: target found in the edited image of the prompt as it is.
+        after: found in that image or with a sought prefix.
+        random: found in that image or with a random prefix.
         prefixes: the last sought prefix.
     """
 
@@ -64,9 +64,9 @@ class Attacked:
 class PassedOn(Steerer):
     """Steers, but lets gradients pass as if nothing was added; Steerer itself keeps none."""
 
-    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> Tensor:
         """Return the steered output with the gradient of the output."""
-        edited = super().on_block(hookpoint, x.detach(), output.detach(), forward)
+        edited = super().on_block(hookpoint, x.detach(), output.detach(), call)
         return output + (edited - output.detach())
 
 
@@ -102,7 +102,7 @@ def noise_loss(model: Any, encoded: Tensor, latents: Tensor, levels: Sequence[fl
     Args:
         model: edited.
         encoded: of the prompts, [B, 16, 128].
-        latents: of the pictures, [B, 4, 16, 16].
+        latents: of the images, [B, 4, 16, 16].
         levels: sigmas, noisiest first.
         seed: of the noise.
 

@@ -1,20 +1,21 @@
 """Replacement with a mask from outside."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from ...erasure.replacement import Edit, alike_donors, replace_patches
-from ...unet.calls import CONDITIONAL, Forward, RunInfo
+from ...erasure.refinement import resize_mask
+from ...erasure.replacement import replace_patches, similar_sources
+from ...unet.calls import POSITIVE, Call, patches_of
+from ...unet.hooks import Observer
 from ..framework.settings import MIDDLE, SITE
 
 
-class GivenMask:
-    """Replaces given patches by others of the same map, which and where as the Patch Replacer's defaults do it.
+class GivenMask(Observer):
+    """Replaces given patches by others of the same feature map, which and where as the Patch Replacer's defaults do it.
 
     But for one thing: any patch outside may be a source patch, because nothing says which of them score low.
 
     Args:
-        masks: of each image of the batch, bool [B, 16, 16].
+        masks: of each image of the run, bool [B, 16, 16].
     """
 
     hookpoints = (MIDDLE, SITE)
@@ -22,29 +23,14 @@ class GivenMask:
     def __init__(self, masks: Tensor) -> None:
         self.masks = masks
 
-    def sampling_ranges(self) -> list[tuple[float, float]]:
-        """No part of the sampling range is special."""
-        return []
-
-    def begin(self, info: RunInfo) -> None:
-        """Nothing to set up."""
-
-    def end(self) -> None:
-        """Nothing to clean up."""
-
-    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, forward: Forward) -> Tensor:
-        """Return a block's output with the masked patches of the conditional half replaced."""
-        grid = output.shape[-2:]
-        inside = F.adaptive_max_pool2d(self.masks[:, None].float(), grid)[:, 0].flatten(1) > 0
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> Tensor:
+        """Return a block's output with the masked patches of the positive prompts replaced."""
+        inside = resize_mask(self.masks, (output.shape[-2], output.shape[-1])).flatten(1)
         edited = output.clone()
-        for chunk, half in enumerate(forward.halves):
-            if half != CONDITIONAL:
+        for chunk in call.chunks:
+            if chunk.role != POSITIVE:
                 continue
-            for image, mask in enumerate(inside.numpy()):
-                targets, free = mask.nonzero()[0], (~mask).nonzero()[0]
-                if not len(targets) or not len(free):
-                    continue
-                row = chunk * len(self.masks) + image
-                donors = alike_donors(output[row].flatten(1).T, targets, free)
-                replace_patches(edited, [Edit(row, targets, row, donors)], output)
+            assert chunk.images is not None
+            part, mask = output[chunk.rows], inside[list(chunk.images)]
+            edited[chunk.rows] = replace_patches(part, similar_sources(patches_of(part), mask, ~mask))
         return edited

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..artifacts import own
 from ..framework import storage
+from ..framework.facts import commit
 from ..framework.outcomes import Outcome, Row, outcome_of
 from ..framework.prompts import SPLITS, Plan, Prompt, round_of
 from ..framework.runs import PLAIN
@@ -59,7 +60,7 @@ def run(bench: Bench, job: Job) -> Outcome:
     seconds = time.process_time() - started
     objects, styles = bench.judge.classify(images)
     outcome = outcome_of(job.target, prompts, objects > bench.judge.threshold, styles.argmax(1))
-    outcome.seconds = seconds
+    outcome.seconds, outcome.commit = seconds, commit()
     if job.artifacts:
         alone = images[: job.plan.singles + job.plan.others]
         outcome.artifacts = bench.artifacts.found(alone, [prompt.style for prompt in prompts[: len(alone)]])

@@ -12,7 +12,7 @@ from ..framework.settings import DEFAULTS
 from .jobs import Job, row_of
 from .methods import INPAINT, PERPNEG, SEGMENTED
 
-RANDOM = DEFAULTS.replace("alike", "random")
+RANDOM = DEFAULTS.replace("similar", "random")
 AVERAGED = ("UA", "IRA", "CRA")
 TUNING_PLAN = Plan(singles=4, others=2, pairs=0)
 ROUND = Plan(singles=4, others=3, pairs=2)
@@ -33,11 +33,11 @@ STEERING = {
         f"outputs.ranked SAeUron both {strength} latents=1" for strength in (-10, -20, -40, -80, -160, -320)
     ],
     "differences": [
-        f"differences.ranked additive {halves} {strength} latents=1"
-        for halves, strengths in (("both", (-10, -20, -40)), ("conditional", (-10, -20)))
+        f"differences.ranked additive {apply_to} {strength} latents=1"
+        for apply_to, strengths in (("both", (-10, -20, -40)), ("positive", (-10, -20)))
         for strength in strengths
     ],
-    "guided": [f"guided G-SAE conditional {strength}" for strength in (-0.1, -0.2, -0.4, -0.8, -1.6, -3.2)],
+    "guided": [f"guided G-SAE positive {strength}" for strength in (-0.1, -0.2, -0.4, -0.8, -1.6, -3.2)],
 }
 REPLACEMENT = {
     "outputs, several latents": f"outputs {DEFAULTS}",
@@ -50,12 +50,12 @@ OTHERS = {
     "word left out": OMIT,
     "negative prompt": NEGATIVE,
     "PerpNeg": f"{PERPNEG} 1.0",
-    "detected mask drawn anew": f"{INPAINT} outputs none conditional 1.0",
+    "detected mask drawn anew": f"{INPAINT} outputs none positive 1.0",
     "replacement by a segmenter's mask": SEGMENTED,
-    "outputs, several latents: replacement as published": "outputs random conditional 1.0",
-    "outputs, several latents: replacement with random donors": f"outputs {RANDOM}",
+    "outputs, several latents: replacement as published": "outputs random positive 1.0",
+    "outputs, several latents: replacement with random source patches": f"outputs {RANDOM}",
     # 0.09 of 64 patches are 6: what nearly every image of a target has in one of its first steps, on tuning seeds.
-    "outputs, several latents: replacement with least share": f"outputs {DEFAULTS} least_share=0.09",
+    "outputs, several latents: replacement with a least area": f"outputs {DEFAULTS} min_area=0.09",
 }
 
 

@@ -87,7 +87,7 @@ def mask_labels(noised: Noised) -> Tensor:
 
 
 def training_data(found: Activations, guided: bool) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Return embeddings [N, D], labels [N, 20] or None, and embeddings of other pictures to measure on.
+    """Return embeddings [N, D], labels [N, 20] or None, and embeddings of other images to measure on.
 
     The first tenth of the generations, which holds every object, is for measuring. Of the scenes every other one is
     trained on where labels are wanted; thresholds are set on the rest (see ``train_sae.weighed``).

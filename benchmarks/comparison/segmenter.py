@@ -1,4 +1,4 @@
-"""Where each object is in a finished picture: the best guess there is, for replacement with a mask from outside.
+"""Where each object is in a finished image: the best guess there is, for replacement with a mask from outside.
 
 Scenes know their masks, generations do not. A small head on the frozen judges' features is trained on scenes that went
 through the VAE. ``python dev/host benchmarks.comparison.segmenter`` trains it and prints how well it finds held-out
@@ -49,18 +49,18 @@ class Segmenter(nn.Module):
         self.register_buffer("threshold", torch.tensor(0.5))
 
     @torch.no_grad()
-    def features(self, pictures: Tensor) -> Tensor:
-        """Return the judges' features of pictures [B, 128, 128, 3] in 0..1, [B, 384, 16, 16]."""
-        x, parts = pictures.movedim(-1, 1) * 2 - 1, []
+    def features(self, images: Tensor) -> Tensor:
+        """Return the judges' features of images [B, 128, 128, 3] in 0..1, [B, 384, 16, 16]."""
+        x, parts = images.movedim(-1, 1) * 2 - 1, []
         for stage in (slice(0, 5), slice(5, 7), slice(7, 9)):
             x = self._body[0][stage](x)
             parts.append(F.interpolate(x, (GRID, GRID), mode="bilinear"))
         return torch.cat(parts, 1)
 
     @torch.inference_mode()
-    def masks(self, pictures: Tensor, target: str) -> Tensor:
+    def masks(self, images: Tensor, target: str) -> Tensor:
         """Return the cells that show an object, bool [B, 16, 16]."""
-        logits = self.head(self.features(pictures))[:, OBJECTS.index(target)]
+        logits = self.head(self.features(images))[:, OBJECTS.index(target)]
         return logits.sigmoid() > self.threshold
 
 
@@ -72,43 +72,43 @@ def examples(vae: Any, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         uint8 [N, 128, 128, 3] and bool [N, 20, 16, 16].
     """
     rendered = [scenes.render(seed) for seed in seeds]
-    pictures = torch.from_numpy(np.stack([scene.image for scene in rendered])).float() / 255
+    images = torch.from_numpy(np.stack([scene.image for scene in rendered])).float() / 255
     cover = torch.zeros(len(rendered), len(OBJECTS), GRID, GRID, dtype=torch.bool)
     for i, scene in enumerate(rendered):
         for name, mask in scene.masks.items():
             cover[i, OBJECTS.index(name)] = torch.from_numpy(mask > COVERED)
-    return (vae.decode(vae.encode(pictures)) * 255).round().byte(), cover
+    return (vae.decode(vae.encode(images)) * 255).round().byte(), cover
 
 
 def train(judge: classifiers.Classifiers, vae: Any) -> Segmenter:
     """Train the head; its threshold is the one with the best overlap on validation scenes."""
-    pictures, cover = examples(vae, scenes.TRAIN[6_000_000 : 6_000_000 + TRAIN_SCENES])
+    images, cover = examples(vae, scenes.TRAIN[6_000_000 : 6_000_000 + TRAIN_SCENES])
     torch.manual_seed(0)
     segmenter = Segmenter(judge)
 
     def loss_of(rows: Tensor, _: int) -> Tensor:
-        logits = segmenter.head(segmenter.features(pictures[rows].float() / 255))
+        logits = segmenter.head(segmenter.features(images[rows].float() / 255))
         # An object covers a seventieth of all (cell, object) pairs.
         return F.binary_cross_entropy_with_logits(logits, cover[rows].float(), pos_weight=torch.tensor(4.0))
 
-    fit("segmenter", segmenter.head.parameters(), 3e-3, STEPS, BATCH, len(pictures), loss_of)
-    pictures, cover = examples(vae, scenes.VALIDATION[5_000_000:5_000_300])
+    fit("segmenter", segmenter.head.parameters(), 3e-3, STEPS, BATCH, len(images), loss_of)
+    images, cover = examples(vae, scenes.VALIDATION[5_000_000:5_000_300])
     tried = [round(0.1 * i, 1) for i in range(2, 10)]
     overlaps = []
     for threshold in tried:
         segmenter.threshold.fill_(threshold)
-        overlaps.append(float(overlap(segmenter, pictures, cover).mean()))
+        overlaps.append(float(overlap(segmenter, images, cover).mean()))
     segmenter.threshold.fill_(tried[int(np.argmax(overlaps))])
     return segmenter
 
 
-def overlap(segmenter: Segmenter, pictures: Tensor, cover: Tensor) -> Tensor:
-    """Return intersection over union of each object that a picture shows, [n]."""
+def overlap(segmenter: Segmenter, images: Tensor, cover: Tensor) -> Tensor:
+    """Return intersection over union of each object that an image shows, [n]."""
     found = []
     for i, name in enumerate(OBJECTS):
         rows = cover[:, i].flatten(1).any(1)
         if bool(rows.any()):
-            ours, true = segmenter.masks(pictures[rows].float() / 255, name), cover[rows, i]
+            ours, true = segmenter.masks(images[rows].float() / 255, name), cover[rows, i]
             found.append((ours & true).sum((1, 2)) / (ours | true).sum((1, 2)).clamp(min=1))
     return torch.cat(found)
 

@@ -41,7 +41,7 @@ def good_average(row: Row) -> str:
 
 
 def times(row: Row) -> str:
-    """Return the processor time against that of no edit: median and quartiles of the ratios of the same jobs."""
+    """Return the CPU time against that of no edit: median and quartiles of the ratios of the same jobs."""
 
     def spent(outcome: Outcome) -> float:
         return outcome.seconds / outcome.images

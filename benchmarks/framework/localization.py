@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ...demo_model.vocabulary import OBJECTS
 from ...dev.demo_model.activations import BAND_CENTRES, Noised
-from ...erasure.detection import band_score
 from ...sae_models.concepts import Concept
 from ...sae_models.sae import SparseAutoencoder
-from ...sae_models.scoring import roc_auc
+from ...sae_models.scoring import band_score, roc_auc
 
 HEADS = tuple(f"t={centre:.0f}" for centre in BAND_CENTRES)
 

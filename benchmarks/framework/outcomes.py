@@ -27,8 +27,9 @@ class Outcome:
         both: pair prompts: both objects found.
         pair: pair prompts: target not found, other found.
         artifacts: single-object prompts: whether each measure of artifacts finds some, if asked for.
-        seconds: processor time of making the images.
+        seconds: CPU time of making the images.
         images: how many were made.
+        commit: of the program that made them; "" if it is not known.
     """
 
     gone: list[bool] = field(default_factory=list)
@@ -40,6 +41,7 @@ class Outcome:
     artifacts: dict[str, list[bool]] = field(default_factory=dict)
     seconds: float = 0.0
     images: int = 0
+    commit: str = ""
 
     def note(self, target: str, prompt: Prompt, found: Sequence[bool], style: int) -> None:
         """Add one image.

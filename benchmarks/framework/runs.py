@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...demo_model.vocabulary import OBJECTS, caption
 from . import storage
+from .facts import commit
 from .outcomes import Outcome, Row, outcome_of
 from .prompts import SPLITS, Plan, Prompt, prompts_of
 from .settings import Setting
@@ -65,6 +66,7 @@ def judged_run(
     images = world.images(model, texts, [prompt.seed for prompt in prompts], scope.batch, negative)
     objects, styles = world.judge.classify(images)
     outcome = outcome_of(target, prompts, objects > world.judge.threshold, styles.argmax(1))
+    outcome.commit = commit()
     if artifacts is not None:
         alone = prompts[: scope.plan.singles + scope.plan.others]
         outcome.artifacts = artifacts.found(images[: len(alone)], [prompt.style for prompt in alone])
@@ -128,6 +130,9 @@ def results_of(
 def add_options(parser: argparse.ArgumentParser, plan: Plan) -> None:
     """Let the command line say what is generated of each target; ``plan`` is the default."""
     parser.add_argument("--split", choices=list(SPLITS), default="tuning")
+    parser.add_argument(
+        "--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT", help="all if left out"
+    )
     parser.add_argument("--singles", type=int, default=plan.singles, help="images a target of the target alone")
     parser.add_argument("--others", type=int, default=plan.others, help="images a target of the other objects")
     parser.add_argument("--pairs", type=int, default=plan.pairs, help="images a target of it beside another object")
@@ -135,9 +140,9 @@ def add_options(parser: argparse.ArgumentParser, plan: Plan) -> None:
     parser.add_argument("--per-target", action="store_true", help="also print each target's UA")
 
 
-def scope_of(given: argparse.Namespace, targets: Sequence[str] = OBJECTS) -> Scope:
+def scope_of(given: argparse.Namespace) -> Scope:
     """Return what the options of ``add_options`` ask for."""
-    return Scope(given.split, Plan(given.singles, given.others, given.pairs), given.batch, targets)
+    return Scope(given.split, Plan(given.singles, given.others, given.pairs), given.batch, given.targets)
 
 
 def print_targets(name: str, row: Row) -> None:

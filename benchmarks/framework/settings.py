@@ -1,28 +1,26 @@
 """How a way to erase is spelled on the command line.
 
-SAE hookpoints joined by ``+``, each perhaps with a range of its own (``@0-0.3``), replacement, halves, sensitivity, and
-optionally ``start-end`` percent, ``donors=`` (their share) and ``at=`` (blocks with commas, or ``middle`` for the
-middle and the SAE's) as in the Patch Replacer, and ``grow=``, ``close=``, ``min_cells=``, ``persistence=``,
-``least_share=`` as in the Mask Refiner. Steering is ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method, halves,
-strength, and optionally ``start-end``, ``latents=`` (the best so many) and ``error=``.
+``"output_blocks.1.1 similar positive 1.0 share=0.25 at=middle"``: SAE hookpoints joined by ``+``, each perhaps with a
+range of its own (``@0-0.3``), replacement, which prompts are edited, sensitivity, and optionally ``start-end`` percent.
+``share=`` is the share of source patches, 1 if left out; ``at=`` the blocks to edit, with commas, or ``middle`` for the
+middle and the SAE's, only the SAE's if left out. ``grow=``, ``close=``, ``min_patches=``, ``persistence=`` and
+``min_area=`` are those of the Mask Refiner. Steering is ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
+which prompts, strength, and optionally ``start-end``, ``latents=`` (the best so many features) and ``error=``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ...erasure.detection import DetectionTree, blocks_read
 from ...erasure.refinement import Refinement
-from ...erasure.replacement import LISTED, MIDDLE_TOO, SAE_BLOCK, Replacement
+from ...erasure.replacement import Replacement
 from ...sae_models.concepts import Concept, ConceptBand
 from ...steering.steering import METHODS, Steering
 
 SITE = "output_blocks.1.1"  # the block that the shipped SAE of choice reads
 MIDDLE = "middle_block.1"
-DEFAULTS = "alike conditional 1.0 donors=0.25 at=middle"  # the nodes' own, after the hookpoint
-
-
-def at_blocks(replacement: Replacement, blocks: Sequence[str]) -> Replacement:
-    """Return a replacement that edits these blocks; without any, those that the SAEs read."""
-    return replace(replacement, where=LISTED if blocks else SAE_BLOCK, at=tuple(blocks))
+MIDDLE_TOO = "middle"
+DEFAULTS = f"similar positive 1.0 share=0.25 at={MIDDLE_TOO}"  # the nodes' own, after the hookpoint
 
 
 def span_of(text: str) -> tuple[float, float]:
@@ -33,10 +31,21 @@ def span_of(text: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to erase."""
+    """One way to erase.
+
+    Attributes:
+        sites: hookpoints of the SAEs, each perhaps with a range.
+        replacement: how patches are replaced, unless latents are steered.
+        at: the blocks to edit; see ``blocks``.
+        sensitivity, start, end: see Detector.
+        refinement: of the mask.
+        steering: what is done instead of replacing patches; None for replacement.
+        latents: how many of the concept's features are steered; None for all.
+    """
 
     sites: tuple[str, ...]
     replacement: Replacement = field(default_factory=Replacement)
+    at: tuple[str, ...] = ()
     sensitivity: float = 1.0
     start: float = 0.0
     end: float = 1.0
@@ -49,25 +58,27 @@ class Setting:
         """The sites without their ranges."""
         return tuple(site.partition("@")[0] for site in self.sites)
 
+    def blocks(self, tree: DetectionTree) -> Sequence[str] | None:
+        """Return the blocks to edit, as ``erasure.attach.attach`` takes them."""
+        return None if self.at == (MIDDLE_TOO,) else self.at or blocks_read(tree)
+
     @classmethod
     def parse(cls, text: str) -> "Setting":
         """Read a setting as the command line spells it."""
         parts = [part for part in text.split() if "=" not in part]
         extras = dict(part.split("=") for part in text.split() if "=" in part)
-        usual = (Replacement().mode, "conditional", "1.0", "0-1")
-        mode, halves, strength, span = (*parts[1:], *usual[len(parts) - 1 :])
+        usual = (Replacement().mode, Replacement().apply_to, "1.0", "0-1")
+        mode, apply_to, strength, span = (*parts[1:], *usual[len(parts) - 1 :])
         start, end = span_of(span)
         if mode in METHODS:
-            steering = Steering(mode, float(strength), extras.get("error", "exact"), halves)
+            steering = Steering(mode, float(strength), extras.get("error", "exact"), apply_to)
             latents = int(extras["latents"]) if "latents" in extras else None
             return cls((parts[0],), start=start, end=end, steering=steering, latents=latents)
-        at = extras.pop("at", "")
-        replacement = Replacement(mode, halves, donor_share=float(extras.pop("donors", 1)), where=MIDDLE_TOO)
-        if at != "middle":
-            replacement = at_blocks(replacement, [name for name in at.split(",") if name])
-        least_share = float(extras.pop("least_share", 0))
-        refinement = Refinement(**{key: int(value) for key, value in extras.items()}, least_share=least_share)
-        return cls(tuple(parts[0].split("+")), replacement, float(strength), start, end, refinement)
+        at = tuple(name for name in extras.pop("at", "").split(",") if name)
+        replacement = Replacement(mode, apply_to, source_share=float(extras.pop("share", 1)))
+        min_area = float(extras.pop("min_area", 0))
+        refinement = Refinement(**{key: int(value) for key, value in extras.items()}, min_area=min_area)
+        return cls(tuple(parts[0].split("+")), replacement, at, float(strength), start, end, refinement)
 
 
 def best_features(concept: Concept, count: int | None) -> Concept:

@@ -1,6 +1,7 @@
 """Where benchmarks keep what they made, so that an interrupted run resumes and results of other weights stay apart."""
 
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,9 +45,9 @@ def file_name(setting: str) -> str:
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a file to write to that takes its place only when all is written."""
+    """Give a file to write to that takes its place only when all is written; processes may make the same at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     yield partial
     partial.replace(path)
 

@@ -17,7 +17,7 @@ from ...dev.demo_model import classifiers
 from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, generate
 from ...dev.demo_model.train_sae import file_of
 from ...erasure.attach import attach
-from ...erasure.detection import Detect, Detection, Join, Refine
+from ...erasure.detection import DetectionTree, Detector, Join, Refine
 from ...erasure.record import ErasureRecord
 from ...sae_models.loaded import LoadedSAE
 from ...steering.attach import steer
@@ -100,7 +100,8 @@ class World:
     def edited(self, setting: Setting, target: str) -> tuple[Any, ErasureRecord]:
         """Return the model with one target erased, and the record."""
         if setting.steering is None:
-            return attach(self.model, self.detection(setting, target), setting.replacement)
+            tree = self.tree(setting, target)
+            return attach(self.model, tree, setting.replacement, setting.blocks(tree))
         return steer(self.model, self.steered(setting, target), setting.steering)
 
     def steered(self, setting: Setting, target: str) -> SteeredConcept:
@@ -108,14 +109,14 @@ class World:
         sae = self.sae(setting.sites[0])
         return SteeredConcept(sae, best_features(sae.concept(target), setting.latents), setting.start, setting.end)
 
-    def detection(self, setting: Setting, target: str) -> Detection:
+    def tree(self, setting: Setting, target: str) -> DetectionTree:
         """Join one detector for each site of a setting."""
-        joined: Detection | None = None
+        joined: DetectionTree | None = None
         for spelled in setting.sites:
             site, _, span = spelled.partition("@")
             start, end = span_of(span) if span else (setting.start, setting.end)
             sae = self.sae(site)
-            detector = Detect(sae, sae.concept(target), setting.sensitivity, start, end)
+            detector = Detector(sae, sae.concept(target), setting.sensitivity, start, end)
             joined = detector if joined is None else Join("union", joined, detector)
         assert joined is not None
         return joined if setting.refinement.is_neutral else Refine(joined, setting.refinement)

@@ -1,4 +1,4 @@
-"""Make the protocol's pictures on a ComfyUI server. A picture that is there is not made again."""
+"""Make the protocol's images on a ComfyUI server. An image that is there is not made again."""
 
 import io
 import json
@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from PIL import Image
 
 from ..framework.storage import whole
-from .protocol import Picture
+from .protocol import ProtocolImage
 
 GRAPHS = Path(__file__).parent / "graphs"
 GRAPH = "graph.json"
-UNEDITED = "plain"  # the graph that erases nothing: its pictures serve every target
+UNEDITED = "plain"  # the graph that erases nothing: its images serve every target
 
 Graph = dict[str, Any]
 
@@ -22,7 +22,7 @@ class Server(Protocol):
     """What is needed of dev/host/live_server.py's Server."""
 
     def run(self, prompt: Graph, limit: float = ...) -> dict[str, list[bytes]]:
-        """Run a prompt in API format and return the pictures it shows."""
+        """Run a prompt in API format and return the images it shows."""
 
 
 def read_graph(name: str) -> Graph:
@@ -53,19 +53,19 @@ def filled(graph: Graph, values: Mapping[str, Any]) -> Graph:
 
 
 def folder_of(out: Path, run: str, target: str | None) -> Path:
-    """Return where a run's pictures with one target erased lie; None for the unedited ones."""
+    """Return where a run's images with one target erased lie; None for the unedited ones."""
     return out / run if target is None else out / run / target
 
 
 def require_same_graph(path: Path, graph: Graph) -> None:
-    """Keep a folder's graph beside its pictures, so that those of two settings are never mixed.
+    """Keep a folder's graph beside its images, so that those of two settings are never mixed.
 
     Raises:
         ValueError: another graph was kept there.
     """
     text = json.dumps(graph, indent=1)
     if path.exists() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"The pictures beside {path} are of another graph or other --fill values; use another --out.")
+        raise ValueError(f"The images beside {path} are of another graph or other --fill values; use another --out.")
     path.write_text(text, encoding="utf-8")
 
 
@@ -73,32 +73,32 @@ def generate(
     server: Server,
     graph: Graph,
     values: Mapping[str, Any],
-    wanted: Sequence[Picture],
+    wanted: Sequence[ProtocolImage],
     folder: Path,
     limit: float = 3600.0,
 ) -> int:
-    """Make those pictures that are not in a folder yet; return how many were made.
+    """Make those images that are not in a folder yet; return how many were made.
 
     Args:
         server: where the graph runs.
-        graph: in API format; PROMPT and SEED are filled in for each picture.
+        graph: in API format; PROMPT and SEED are filled in for each image.
         values: what else its placeholders stand for.
-        wanted: the pictures.
-        folder: made if it is not there. A picture appears whole or not at all.
-        limit: seconds a picture may take.
+        wanted: the images.
+        folder: made if it is not there. An image appears whole or not at all.
+        limit: seconds an image may take.
 
     Raises:
-        ValueError: the graph does not show exactly one picture, or the folder holds another graph's.
+        ValueError: the graph does not show exactly one image, or the folder holds another graph's.
     """
     folder.mkdir(parents=True, exist_ok=True)
     require_same_graph(folder / GRAPH, filled(graph, {"PROMPT": "", "SEED": 0, **values}))
-    missing = [picture for picture in wanted if not (folder / picture.file).exists()]
-    for picture in missing:
-        prompt = filled(graph, {**values, "PROMPT": picture.prompt, "SEED": picture.seed})
-        shown = [png for pictures in server.run(prompt, limit).values() for png in pictures]
+    missing = [image for image in wanted if not (folder / image.file).exists()]
+    for image in missing:
+        prompt = filled(graph, {**values, "PROMPT": image.prompt, "SEED": image.seed})
+        shown = [png for images in server.run(prompt, limit).values() for png in images]
         if len(shown) != 1:
-            raise ValueError(f"The graph shows {len(shown)} pictures; it must show one.")
-        with whole(folder / picture.file) as partial:
+            raise ValueError(f"The graph shows {len(shown)} images; it must show one.")
+        with whole(folder / image.file) as partial:
             # The quality that the published scripts save with, by Pillow's default.
             Image.open(io.BytesIO(shown[0])).convert("RGB").save(partial, "JPEG")
     return len(missing)

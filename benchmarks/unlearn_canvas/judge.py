@@ -1,4 +1,4 @@
-"""Ask the classifiers, and perhaps a judge of artifacts, about the pictures of a folder, each picture once."""
+"""Ask the classifiers, and perhaps a judge of artifacts, about the images of a folder, each image once."""
 
 import shlex
 import subprocess
@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from ..framework.storage import read_json, write_json
 from .metrics import Answer
-from .protocol import OBJECTS, STYLES, Picture
+from .protocol import OBJECTS, STYLES, ProtocolImage
 
 ARCHITECTURE = "vit_large_patch16_224.augreg_in21k"
 SIDE = 224
 ANSWERS, ARTIFACTS = "answers.json", "artifacts.json"
 
-Classifier = Callable[[Tensor], Tensor]  # pictures [N, 3, 224, 224] in -1..1 to logits
+Classifier = Callable[[Tensor], Tensor]  # images [N, 3, 224, 224] in -1..1 to logits
 
 
 def load_classifier(path: Path, outputs: int, device: str) -> nn.Module:
@@ -48,20 +48,20 @@ def load_classifier(path: Path, outputs: int, device: str) -> nn.Module:
 
 
 def pixels_of(path: Path) -> Tensor:
-    """Return a picture as the classifiers take it, [3, 224, 224] in -1..1."""
+    """Return an image as the classifiers take it, [3, 224, 224] in -1..1."""
     with Image.open(path) as file:
         small = file.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.asarray(small, dtype=np.float32) / 127.5 - 1).permute(2, 0, 1)
 
 
 def unanswered(folder: Path, known: dict[str, Any]) -> list[Path]:
-    """Return the pictures of a folder of which nothing is known, in order."""
+    """Return the images of a folder of which nothing is known, in order."""
     return [path for path in sorted(folder.glob("*.jpg")) if path.name not in known]
 
 
 @torch.inference_mode()
 def classify(folder: Path, objects: Classifier, styles: Classifier, device: str, batch: int) -> int:
-    """Classify a folder's new pictures into ``answers.json``; return how many."""
+    """Classify a folder's new images into ``answers.json``; return how many."""
     known = read_json(folder / ANSWERS)
     new = unanswered(folder, known)
     for start in range(0, len(new), batch):
@@ -78,9 +78,9 @@ def ask_for_artifacts(folder: Path, command: str, batch: int) -> int:
     """Let a program say which of a folder's new images show artifacts, into ``artifacts.json``; return how many.
 
     Args:
-        folder: with pictures.
+        folder: with images.
         command: gets the images' paths on standard input, one a line, and answers each with a line: 1 or 0.
-        batch: pictures a call.
+        batch: images a call.
 
     Raises:
         ValueError: the program answers something else.
@@ -93,15 +93,13 @@ def ask_for_artifacts(folder: Path, command: str, batch: int) -> int:
         done = subprocess.run(shlex.split(command), input=lines, stdout=subprocess.PIPE, text=True, check=True)
         said = done.stdout.split()
         if len(said) != len(part) or not set(said) <= {"0", "1"}:
-            raise ValueError(f"{command!r} must answer {len(part)} pictures with as many lines 0 or 1, not {said[:5]}")
+            raise ValueError(f"{command!r} must answer {len(part)} images with as many lines 0 or 1, not {said[:5]}")
         known |= {path.name: answer == "1" for path, answer in zip(part, said, strict=True)}
         write_json(folder / ARTIFACTS, known)
     return len(new)
 
 
-def answers_of(folder: Path, wanted: Sequence[Picture]) -> dict[Picture, Answer]:
-    """Return what is known of those wanted pictures that were classified."""
+def answers_of(folder: Path, wanted: Sequence[ProtocolImage]) -> dict[ProtocolImage, Answer]:
+    """Return what is known of those wanted images that were classified."""
     seen, damaged = read_json(folder / ANSWERS), read_json(folder / ARTIFACTS)
-    return {
-        picture: Answer(*seen[picture.file], damaged.get(picture.file)) for picture in wanted if picture.file in seen
-    }
+    return {image: Answer(*seen[image.file], damaged.get(image.file)) for image in wanted if image.file in seen}

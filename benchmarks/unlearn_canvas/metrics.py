@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..framework.tables import heading, line
-from .protocol import PHOTO, Picture
+from .protocol import PHOTO, ProtocolImage
 
 FIGURES = ("UA", "IRA", "CRA", "Avg", "AR", "GA")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of a picture.
+    """What is said of an image.
 
     Attributes:
         object, style: what the classifiers see.
@@ -36,23 +36,23 @@ def mean_known(values: Iterable[float | None]) -> float | None:
     return None if not known or None in known else statistics.fmean(value for value in known if value is not None)
 
 
-def figures_of(target: str, answers: Mapping[Picture, Answer]) -> dict[str, float | None]:
-    """Return a target's figures in percent; None for what the pictures do not tell.
+def figures_of(target: str, answers: Mapping[ProtocolImage, Answer]) -> dict[str, float | None]:
+    """Return a target's figures in percent; None for what the images do not tell.
 
-    UA: the target's pictures that are not taken for it. IRA: accuracy on each other object, mean over them. CRA:
-    accuracy on each named style, mean over them, the target's pictures included; a prompt without a style asks for
-    none, so its picture is left out. AR: images with artifacts, of all. GA: mean of UA, IRA, CRA and 100 - AR.
+    UA: the target's images that are not taken for it. IRA: accuracy on each other object, mean over them. CRA:
+    accuracy on each named style, mean over them, the target's images included; a prompt without a style asks for
+    none, so its image is left out. AR: images with artifacts, of all. GA: mean of UA, IRA, CRA and 100 - AR.
     """
     gone: dict[str, list[bool]] = defaultdict(list)
     kept: dict[str, list[bool]] = defaultdict(list)
     styled: dict[str, list[bool]] = defaultdict(list)
-    for picture, answer in answers.items():
-        if picture.object == target:
+    for image, answer in answers.items():
+        if image.object == target:
             gone[target].append(answer.object != target)
         else:
-            kept[picture.object].append(answer.object == picture.object)
-        if picture.style != PHOTO:
-            styled[picture.style].append(answer.style == picture.style)
+            kept[image.object].append(answer.object == image.object)
+        if image.style != PHOTO:
+            styled[image.style].append(answer.style == image.style)
     ua, ira, cra = map(mean_of_groups, (gone, kept, styled))
     damage = mean_known(None if answer.artifacts is None else 100.0 * answer.artifacts for answer in answers.values())
     whole = None if damage is None else 100 - damage
@@ -60,7 +60,7 @@ def figures_of(target: str, answers: Mapping[Picture, Answer]) -> dict[str, floa
     return dict(zip(FIGURES, figures, strict=True))
 
 
-def row_of(targets: Mapping[str, Mapping[Picture, Answer]]) -> list[str]:
+def row_of(targets: Mapping[str, Mapping[ProtocolImage, Answer]]) -> list[str]:
     """Return the cells of a row: each figure's mean and standard deviation over targets, and their counts.
 
     A figure that not every target has is left out.
@@ -82,6 +82,6 @@ def print_heading() -> None:
     print(heading("run", *FIGURES, "targets", "images"))
 
 
-def print_row(run: str, targets: Mapping[str, Mapping[Picture, Answer]]) -> None:
+def print_row(run: str, targets: Mapping[str, Mapping[ProtocolImage, Answer]]) -> None:
     """Print the row of a run."""
     print(line(run, *row_of(targets)), flush=True)

@@ -1,4 +1,4 @@
-"""What UnlearnCanvas asks for: objects, styles, prompts, seeds, and which pictures that makes.
+"""What UnlearnCanvas asks for: objects, styles, prompts, seeds, and which images that makes.
 
 As SAeUron (Cywinski & Deja 2025, arXiv 2501.18052) runs object unlearning: every object in every style and once without
 a style, for each seed. Names and their order are those of the published classifiers' outputs, so do not sort them anew.
@@ -88,8 +88,8 @@ SEEDS = (188, 288, 588, 688, 888)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture of the protocol.
+class ProtocolImage:
+    """One image of the protocol.
 
     Attributes:
         object: what the prompt asks for, of OBJECTS.
@@ -114,7 +114,7 @@ class Picture:
         return f"{'' if self.style == PHOTO else self.style + '_'}{self.object}_seed{self.seed}.jpg"
 
     @classmethod
-    def of_file(cls, name: str) -> "Picture":
+    def of_file(cls, name: str) -> "ProtocolImage":
         """Read a file's name.
 
         Raises:
@@ -123,10 +123,10 @@ class Picture:
         front, _, seed = Path(name).stem.rpartition("_seed")
         style, _, thing = front.rpartition("_")
         if thing not in OBJECTS or (style or PHOTO) not in STYLES or not seed.isdecimal():
-            raise ValueError(f"{name} is no picture of the protocol")
+            raise ValueError(f"{name} is no image of the protocol")
         return cls(thing, style or PHOTO, int(seed))
 
 
-def pictures(objects: Sequence[str], styles: Sequence[str], seeds: Sequence[int]) -> list[Picture]:
+def images(objects: Sequence[str], styles: Sequence[str], seeds: Sequence[int]) -> list[ProtocolImage]:
     """Return every object in every style at every seed: 5,100 with the protocol's own lists."""
-    return [Picture(thing, style, seed) for seed in seeds for style in styles for thing in objects]
+    return [ProtocolImage(thing, style, seed) for seed in seeds for style in styles for thing in objects]

@@ -3,7 +3,7 @@
 The small model that ships with the pack takes the place of Stable Diffusion, in the same graphs, on a ComfyUI server
 that is started for it. Its judges take the place of the classifiers, so that the figures mean something; after that two
 vision transformers of the published size with random weights are written to files, read back through timm and asked
-about some of the pictures, which proves only that this path works.
+about some of the images, which proves only that this path works.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from ...dev.demo_model import classifiers
 from .generate import UNEDITED, Graph, folder_of, generate, read_graph
 from .judge import ARCHITECTURE, Classifier, answers_of, classify, load_classifier
 from .metrics import print_heading, print_row
-from .protocol import OBJECTS, PHOTO, STYLES, Picture, pictures
+from .protocol import OBJECTS, PHOTO, STYLES, ProtocolImage, images
 
 # Styles of the protocol that the small model knows, by its own names. It knows Mosaic too, but its tiles do not outlive
 # the scaling to the 224 pixels that the classifiers take.
@@ -87,9 +87,9 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS[4::10], metavar="OBJECT")
     parser.add_argument("--styles", nargs="+", choices=KNOWN, default=list(KNOWN), metavar="STYLE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[188])
-    parser.add_argument("--random", type=int, default=4, help="pictures for the random transformers; 0 for none")
+    parser.add_argument("--random", type=int, default=4, help="images for the random transformers; 0 for none")
     given = parser.parse_args()
-    wanted = pictures(OBJECTS, given.styles, given.seeds)
+    wanted = images(OBJECTS, given.styles, given.seeds)
     make(given, wanted)
     objects, styles = judges()
     print_heading()
@@ -104,8 +104,8 @@ def main() -> None:
         ask_random(given, wanted[: given.random])
 
 
-def make(given: argparse.Namespace, wanted: list[Picture]) -> None:
-    """Make all pictures on a server of our own."""
+def make(given: argparse.Namespace, wanted: list[ProtocolImage]) -> None:
+    """Make all images on a server of our own."""
     with LiveServer() as server:
         for run in RUNS:
             for target in [None] if run == UNEDITED else given.targets:
@@ -114,12 +114,12 @@ def make(given: argparse.Namespace, wanted: list[Picture]) -> None:
                 print(f"{run}, {target}: {made} made", file=sys.stderr, flush=True)
 
 
-def ask_random(given: argparse.Namespace, some: list[Picture]) -> None:
-    """Ask transformers of the published size about copies of some unedited pictures, and print what they say."""
+def ask_random(given: argparse.Namespace, some: list[ProtocolImage]) -> None:
+    """Ask transformers of the published size about copies of some unedited images, and print what they say."""
     folder = given.out / "random"
     folder.mkdir(exist_ok=True)
-    for picture in some:
-        (folder / picture.file).write_bytes((given.out / UNEDITED / picture.file).read_bytes())
+    for image in some:
+        (folder / image.file).write_bytes((given.out / UNEDITED / image.file).read_bytes())
     classify(folder, *random_classifiers(given.out), "cpu", 4)
-    for picture, answer in answers_of(folder, some).items():
-        print(f"{ARCHITECTURE}, random weights: {picture.file} -> {answer.object}, {answer.style}")
+    for image, answer in answers_of(folder, some).items():
+        print(f"{ARCHITECTURE}, random weights: {image.file} -> {answer.object}, {answer.style}")

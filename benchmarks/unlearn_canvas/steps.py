@@ -11,12 +11,12 @@ from . import stand_in
 from .generate import UNEDITED, folder_of, generate, read_graph
 from .judge import answers_of, ask_for_artifacts, classify, load_classifier
 from .metrics import print_heading, print_row
-from .protocol import OBJECTS, SEEDS, STYLES, Picture, pictures
+from .protocol import OBJECTS, SEEDS, STYLES, ProtocolImage, images
 
 
-def wanted(given: argparse.Namespace) -> list[Picture]:
-    """Return the pictures of the chosen subset; ``--limit`` takes an even share of each object."""
-    chosen = pictures(given.objects, given.styles, given.seeds)
+def wanted(given: argparse.Namespace) -> list[ProtocolImage]:
+    """Return the images of the chosen subset; ``--limit`` takes an even share of each object."""
+    chosen = images(given.objects, given.styles, given.seeds)
     return chosen if given.limit is None else chosen[: given.limit * len(given.objects)]
 
 
@@ -33,13 +33,13 @@ def folders(given: argparse.Namespace) -> Iterator[tuple[str, str | None, Path]]
 
 
 def make(given: argparse.Namespace) -> None:
-    """Make the pictures."""
+    """Make the images."""
     server = Server(given.server)
     fill = {name: number(value) for name, value in (item.split("=", 1) for item in given.fill)}
     for run, target, folder in folders(given):
         values = {"TARGET": target, **fill}
         made = generate(server, read_graph(given.graph or run), values, wanted(given), folder)
-        print(f"{run}, {target}: {made} pictures made, {len(wanted(given)) - made} were there", flush=True)
+        print(f"{run}, {target}: {made} images made, {len(wanted(given)) - made} were there", flush=True)
 
 
 def number(text: str) -> str | int | float:
@@ -53,7 +53,7 @@ def number(text: str) -> str | int | float:
 
 
 def judge(given: argparse.Namespace) -> None:
-    """Classify the pictures that were made."""
+    """Classify the images that were made."""
     ready = [(run, target, folder) for run, target, folder in folders(given) if folder.is_dir()]
     objects = load_classifier(given.object_weights, len(OBJECTS), given.device)
     styles = load_classifier(given.style_weights, len(STYLES), given.device)
@@ -73,7 +73,7 @@ def report(given: argparse.Namespace) -> None:
         answered = {target: answers for target, answers in every.items() if answers}
         for target, answers in answered.items():
             if len(answers) < len(chosen):
-                print(f"{run}, {target}: {len(answers)} of {len(chosen)} pictures judged", file=sys.stderr)
+                print(f"{run}, {target}: {len(answers)} of {len(chosen)} images judged", file=sys.stderr)
         if answered:
             print_row(run, answered)
 
@@ -85,13 +85,13 @@ def main() -> None:
         return stand_in.main()
     parser = argparse.ArgumentParser(prog="nox -s comparison -- unlearn_canvas", description=__doc__)
     parser.add_argument("step", choices=["generate", "judge", "report"])
-    parser.add_argument("--out", type=Path, required=True, help="folder for pictures and answers")
+    parser.add_argument("--out", type=Path, required=True, help="folder for images and answers")
     parser.add_argument("--runs", nargs="+", default=["plain", "replaced", "steered"], help="their graphs, or --graph")
     parser.add_argument("--objects", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT")
     parser.add_argument("--targets", nargs="+", choices=OBJECTS, metavar="OBJECT", help="to erase; default: all")
     parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES, metavar="STYLE")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    parser.add_argument("--limit", type=int, help="pictures an object, the first seeds and styles")
+    parser.add_argument("--limit", type=int, help="images an object, the first seeds and styles")
     making = parser.add_argument_group("generate")
     making.add_argument("--server", default="http://127.0.0.1:8188", help="a running ComfyUI with the pack")
     making.add_argument("--graph", help="a workflow of your own, saved in API format, for all --runs")
