@@ -9,6 +9,7 @@ import hashlib
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,14 +99,17 @@ def similar_sources(x: Tensor, mask: Tensor, pool: Tensor) -> Tensor:
     Returns:
         int64 [B, N], see the module.
     """
+    # Patches of a feature map lie across, and along the last dimension they are gathered in a fraction of the time.
+    across = x.transpose(1, 2)
 
-    def choose(images: slice, rows: Tensor, columns: Tensor) -> Tensor:
-        found, others = (x[images].index_select(1, places).float() for places in (rows, columns))
-        is_source = pool[images].index_select(1, columns)
-        direction = F.normalize(_mean(found, mask[images].index_select(1, rows)) - _mean(others, is_source), dim=1)
+    def choose(images: slice, table: _Table) -> Tensor:
+        found, others = (
+            table.of(across[images], places).transpose(1, 2).float() for places in (table.rows, table.columns)
+        )
+        direction = F.normalize(_mean(found, table.is_found) - _mean(others, table.is_source), dim=1)
         found, others = without(direction, found), without(direction, others)
         parts = found.split(_rows_at_once(len(found), others.shape[1]), dim=1)
-        return torch.cat([_first_nearest(torch.cdist(part, others), is_source) for part in parts], 1)
+        return torch.cat([_first_nearest(torch.cdist(part, others), table.is_source) for part in parts], 1)
 
     return _choose(mask, pool, choose)
 
@@ -123,14 +127,13 @@ def nearest_sources(mask: Tensor, pool: Tensor, width: int) -> Tensor:
         width: of the grid.
     """
 
-    def choose(images: slice, rows: Tensor, columns: Tensor) -> Tensor:
-        is_source = pool[images].index_select(1, columns)
-        chosen = []
-        for part in rows.split(_rows_at_once(len(is_source), len(columns))):
-            down = (part // width)[:, None] - columns // width
-            across = (part % width)[:, None] - columns % width
-            distance = (down * down + across * across).float().expand(len(is_source), -1, -1)
-            chosen.append(_first_nearest(distance, is_source))
+    def choose(images: slice, table: _Table) -> Tensor:
+        count, chosen = len(mask[images]), []
+        for part in table.rows.split(_rows_at_once(count, len(table.columns))):
+            down = (part // width)[:, None] - table.columns // width
+            across = (part % width)[:, None] - table.columns % width
+            distance = (down * down + across * across).float().expand(count, -1, -1)
+            chosen.append(_first_nearest(distance, table.is_source))
         return torch.cat(chosen, 1)
 
     return _choose(mask, pool, choose)
@@ -164,27 +167,51 @@ def draw_seed(seed: int, image_key: int, hookpoint: str, first_sigma: float, ste
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little") >> 1
 
 
-def _choose(mask: Tensor, pool: Tensor, choose: Callable[[slice, Tensor, Tensor], Tensor]) -> Tensor:
+class _Table(NamedTuple):
+    """Which rows and columns of a table of all patches have to be looked at for some images.
+
+    Attributes:
+        rows, columns: int64 [n] and [m].
+        is_found, is_source: which of them are detected patches, bool [images, n], and source patches, bool [images, m];
+            None where all are.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    is_found: Tensor | None
+    is_source: Tensor | None
+
+    def of(self, x: Tensor, places: Tensor) -> Tensor:
+        """Return some places of [images, C, N]."""
+        if self.is_found is not None:
+            return x  # they are all of them
+        return x.gather(2, places.expand(*x.shape[:2], -1))
+
+
+def _choose(mask: Tensor, pool: Tensor, choose: Callable[[slice, _Table], Tensor]) -> Tensor:
     """Let ``choose`` find a source patch for each detected patch of each image.
 
-    It is given some images, and the rows and columns of a table of all patches that it has to look at, and returns a
-    column for each row, [images, rows]. On a CPU these are the detected patches and the pool of one image. Elsewhere to
-    know them would mean to wait for the device, and they are all patches of all images.
+    It is given some images and a table, and returns a column for each row, [images, rows]. On a CPU rows are the
+    detected patches and columns the pool of one image. Elsewhere to know them would mean to wait for the device, and
+    they are all patches of all images.
     """
     own = own_places(mask)
     if mask.device.type != "cpu":
-        chosen = choose(slice(None), own[0], own[0])
+        chosen = choose(slice(None), _Table(own[0], own[0], mask, pool))
         return torch.where(mask & pool.any(1, keepdim=True), chosen, own)
     result = own.clone()
     for image in range(len(mask)):
         rows, columns = mask[image].nonzero()[:, 0], pool[image].nonzero()[:, 0]
         if len(rows) and len(columns):
-            result[image, rows] = columns[choose(slice(image, image + 1), rows, columns)[0]]
+            chosen = choose(slice(image, image + 1), _Table(rows, columns, None, None))
+            result[image, rows] = columns[chosen[0]]
     return result
 
 
-def _mean(patches: Tensor, which: Tensor) -> Tensor:
+def _mean(patches: Tensor, which: Tensor | None) -> Tensor:
     """Return the mean of some patches [B, n, C], bool [B, n] says which: [B, C]; zero if there are none."""
+    if which is None:
+        return patches.mean(1)
     return (patches * which[..., None]).sum(1) / which.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -193,6 +220,8 @@ def _rows_at_once(images: int, columns: int) -> int:
     return max(1, MOST_AT_ONCE // max(1, images * columns))
 
 
-def _first_nearest(distance: Tensor, is_source: Tensor) -> Tensor:
+def _first_nearest(distance: Tensor, is_source: Tensor | None) -> Tensor:
     """Return the column of the least distance [B, n, m] among source patches, bool [B, m]; the first of several."""
-    return distance.masked_fill(~is_source[:, None], torch.inf).argmin(2)
+    if is_source is not None:
+        distance = distance.masked_fill(~is_source[:, None], torch.inf)
+    return distance.argmin(2)

@@ -150,7 +150,8 @@ class CallReader:
         batch.asked |= set(names)
         images = self._images(batch, options)
         size = (int(x.shape[-2]), int(x.shape[-1]))
-        chunks, start = [], 0
+        chunks: list[Chunk] = []
+        start = 0
         for name, group in groupby(owners):
             count = len(list(group))
             if name is not None:
