@@ -16,7 +16,7 @@ def narrow(kind):
     """A model of ComfyUI's own class for this kind, a fifth as wide, with random float16 weights."""
     from concept_erasure.benchmarks.full_size.models import random_model
 
-    return random_model(kind, torch.float16, torch.float32, channels=WIDTH)
+    return random_model(kind, torch.float16, torch.float32, model_channels=WIDTH)
 
 
 def prompts(kind):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
@@ -17,7 +18,6 @@ from ...sae_models.loaded import LoadedSAE
 from ...sae_models.sae import SAEConfig, SparseAutoencoder
 from .checkpoints import FAMILIES, UNETS, constant, spread
 
-CHANNELS = 320
 POOL = 2**22
 # The features of a planted concept are this many times as strong as what they compete with.
 STRENGTH = 4.0
@@ -28,7 +28,7 @@ def random_model(
     dtype: torch.dtype,
     cast: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-    channels: int = CHANNELS,
+    **changed: Any,
 ) -> ModelPatcher:
     """Return a model whose weights were never in a file.
 
@@ -37,10 +37,10 @@ def random_model(
         dtype: of the weights.
         cast: what it computes in, if in another.
         device: where it is made, and used.
-        channels: of the first level; fewer give a narrow UNet of the same depth.
+        changed: settings of the UNet that are not those of the kind, such as a smaller ``model_channels``.
     """
     device = torch.device(device)
-    settings = FAMILIES[kind](dict(UNETS[kind]) | {"model_channels": channels})
+    settings = FAMILIES[kind](dict(UNETS[kind]) | changed)
     settings.set_inference_dtype(dtype, cast)
     model = settings.get_model({}, device=device)
     made = torch.Generator(device).manual_seed(0)
@@ -90,7 +90,8 @@ def random_sae(config: SAEConfig, with_decoder: bool = False) -> SparseAutoencod
 def loaded(sae: SparseAutoencoder, device: torch.device | str = "cpu") -> LoadedSAE:
     """Put an SAE under ComfyUI's memory management, as the SAE Loader does with one from a file."""
     patcher = ModelPatcher(sae, torch.device(device), torch.device("cpu"))
-    return LoadedSAE("random", sae, ConceptDictionary({}), None, patcher)  # type: ignore[arg-type]
+    file: Any = SimpleNamespace(said_block="")  # there is none
+    return LoadedSAE("random", sae, ConceptDictionary({}), file, patcher)
 
 
 @dataclass(frozen=True, eq=False)
