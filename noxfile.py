@@ -69,8 +69,14 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure what the pack costs: sampling step, loading, start-up."""
+    """Measure what the pack costs: sampling step, hooks now and before, loading, start-up."""
     session.run(prepare(session), "dev/host", "benchmarks.cost", *session.posargs, env=KEEP_MEMORY)
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Measure what the pack costs on a GPU, in under 8 minutes: benchmarks/gpu/README.md."""
+    session.run(prepare(session), "dev/host", "benchmarks.gpu", *session.posargs)
 
 
 @nox.session(name="comparison")

@@ -1,4 +1,4 @@
-"""What the pack costs: a sampling step with and without it, loading an SAE, and ComfyUI's start.
+"""What the pack costs: a sampling step with and without it, its hooks now and before, loading, and ComfyUI's start.
 
 ``nox -s bench`` prints medians and quartiles of alternating runs in one process, and ratios pair by pair, because
 absolute times on a shared machine mean little.
@@ -20,16 +20,16 @@ from ..demo_model import checkpoint
 from ..demo_model.vocabulary import caption
 from ..dev.demo_model.sampling import sample
 from ..erasure.attach import attach
-from ..erasure.detection import Detect
+from ..erasure.detection import Detector
 from ..erasure.eraser import Eraser
 from ..erasure.record import ErasureRecord
 from ..erasure.replacement import Replacement
 from ..nodes import files
 from ..unet.hooks import attach_observer
 from ..unet.loading import load_sae
-from .framework.settings import MIDDLE, at_blocks
+from . import hooks
 from .published import FullReconstruction
-from .timing import Clocked, alternate, quartiles
+from .timing import Clocked, alternate, quartiles, ratios
 
 START = """
 import sys, time
@@ -49,19 +49,19 @@ print(time.perf_counter() - started)
 
 
 def sampling(rounds: int, batch: int, steps: int) -> None:
-    """Compare a sampling step bare, with detection, with detection and replacement, and as published hooks do it."""
+    """Compare a sampling step bare, with detection, with replacement, and as published hooks do it."""
     model, clip, _ = checkpoint.load()
     name = files.names()[0]
     sae = load_sae(files.resolve(name), name)
-    detection = Detect(sae, sae.concept("cat"))
+    detector = Detector(sae, sae.concept("cat"))
     prompts = [caption(("cat",), "photo")] * batch
     whole = load_sae(files.resolve(name), name)
     published = FullReconstruction(whole.load_decoder(), whole.concept("cat").bands[0].latents)
     models = {
         "bare": model,
-        "detect": attach(model, detection, Replacement("none"))[0],
-        "detect and replace": attach(model, detection, Replacement())[0],
-        "with random donors": attach(model, detection, Replacement("random"))[0],
+        "none": attach(model, detector, Replacement("none"))[0],
+        "similar": attach(model, detector, Replacement())[0],
+        "random": attach(model, detector, Replacement("random"))[0],
         "published approach": attach_observer(model, published),
     }
 
@@ -71,12 +71,12 @@ def sampling(rounds: int, batch: int, steps: int) -> None:
     times = alternate({key: runner(used) for key, used in models.items()}, rounds, time.perf_counter)
     print(f"One sampling step of the shipped model, batch {batch}, cfg 4.5, seconds: median (quartiles), n {rounds}")
     for key, values in times.items():
-        ratios = [a / b for a, b in zip(values, times["bare"], strict=True)]
-        print(f"  {key:20} {quartiles([v / steps for v in values])}   x bare {quartiles(ratios)}")
-    for mode in ("alike", "random"):
-        replacement = at_blocks(Replacement(mode), (MIDDLE, detection.hookpoint))
-        within = inside(model, Eraser(detection, replacement, ErasureRecord()), runner, max(5, rounds // 3))
-        print(f"  of a step, the hooks, {mode} donors: {quartiles(within)} x the rest of the step")
+        to_bare = ratios(values, times["bare"])
+        print(f"  {key:20} {quartiles([v / steps for v in values])}   x bare {quartiles(to_bare)}")
+    for mode in ("similar", "random"):
+        eraser = Eraser(detector, Replacement(mode), ErasureRecord(), (hooks.MIDDLE, detector.hookpoint))
+        within = inside(model, eraser, runner, max(5, rounds // 3))
+        print(f"  of a step, the hooks, {mode}: {quartiles(within)} x the rest of the step")
 
 
 def inside(
@@ -126,12 +126,12 @@ def growth(runs: int) -> None:
     model, clip, _ = checkpoint.load()
     name = files.names()[0]
     sae = load_sae(files.resolve(name), name)
-    detection, prompt = Detect(sae, sae.concept("cat")), [caption(("cat",), "photo")]
+    detector, prompt = Detector(sae, sae.concept("cat")), [caption(("cat",), "photo")]
     process, patched = psutil.Process(), model
     marks = []
     for run in range(-20, runs):
         if run % 10 == 0:
-            patched, _ = attach(model, detection, Replacement())
+            patched, _ = attach(model, detector, Replacement())
         sample(patched, clip, prompt, [run + 20], steps=2)
         if run == -1:
             # The first runs fill caches that are there to stay.
@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200, help="over which memory is watched")
     parts: dict[str, Callable[[argparse.Namespace], object]] = {
         "sampling": lambda given: sampling(given.rounds, given.batch, given.steps),
+        "hooks": lambda given: hooks.compare(given.rounds),
         "loading": lambda given: loading(given.rounds),
         "start": lambda given: start(max(5, given.rounds // 3)),
         "memory": lambda given: growth(given.runs),

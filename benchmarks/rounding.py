@@ -1,11 +1,11 @@
-"""How much does a picture depend on rounding? By each choice of donors.
+"""How much does an image depend on rounding? By each choice of source patches.
 
 The same sums in another order, as on another device or in a batch of another size, end in other last bits. Without an
-edit they stay last bits; an edit has thresholds, and a donor that is chosen for being most alike can change where two
-are almost so. ``python dev/host benchmarks.rounding`` draws pictures of 128 pixels (a grid of 8 x 8 patches) and of 256
-(16 x 16, as many as SD1.5 has at 512) in a batch, alone, and in a batch in which every input of the UNet, each number
-for itself, was made larger or smaller by ``--nudge``, at every step. It prints how far the last two are from the first,
-and of how many replaced patches the donor was another.
+edit they stay last bits; an edit has thresholds, and a source patch that is chosen for being most similar can change
+where two are almost so. ``python dev/host benchmarks.rounding`` samples images of 128 pixels (a grid of 8 x 8 patches)
+and of 256 (16 x 16, as many as SD1.5 has at 512) in a batch, alone, and in a batch in which every input of the UNet,
+each number for itself, was made larger or smaller by ``--nudge``, at every step. It prints how far the last two are
+from the first, and of how many replaced patches the source patch was another.
 """
 
 import argparse
@@ -19,26 +19,27 @@ from torch import Tensor
 from ..demo_model.vocabulary import OBJECTS, STYLES, caption
 from ..dev.demo_model.sampling import REPORTING_SEEDS, sample
 from ..erasure.attach import attach
-from ..erasure.detection import Detect
+from ..erasure.detection import Detector
 from ..erasure.record import RunRecord
 from ..erasure.replacement import Replacement
-from .framework.settings import SITE
-from .framework.tables import heading, line
-from .framework.world import World
+from .erasure import World
 
-MODES = ("none", "random", "alike")
+SITE = "output_blocks.1.1"
+MODES = ("none", "random", "similar")
 FIRST_SEED = REPORTING_SEEDS.start + 900_000  # of no other benchmark
 Place = tuple[Hashable, ...]
-Drawn = tuple[Tensor, dict[Place, int]]
+Sampled = tuple[Tensor, dict[Place, int]]
 
 
-def donors_of(run: RunRecord, first: int) -> dict[Place, int]:
+def sources_of(run: RunRecord, first: int) -> dict[Place, int]:
     """Return which patch came into which place: by image, counted from ``first``, block, noise level and place."""
     found: dict[Place, int] = {}
     for entry in run.entries.values():
-        for move in entry.after.moves if entry.after else ():
-            for target, donor in zip(move.targets.tolist(), move.donors.tolist(), strict=True):
-                found[first + move.image, entry.hookpoint, entry.sigma, target] = donor
+        if entry.after is None or entry.after.source is None:
+            continue
+        for image, sources in enumerate(entry.after.source.tolist()):
+            moved = {place: source for place, source in enumerate(sources) if place != source}
+            found |= {(first + image, entry.hookpoint, entry.sigma, place): moved[place] for place in moved}
     return found
 
 
@@ -55,65 +56,65 @@ def nudged(model: Any, nudge: float) -> Any:
     return changed
 
 
-def drawn(world: World, mode: str, target: str, seeds: Sequence[int], side: int, batch: int, nudge: float) -> Drawn:
-    """Draw pictures of a target, so many at once; return them and the donors."""
+def sampled(world: World, mode: str, target: str, seeds: Sequence[int], side: int, batch: int, nudge: float) -> Sampled:
+    """Sample images of a target, so many at once; return them and the source patches."""
     sae = world.sae(SITE)
     base = nudged(world.model, nudge) if nudge else world.model
-    model, record = attach(base, Detect(sae, sae.concept(target)), Replacement(mode))
+    model, record = attach(base, Detector(sae, sae.concept(target)), Replacement(mode))
     text = caption((target,), STYLES[OBJECTS.index(target) % len(STYLES)])
-    pictures, donors = [], {}
+    images, sources = [], {}
     for first in range(0, len(seeds), batch):
         some = seeds[first : first + batch]
         latents = sample(model, world.clip, [text] * len(some), some, size=(side // 8, side // 8))
-        pictures.append(world.vae.decode(latents))
+        images.append(world.vae.decode(latents))
         assert record.latest is not None
-        donors |= donors_of(record.latest, first)
-    return torch.cat(pictures), donors
+        sources |= sources_of(record.latest, first)
+    return torch.cat(images), sources
 
 
 class Apart:
-    """How far pictures are from those that they should be equal to, summed up over targets."""
+    """How far images are from those that they should be equal to, summed up over targets."""
 
     def __init__(self) -> None:
-        self.pictures: list[float] = []
+        self.images: list[float] = []
         self.same = self.other = self.alone = 0
 
-    def add(self, one: Drawn, two: Drawn) -> None:
-        """Compare two drawings of the same pictures."""
-        (pictures, ours), (repeated, theirs) = one, two
-        self.pictures += (pictures - repeated).abs().mean((1, 2, 3)).tolist()
+    def add(self, one: Sampled, two: Sampled) -> None:
+        """Compare two samplings of the same images."""
+        (images, ours), (repeated, theirs) = one, two
+        self.images += (images - repeated).abs().mean((1, 2, 3)).tolist()
         shared = ours.keys() & theirs.keys()
         changed = sum(ours[place] != theirs[place] for place in shared)
         self.same, self.other = self.same + len(shared) - changed, self.other + changed
         self.alone += len(ours.keys() ^ theirs.keys())
 
-    def row(self) -> list[str]:
+    def row(self) -> str:
         """Return the columns of the table."""
-        low, middle, high, most = 100 * np.quantile(self.pictures, [0.25, 0.5, 0.75, 1])
+        low, middle, high, most = 100 * np.quantile(self.images, [0.25, 0.5, 0.75, 1])
         total = self.same + self.other + self.alone
         shares = [f"{100 * n / total:.2f} %" if total else "-" for n in (self.other, self.alone)]
         apart = f"{middle:.4f} % ({low:.4f} to {high:.4f})"
-        return [apart, f"{most:.4f} %", str(len(self.pictures)), *shares, str(total)]
+        return f"{apart} | {most:.4f} % | {len(self.images)} | {' | '.join(shares)} | {total} |"
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", nargs="+", type=int, default=(128, 256), help="of the pictures, in pixels")
+    parser.add_argument("--sides", nargs="+", type=int, default=(128, 256), help="of the images, in pixels")
     parser.add_argument("--targets", type=int, default=5, help="how many objects")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--nudge", type=float, default=1e-6, help="as a share of each number")
     given = parser.parse_args()
     world, step = World(), len(OBJECTS) // given.targets
-    columns = ("most", "images", "another source patch", "replaced in one only", "patches")
-    print(heading("", "images apart: median (quartiles)", *columns))
+    print("| | images apart: median (quartiles) | most | images | another source | replaced in one only | patches |")
+    print("|---|---|---|---|---|---|---|")
     for side in given.sides:
         for mode in MODES:
             alone, moved = Apart(), Apart()
             for number, target in enumerate(OBJECTS[::step][: given.targets]):
                 seeds = [FIRST_SEED + 100 * number + i for i in range(given.batch)]
-                together = drawn(world, mode, target, seeds, side, given.batch, 0)
-                alone.add(together, drawn(world, mode, target, seeds, side, 1, 0))
-                moved.add(together, drawn(world, mode, target, seeds, side, given.batch, given.nudge))
-            print(line(f"{side} px, {mode}: alone", *alone.row()))
-            print(line(f"{side} px, {mode}: nudged", *moved.row()), flush=True)
+                together = sampled(world, mode, target, seeds, side, given.batch, 0)
+                alone.add(together, sampled(world, mode, target, seeds, side, 1, 0))
+                moved.add(together, sampled(world, mode, target, seeds, side, given.batch, given.nudge))
+            print(f"| {side} px, {mode}: alone | {alone.row()}")
+            print(f"| {side} px, {mode}: nudged | {moved.row()}", flush=True)

@@ -1,41 +1,76 @@
 """What benchmarks of time have alike."""
 
 import statistics
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
-import torch
+from torch import Tensor
+
+from ..unet.calls import Call, Run
+from ..unet.hooks import Observer
 
 Clock = Callable[[], float]
+Result = TypeVar("Result")
+# Fewer turns than this have no quartiles.
+FEWEST = 3
 
 
-class Clocked:
-    """An observer that adds up the time another one takes at its blocks.
+class Clocked(Observer):
+    """An observer that adds up the time another one takes, at its blocks and around the run.
 
     That share of a step is far less noisy than the difference of two steps.
     """
 
-    def __init__(self, observer: Any, clock: Clock) -> None:
+    def __init__(self, observer: Observer, clock: Clock) -> None:
         self._observer = observer
         self._clock = clock
         self.spent = 0.0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._observer, name)
+    @property
+    def hookpoints(self) -> Sequence[str]:
+        """The other's blocks."""
+        return self._observer.hookpoints
 
-    def on_block(self, *call: Any) -> torch.Tensor:
-        """Pass the call on, and time it."""
+    def begin(self, run: Run) -> None:
+        """Pass it on, and time it."""
+        self._timed(lambda: self._observer.begin(run))
+
+    def on_block(self, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> Tensor:
+        """Pass it on, and time it."""
+        return self._timed(lambda: self._observer.on_block(hookpoint, x, output, call))
+
+    def end_call(self, call: Call) -> None:
+        """Pass it on, and time it."""
+        self._timed(lambda: self._observer.end_call(call))
+
+    def end(self, run: Run, samples: Tensor | None) -> None:
+        """Pass it on, and time it."""
+        self._timed(lambda: self._observer.end(run, samples))
+
+    def _timed(self, action: Callable[[], Result]) -> Result:
         started = self._clock()
         try:
-            return self._observer.on_block(*call)
+            return action()
         finally:
             self.spent += self._clock() - started
 
 
-def alternate(actions: Mapping[str, Callable[[], object]], rounds: int, clock: Clock) -> dict[str, list[float]]:
-    """Time actions in turn, after one round that does not count."""
+def alternate(
+    actions: Mapping[str, Callable[[], object]], rounds: int, clock: Clock, seconds: float = float("inf")
+) -> dict[str, list[float]]:
+    """Time actions in turn, after one round that does not count.
+
+    Args:
+        actions: what to do, by name.
+        rounds: how often.
+        clock: what tells the seconds.
+        seconds: once these are over no further round begins, but ``FEWEST`` are made.
+    """
     times: dict[str, list[float]] = {name: [] for name in actions}
+    begun = clock()
     for turn in range(rounds + 1):
+        if turn > FEWEST and clock() - begun > seconds:
+            break
         for name, action in actions.items():
             started = clock()
             action()
@@ -44,6 +79,11 @@ def alternate(actions: Mapping[str, Callable[[], object]], rounds: int, clock: C
     return times
 
 
-def quartiles(values: list[float], places: int = 4) -> str:
+def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
+    """Divide times by those of the same turns."""
+    return [a / b for a, b in zip(values, others, strict=True)]
+
+
+def quartiles(values: Sequence[float], places: int = 4) -> str:
     """Return median and quartiles as text."""
     return "{1:.{3}f} ({0:.{3}f} to {2:.{3}f})".format(*statistics.quantiles(values, n=4), places)

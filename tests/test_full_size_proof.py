@@ -14,26 +14,15 @@ WIDTH, LATENTS = 64, 256
 
 def narrow(kind):
     """A model of ComfyUI's own class for this kind, a fifth as wide, with random float16 weights."""
-    from comfy.model_patcher import ModelPatcher
-    from concept_erasure.benchmarks.full_size import checkpoints
+    from concept_erasure.benchmarks.full_size.models import random_model
 
-    settings = checkpoints.FAMILIES[kind](dict(checkpoints.UNETS[kind]) | {"model_channels": WIDTH})
-    settings.set_inference_dtype(torch.float16, torch.float32)
-    model = settings.get_model({}, device=torch.device("cpu"))
-    made = torch.Generator().manual_seed(0)
-    for key, value in model.diffusion_model.state_dict().items():
-        shape = tuple(value.shape)
-        if len(shape) > 1:
-            value.copy_(torch.randn(shape, generator=made) * math.prod(shape[1:]) ** -0.5)
-        else:
-            value.fill_(float(key.endswith("weight")))
-    return ModelPatcher(model.eval().requires_grad_(False), torch.device("cpu"), torch.device("cpu"))
+    return random_model(kind, torch.float16, torch.float32, model_channels=WIDTH)
 
 
-def conditioning(kind, seed):
-    made = torch.Generator().manual_seed(seed)
-    width = {"sd15": 768, "sdxl": 2048}[kind]
-    return [[torch.randn(1, 77, width, generator=made), {"pooled_output": torch.randn(1, 1280, generator=made)}]]
+def prompts(kind):
+    from concept_erasure.benchmarks.full_size.models import conditioning
+
+    return conditioning(kind, 1), conditioning(kind, 2)
 
 
 @pytest.mark.parametrize(("kind", "size"), [("sd15", (16, 24)), ("sdxl", (24, 16))])
@@ -43,35 +32,26 @@ def test_what_is_read_and_written_is_exact(pack, kind, size):
 
     lines = []
     published = checkpoints.PUBLISHED[kind]
-    replaced = prove(
-        narrow(kind), conditioning(kind, 1), conditioning(kind, 2), size, published, 2, LATENTS, lines.append
-    )
+    replaced = prove(narrow(kind), *prompts(kind), size, published, 2, LATENTS, lines.append)
     assert replaced > 0 and len(lines) == len(published) + 1
 
 
 def test_the_proof_can_fail(pack, monkeypatch):
-    """One cell with another donor than the chosen one is noticed."""
+    """One patch with another source patch than the chosen one is noticed."""
     from concept_erasure.benchmarks.full_size import checkpoints
     from concept_erasure.benchmarks.full_size.proof import prove
     from concept_erasure.erasure import eraser
 
     real = eraser.replace_patches
 
-    def sloppy(x, edits, source):
-        real(x, edits, source)
-        x[edits[0].row, 0, 0, 0] += 1
+    def sloppy(x, source):
+        replaced = real(x, source)
+        replaced[0, 0, 0, 0] += 1
+        return replaced
 
     monkeypatch.setattr(eraser, "replace_patches", sloppy)
-    with pytest.raises(AssertionError, match="donors replace, and all else is untouched"):
-        prove(
-            narrow("sd15"),
-            conditioning("sd15", 1),
-            conditioning("sd15", 2),
-            (16, 16),
-            checkpoints.PUBLISHED["sd15"],
-            1,
-            LATENTS,
-        )
+    with pytest.raises(AssertionError, match="source patches replace, and all else is untouched"):
+        prove(narrow("sd15"), *prompts("sd15"), (16, 16), checkpoints.PUBLISHED["sd15"], 1, LATENTS)
 
 
 def test_checkpoints_have_the_published_keys_and_shapes(pack, tmp_path):

@@ -1,10 +1,10 @@
 """What the pack costs on UNets of full size: ``python dev/host benchmarks.full_size.cost --model sd15 --size 512``.
 
-A sampling step (both halves of guidance) without the pack, with detection, with detection and replacement, and as
-the published hooks do it, in turn in one process; ratios are taken turn by turn, and the time inside the hooks is
-measured by itself in the same steps. Where a step takes a minute, ``--together`` measures all hooks in one. Weights are
-random, which changes no time; the SAE has the published size, and the thresholds are to let a tenth of the patches
-through to the second look, where latents compete. Printed is how many are detected then.
+A sampling step (both prompts of guidance) without the pack, with detection, with replacement, and as the published
+hooks do it, in turn in one process; ratios are taken turn by turn, and the time inside the hooks is measured by itself
+in the same steps. Where a step takes a minute, ``--together`` measures all hooks in one. Weights are random, which
+changes no time; the SAE has the published size, and a concept that is planted for a tenth of the patches. Printed is
+how many are detected then.
 """
 
 import argparse
@@ -16,65 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comfy.model_patcher import ModelPatcher
 
-from ...erasure.detection import Detect
+from ...erasure.detection import Detector
 from ...erasure.eraser import Eraser
 from ...erasure.record import ErasureRecord
 from ...erasure.replacement import Replacement
-from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find
 from ...sae_models.sae import SparseAutoencoder
 from ...unet.blocks import hookpoints
 from ...unet.capture import Capture
 from ...unet.hooks import attach_observer
 from ...unet.loading import load_sae
-from ..framework.settings import MIDDLE, at_blocks
+from ..hooks import MIDDLE
 from ..published import FullReconstruction
-from ..timing import Clocked, quartiles
-from .checkpoints import FAMILIES, PUBLISHED, UNETS, constant, spread, write_sae
-from .proof import denoise
+from ..timing import Clocked, quartiles, ratios
+from .checkpoints import PUBLISHED, write_sae
+from .models import Seen, conditioning, denoise, plant_concept, random_model
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DETECTED = 0.1
-REPLACE, PUBLISHED_WAY, TOGETHER = "detect and replace", "published approach", "all together"
-
-
-def random_model(kind: str, dtype: torch.dtype) -> Any:
-    """Return a model of full size whose weights were never in a file."""
-    settings = FAMILIES[kind](dict(UNETS[kind]))
-    settings.set_inference_dtype(dtype, None)
-    model = settings.get_model({}, device=torch.device("cpu"))
-    made = torch.Generator().manual_seed(0)
-    pool = torch.randn(2**22, generator=made)
-    for key, value in model.diffusion_model.state_dict().items():
-        shape = tuple(value.shape)
-        if len(shape) > 1:
-            flat = value.view(-1)
-            for start in range(0, len(flat), len(pool)):
-                part = flat[start : start + len(pool)]
-                part.copy_(pool[: len(part)] * spread(key, shape))
-        else:
-            value.copy_(constant(key, shape).view(shape))
-    return ModelPatcher(model.eval().requires_grad_(False), torch.device("cpu"), torch.device("cpu"))
-
-
-def conditioning(kind: str, seed: int) -> list[Any]:
-    """Return a conditioning of random numbers."""
-    made = torch.Generator().manual_seed(seed)
-    width = UNETS[kind]["context_dim"]
-    return [[torch.randn(1, 77, width, generator=made), {"pooled_output": torch.randn(1, 1280, generator=made)}]]
-
-
-def concept_for(sae: Any, patches: torch.Tensor) -> Concept:
-    """Return a concept of two latents that a tenth of the patches [cells, C] exceeds before competition.
-
-    Where the random weights give nearly the same patch everywhere, as those of SDXL do, it is all or none.
-    """
-    levels = sae.module.pre_activations(patches.float())
-    chosen = levels.amax(0).topk(2).indices.tolist()
-    limits = [max(float(levels[:, latent].quantile(1 - DETECTED)), 1e-6) for latent in chosen]
-    return Concept("something", (0.0, 1000.0), (ConceptBand(tuple(chosen), tuple(limits)),))
+REPLACE, PUBLISHED_WAY, TOGETHER = "similar", "published approach", "all together"
 
 
 Step = Callable[[], tuple[float, dict[str, float]]]
@@ -96,18 +57,18 @@ def ways(kind: str, model: Any, size: int, folder: Path, clock: Callable[[], flo
     prompts = conditioning(kind, 1), conditioning(kind, 2)
     capture = Capture([find(block)], reads)
     denoise(attach_observer(model, capture), noise, *prompts, 1)
-    detection = Detect(sae, concept_for(sae, capture.take()[0].embeddings[0]))
     say_memory(sae.module, path)
     whole = load_sae(str(path), "published", find(block))
+    seen = [Seen(each.timestep, each.embeddings[0]) for each in capture.take()]
+    detector = Detector(sae, plant_concept([sae.module], seen, DETECTED))
     record = ErasureRecord()
     # The Patch Replacer's default: where the SAE reads, and in the middle.
-    at = tuple(dict.fromkeys((MIDDLE, find(block))))
-    sought = detection.concept.bands[0].latents
+    blocks = tuple(dict.fromkeys((MIDDLE, find(block))))
     observers = {
-        "detect": Eraser(detection, at_blocks(Replacement("none"), at), ErasureRecord()),
-        REPLACE: Eraser(detection, at_blocks(Replacement(), at), record),
-        # Other latents, or with all on one model nothing would be left to detect.
-        PUBLISHED_WAY: FullReconstruction(whole.load_decoder(), [n for n in range(4) if n not in sought][:2]),
+        "none": Eraser(detector, Replacement("none"), ErasureRecord(), blocks),
+        REPLACE: Eraser(detector, Replacement(), record, blocks),
+        # The concept is not planted in this one, or with all on one model nothing would be left to detect.
+        PUBLISHED_WAY: FullReconstruction(whole.load_decoder(), [0, 1]),
     }
 
     def way(*names: str) -> Step:
@@ -127,10 +88,11 @@ def ways(kind: str, model: Any, size: int, folder: Path, clock: Callable[[], flo
 
     found = {TOGETHER: way(*observers)} if together else {"bare": way(), **{name: way(name) for name in observers}}
     found[TOGETHER if together else REPLACE]()
+    assert record.latest is not None
     there = next(entry for entry in record.latest.entries.values() if entry.hookpoint == find(block))
     detected = f"{int(there.mask.sum())} of {there.mask.numel()}"
     print(
-        f"{detected} patches are detected; {record.latest.replaced()} are replaced at {', '.join(at)}",
+        f"{detected} patches are detected; {record.latest.replaced()} are replaced at {', '.join(blocks)}",
         flush=True,
     )
     return found
@@ -189,11 +151,11 @@ def main() -> None:
 def report(steps: dict[str, list[float]], hooks: dict[str, list[float]], shares: dict[str, list[float]]) -> None:
     """Print seconds of steps by way, seconds in hooks by observer, and these as shares of the step without hooks."""
     for name, values in steps.items():
-        ratios = [a / b for a, b in zip(values, steps.get("bare", []), strict=False)]
-        print(f"  step, {name:20} {quartiles(values)}" + (f"   x bare {quartiles(ratios)}" if ratios else ""))
+        to_bare = ratios(values, steps["bare"]) if "bare" in steps else []
+        print(f"  step, {name:20} {quartiles(values)}" + (f"   x bare {quartiles(to_bare)}" if to_bare else ""))
     for name, values in hooks.items():
         print(f"  hooks, {name:20} {quartiles(values)}   {quartiles(shares[name], 5)} of the step without them")
-    ours = [a / b for a, b in zip(hooks[REPLACE], hooks[PUBLISHED_WAY], strict=True)]
+    ours = ratios(hooks[REPLACE], hooks[PUBLISHED_WAY])
     print(f"  {REPLACE} takes {quartiles(ours)} of the time that the published approach takes in hooks")
 
 

@@ -2,8 +2,7 @@
 
 ``python dev/host benchmarks.full_size.hooks`` lets the Patch Replacer's defaults, and the published way, act on random
 feature maps of the published blocks with SAEs of the published size, in turn. The concept is one that a share of the
-patches exceeds before competition. A UNet of random weights gives SDXL the same patch everywhere, so cost.py can only
-show the dearest case there; here it can be any.
+patches exceeds before competition. ``benchmarks.hooks`` compares with the hooks as they were.
 """
 
 import argparse
@@ -12,38 +11,37 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from ...erasure.detection import Detect
+from ...erasure.detection import Detector
 from ...erasure.eraser import Eraser
 from ...erasure.record import ErasureRecord
-from ...erasure.replacement import Replacement, alike_donors, random_donors
+from ...erasure.replacement import Replacement, draws_for, random_sources, similar_sources
 from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find
 from ...sae_models.loaded import LoadedSAE
-from ...unet.calls import Forward, RunInfo
+from ...unet.calls import NEGATIVE, POSITIVE, Call, Chunk, Run
 from ...unet.loading import load_sae
-from ..framework.settings import MIDDLE, at_blocks
+from ..hooks import MIDDLE
 from ..published import FullReconstruction
-from ..timing import alternate, quartiles
+from ..timing import alternate, quartiles, ratios
 from .checkpoints import PUBLISHED, write_sae
 
 WIDTH = 1280
-# Of each kind: pixels, and cells a side of the SAE's block and of the middle.
+# Of each kind: pixels, and patches a side of the SAE's block and of the middle.
 SIZES = {"sd15": (512, 16, 8), "sdxl": (1024, 32, 32)}
 SHARES = (0.05, 0.2, 1.0)
 
 
 def concept_of(sae: LoadedSAE, patches: torch.Tensor, share: float) -> Concept:
-    """Return a concept that a share of the patches [cells, C] exceeds before competition, by its loudest latent."""
+    """Return a concept that a share of the patches [N, C] exceeds before competition, by its strongest feature."""
     levels = sae.module.pre_activations(patches)
-    latent = int(levels.amax(0).argmax())
-    limit = max(float(levels[:, latent].quantile(1 - share)), 1e-6)
-    # For all patches to exceed it a threshold would have to be negative; a second latent makes up for the first.
+    feature = int(levels.amax(0).argmax())
+    limit = max(float(levels[:, feature].quantile(1 - share)), 1e-6)
+    # For all patches to exceed it a threshold would have to be negative; a second feature makes up for the first.
     others = levels.topk(sae.config.k).indices.unique().tolist() if share == 1 else []
-    latents = [latent, *(other for other in others if other != latent)]
-    return Concept("something", (0.0, 1000.0), (ConceptBand(tuple(latents), (limit,) * len(latents)),))
+    features = [feature, *(other for other in others if other != feature)]
+    return Concept("something", (0.0, 1000.0), (ConceptBand(tuple(features), (limit,) * len(features)),))
 
 
 def compare(kind: str, share: float, rounds: int, dtype: torch.dtype) -> None:
@@ -58,45 +56,50 @@ def compare(kind: str, share: float, rounds: int, dtype: torch.dtype) -> None:
         path = str(write_sae(Path(folder), block, WIDTH, reads))
         sae, whole = (load_sae(path, "published", find(block)) for _ in range(2))
         published = FullReconstruction(whole.load_decoder(), [0, 1])
-    record, size = ErasureRecord(), (pixels // 8, pixels // 8)
-    replacement = at_blocks(Replacement(), (MIDDLE, find(block)))
-    concept = concept_of(sae, change[0].flatten(1).T.float(), share)
-    eraser = Eraser(Detect(sae, concept), replacement, record)
-    eraser.begin(RunInfo(0, (1,), size, ((1e9, -1.0),)))
-    sigmas = iter(range(10**6, 0, -1))
+    record, latent = ErasureRecord(), (pixels // 8, pixels // 8)
+    concept = concept_of(sae, change[1].flatten(1).T.float(), share)
+    eraser = Eraser(Detector(sae, concept), Replacement(), record, (MIDDLE, find(block)))
+    run = Run(0, (1,), latent, lambda percent: 1e6 * (1 - percent), 1e6)
+    eraser.begin(run)
+    calls = iter(range(1, 10**6))
 
-    def step() -> Forward:
-        return Forward((0, 1), ("p", "n"), float(next(sigmas)), 500.0, size)
+    def call() -> Call:
+        number = next(calls)
+        chunks = tuple(Chunk(slice(i, i + 1), role, role, (0,)) for i, role in enumerate((NEGATIVE, POSITIVE)))
+        return Call(run, number, number, torch.tensor(1e6 - number), torch.tensor(500.0), chunks)
 
     def ours() -> None:
-        forward = step()
-        eraser.on_block(MIDDLE, inner, inner, forward)
-        eraser.on_block(find(block), x, output, forward)
+        this = call()
+        eraser.on_block(MIDDLE, inner, inner, this)
+        eraser.on_block(find(block), x, output, this)
 
-    ways = {"ours": ours, "published": lambda: published.on_block(find(block), x, output, step())}
+    ways = {"ours": ours, "published": lambda: published.on_block(find(block), x, output, call())}
     with torch.inference_mode():
         times = alternate(ways, rounds, time.process_time)
-    ratios = [a / b for a, b in zip(times["ours"], times["published"], strict=True)]
+    eraser.end(run, torch.zeros(1, 4, *latent))
     assert record.latest is not None
     detected = int(next(reversed(record.latest.entries.values())).mask.sum())
+    compared = quartiles(ratios(times["ours"], times["published"]), 3)
     milliseconds = " | ".join(f"{1000 * statistics.median(spent):.1f}" for spent in times.values())
-    cells = f"{share:.0%} | {detected} of {side * side} | {milliseconds} | {quartiles(ratios, 3)}"
+    cells = f"{share:.0%} | {detected} of {side * side} | {milliseconds} | {compared}"
     print(f"| {kind}, {pixels} px | {cells} |", flush=True)
 
 
 def choosing(kind: str, rounds: int, dtype: torch.dtype) -> None:
-    """Print how long it takes to choose donors for a third of the patches out of a quarter of the others."""
-    cells = SIZES[kind][1] ** 2
-    patches = torch.randn(cells, WIDTH, generator=torch.Generator().manual_seed(0)).to(dtype)
-    targets, free = np.arange(cells // 3), np.arange(cells // 3, cells // 3 + cells // 6)
-    drawing = torch.Generator().manual_seed(0)
+    """Print how long it takes to choose source patches for a third of the patches out of a quarter of the others."""
+    count = SIZES[kind][1] ** 2
+    # One image as a block gives it: its patches lie across.
+    patches = torch.randn(1, WIDTH, count, generator=torch.Generator().manual_seed(0)).to(dtype).transpose(1, 2)
+    places = torch.arange(count)[None]
+    mask = places < count // 3
+    pool = ~mask & (places < count // 3 + count // 6)
     ways = {
-        "alike": lambda: alike_donors(patches, targets, free),
-        "random": lambda: random_donors(free, len(targets), drawing),
+        "similar": lambda: similar_sources(patches, mask, pool),
+        "random": lambda: random_sources(mask, pool, draws_for([0], count)),
     }
     for name, times in alternate(ways, rounds, time.process_time).items():
         spent = f"{1000 * statistics.median(times):.2f} ms"
-        print(f"{kind}, {name} donors for {len(targets)} patches out of {len(free)}: {spent}")
+        print(f"{kind}, {name}: source patches for {int(mask.sum())} patches out of {int(pool.sum())}: {spent}")
 
 
 def main() -> None:

@@ -11,18 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import comfy.sample
 import folder_paths
-import numpy as np
 import torch
 from torch import Tensor
 
 from ... import nodes
-from ...erasure.replacement import SAE_BLOCK, donor_seed, random_donors
+from ...erasure.record import RunRecord, StepEntry
+from ...erasure.replacement import draw_seed, draws_for
 from ...nodes import files
+from ...nodes.patch_replacer import SAE_BLOCK
 from ...sae_models.hookpoints import find
 from ...unet.blocks import hookpoints
 from .checkpoints import write_sae
+from .models import denoise
 
 # The module that runs next on what a block gives; a skip connection may be joined behind its channels.
 NEXT = {
@@ -39,7 +40,7 @@ LATENTS, FIRING = 6, 0.06
 
 @dataclass
 class Seen:
-    """What was seen at one block in one call of the UNet, all [chunks * B, C, H, W] but read, [cells, C]."""
+    """What was seen at one block in one call of the UNet, all [rows, C, H, W] but read, [patches, C]."""
 
     taken: Tensor
     given: Tensor
@@ -112,12 +113,12 @@ def load_saes(folder: Path, model: Any, published: Sequence[tuple[str, str]], la
 
 
 def as_read(seen: Seen, reads: str) -> Tensor:
-    """Return what an SAE is to be given: [chunks * B, cells, C]."""
+    """Return what an SAE is to be given: [rows, patches, C]."""
     return (seen.given if reads == "output" else seen.given - seen.taken).flatten(2).transpose(1, 2)
 
 
 def some_latents(sae: Any, patches: Tensor) -> list[int]:
-    """Pick latents that each fire in a few of the patches [cells, C].
+    """Pick latents that each fire in a few of the patches [N, C].
 
     Several, because replacement at an earlier block shifts what fires here; few patches, so that it does so little.
     """
@@ -132,16 +133,7 @@ def put_on(model: Any, sae: Any, latents: Sequence[int], sensitivity: float, mod
     """Attach through the Concept Detector and the Patch Replacer: (model, record)."""
     text = ", ".join(map(str, latents))
     detection = nodes.ConceptDetector.execute(sae, "none", sensitivity, 0.0, 1.0, text, "union").args[0]
-    return nodes.PatchReplacer.execute(model, detection, mode, "conditional", 4, 0, 1.0, SAE_BLOCK).args
-
-
-def denoise(model: Any, noise: Tensor, positive: Any, negative: Any, steps: int) -> Tensor:
-    """Sample as the KSampler does."""
-    with torch.inference_mode():
-        return comfy.sample.sample(
-            model, noise, steps, 3.0, "euler", "normal", positive, negative, torch.zeros_like(noise),
-            disable_pbar=True, seed=1,
-        )  # fmt: skip
+    return nodes.PatchReplacer.execute(model, detection, mode, SAE_BLOCK, 1.0, "positive", 0, "").args
 
 
 def prove(
@@ -166,7 +158,7 @@ def prove(
         say: what to do with a line of the report.
 
     Returns:
-        how many cells were replaced.
+        how many patches were replaced.
 
     Raises:
         AssertionError: something is not as it must be.
@@ -204,31 +196,42 @@ def prove(
     return replaced
 
 
-def check_block(block: str, sae: Any, seen: Sequence[Seen], run: Any, key: int, say: Callable[[str], object]) -> int:
-    """Check one block over all calls of a run; ``key`` names the image. Return how many cells were replaced."""
+def check_block(
+    block: str, sae: Any, seen: Sequence[Seen], run: RunRecord, key: int, say: Callable[[str], object]
+) -> int:
+    """Check one block over all calls of a run; ``key`` names the image. Return how many patches were replaced."""
     entries = [entry for entry in run.entries.values() if entry.hookpoint == block]
     expect(len(entries) == len(seen) > 0, f"{block}: one entry a call")
-    total, cells = 0, 0
-    for one, entry in zip(seen, entries, strict=True):
+    first = max(run.sigmas())
+    total, patches = 0, 0
+    for step, (one, entry) in enumerate(zip(seen, entries, strict=True), 1):
         assert one.passed_on is not None
-        # Of the two halves only the conditional one is read; it must be among them exactly once.
+        # Of the two prompts only the positive one is read; it must be among them exactly once.
         wanted = as_read(one, sae.config.reads)
         rows = [row for row in range(len(wanted)) if torch.equal(wanted[row], one.read[0])]
         expect(len(one.read) == 1 and len(rows) == 1, f"{block}: the SAE reads what the block took in and gave out")
-        row, mask = rows[0], entry.mask[0].flatten()
         expected = one.given.clone().flatten(2)
-        if mask.any() and not mask.all():
-            seed = donor_seed(0, key, block, entry.sigma)
-            free = np.flatnonzero(~mask.numpy())
-            donors = random_donors(free, int(mask.sum()), torch.Generator().manual_seed(seed))[:, 0]
-            expected[row][:, mask] = one.given.flatten(2)[row][:, torch.from_numpy(donors)]
-            total += int(mask.sum())
-        expect(torch.equal(one.passed_on.flatten(2), expected), f"{block}: donors replace, and all else is untouched")
-        cells += len(mask)
-    expect(total > 0, f"{block}: some cells are replaced")
+        moved, sources = chosen_sources(entry, draw_seed(0, key, block, first, step))
+        expected[rows[0]][:, moved] = one.given.flatten(2)[rows[0]][:, sources]
+        total, patches = total + len(moved), patches + entry.mask.numel()
+        expect(
+            torch.equal(one.passed_on.flatten(2), expected),
+            f"{block}: source patches replace, and all else is untouched",
+        )
+    expect(total > 0, f"{block}: some patches are replaced")
     kind, grid = str(seen[0].given.dtype), tuple(seen[0].given.shape[-3:])
-    say(f"{block} ({sae.config.reads}, {grid}, {kind}): {total} of {cells} cells replaced, all as chosen")
+    say(f"{block} ({sae.config.reads}, {grid}, {kind}): {total} of {patches} patches replaced, all as chosen")
     return total
+
+
+def chosen_sources(entry: StepEntry, seed: int) -> tuple[Tensor, Tensor]:
+    """Say again, from the mask and the seed alone, which patches are replaced, and by which: places, int [n] each."""
+    mask = entry.mask[0].flatten()
+    moved, free = mask.nonzero()[:, 0], (~mask).nonzero()[:, 0]
+    if not len(free):
+        return free, free
+    draws = draws_for([seed], len(mask))[0, moved]
+    return moved, free[(draws * len(free)).long().clamp(max=len(free) - 1)]
 
 
 def expect(holds: bool, what: str) -> None:

@@ -41,7 +41,7 @@ def main() -> None:
     """Make the checkpoint if need be, and prove."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=list(PUBLISHED), default="sd15")
-    parser.add_argument("--size", type=int, default=512, help="of the square picture, in pixels")
+    parser.add_argument("--size", type=int, default=512, help="of the square image, in pixels")
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=default_folder())
     arguments = parser.parse_args()
@@ -67,7 +67,7 @@ def main() -> None:
     print(
         f"proved: {arguments.model} at {arguments.size} px, {arguments.steps} step(s), kept as "
         f"{model.model.get_dtype()}, computed as {model.model.manual_cast_dtype or model.model.get_dtype()}, "
-        f"{optimized_attention.__name__}, {replaced} cells replaced; "
+        f"{optimized_attention.__name__}, {replaced} patches replaced; "
         f"{time.perf_counter() - started:.0f} s, peak resident memory {peak:.1f} GiB (pages of the file included)"
     )
 
