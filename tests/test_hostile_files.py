@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import subprocess
 import sys
 import zipfile
@@ -24,8 +23,8 @@ OPEN = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from sae_models.native import SAEFileError
-from sae_models.readers import open_sae
+from sae_models.formats import open_sae
+from sae_models.formats.native import SAEFileError
 
 def memory(kind):
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -45,6 +44,8 @@ for path in sys.argv[2:]:
 
 
 def limits() -> None:
+    import resource  # not on Windows
+
     resource.setrlimit(resource.RLIMIT_AS, (6 * GIB, 6 * GIB))
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 
