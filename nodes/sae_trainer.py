@@ -247,6 +247,13 @@ class SAETrainer(io.ComfyNode):
         return io.NodeOutput(result.sae, result.curves, ui=shown)
 
     @classmethod
+    def validate_inputs(cls, prompts_file: str | None = None, image_folder: str | None = None) -> bool | str:
+        """Say what to do about a file or folder that is gone, in place of ComfyUI's list of all that are there."""
+        if prompts_file not in (None, NO_FILE, *files.prompt_files()):
+            return files.no_prompts(str(prompts_file))
+        return folders.is_there(image_folder, NAME)
+
+    @classmethod
     def fingerprint_inputs(cls, prompts_file: str = NO_FILE, image_folder: str = folders.NO_FOLDER, **_: Any) -> object:
         """Train again when the text file, or a picture of the folder, has changed."""
         prompts = files.read_prompts(prompts_file) if prompts_file in files.prompt_files() else ""
