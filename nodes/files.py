@@ -1,17 +1,21 @@
 """Where SAE and concept files are found: the artist's ``models/sae`` folders and the files shipped with the pack."""
 
 import codecs
+import itertools
 import os
 import re
 from pathlib import Path
 
 import folder_paths
+import yaml
+from comfy.cli_args import args
 from safetensors import SafetensorError
 
 from ..sae_models.concepts import Concept
 from ..sae_models.formats import CONFIG_FILES, WEIGHT_FILES, concept_files, concepts_in, parts_of
 from ..sae_models.formats.files import SAFETENSORS
 from .listing import files_below, files_in
+from .targets import require_writable
 
 FOLDER = "sae"
 CONCEPTS = "concepts"  # the folder below models/sae that holds concept files, and their prefix in lists
@@ -25,11 +29,36 @@ DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # 
 
 
 def register_folder() -> None:
-    """Add ``models/sae`` to ComfyUI's model folders; entries that others made or configured stay."""
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+    """Add ``models/sae`` to ComfyUI's model folders; entries that others made or configured stay.
+
+    The first folder is where files are saved. As with ComfyUI's own kinds that is ``models/sae``, unless a section of
+    ``extra_model_paths.yaml`` is marked with ``is_default``.
+    """
+    own = str(Path(folder_paths.models_dir) / FOLDER)
+    folder_paths.add_model_folder_path(FOLDER, own)
     paths, extensions = folder_paths.folder_names_and_paths[FOLDER]
+    marked = _marked_as_default()
+    # The kind was not known when ComfyUI read its configuration, so what stands there came first, marked or not.
+    paths.sort(key=lambda path: 0 if path in marked else 1 if path == own else 2)
     # An empty set would list every file in the folder.
     folder_paths.folder_names_and_paths[FOLDER] = (paths, set(extensions) | EXTENSIONS)
+
+
+def _marked_as_default() -> set[str]:
+    """Return the folders for SAEs that ComfyUI's configuration marks as those to save in."""
+    usual = Path(folder_paths.__file__).resolve().parent / "extra_model_paths.yaml"
+    found: set[str] = set()
+    for file in [usual, *map(Path, itertools.chain(*(args.extra_model_paths_config or [])))]:
+        try:
+            sections = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # ComfyUI has said so, if there was a file
+        for section in sections.values() if isinstance(sections, dict) else ():
+            if isinstance(section, dict) and section.get("is_default") and isinstance(section.get(FOLDER), str):
+                base = Path(os.path.expandvars(Path(str(section.get("base_path") or "")).expanduser()))
+                lines = filter(None, section[FOLDER].split("\n"))
+                found |= {os.path.normpath(file.absolute().parent / base / line) for line in lines}
+    return found
 
 
 def names() -> list[str]:
@@ -102,7 +131,9 @@ def resolve(name: str) -> str:
     return path
 
 
-def new_file(name: str, overwrite: bool, node: str = "SAE Save", below: str = "") -> Path:
+def new_file(
+    name: str, overwrite: bool, node: str = "SAE Save", below: str = "", size: int = 0, ending: str = ""
+) -> Path:
     """Return where to save a file: in the first ``models/sae`` folder, or in a folder below it.
 
     Args:
@@ -110,22 +141,34 @@ def new_file(name: str, overwrite: bool, node: str = "SAE Save", below: str = ""
         overwrite: whether a file may be there.
         node: display name of the node, for messages.
         below: the folder.
+        size: of what is to be saved in bytes, as far as it is known.
+        ending: what will be added to the name for files beside it.
 
     Raises:
-        ValueError: the name is no plain file name, or is taken.
+        ValueError: the name is no plain file name, is taken, or cannot be written.
     """
-    stem = re.sub(r"\.safetensors$", "", name.strip(), flags=re.IGNORECASE)
+    stem = without_extension(name)
     if not SAFE_NAME.fullmatch(stem) or stem[-1] in " ." or DEVICES.fullmatch(stem):
         raise ValueError(
             f"{node}: {name!r} cannot be the name of a file (input 'name'). Use up to 99 letters, digits, spaces "
             "and . _ + - = ( ), beginning with a letter or digit, and no folder."
         )
-    path = Path(folder_paths.get_folder_paths(FOLDER)[0]) / below / f"{stem}.safetensors"
+    root = Path(folder_paths.get_folder_paths(FOLDER)[0])
+    path = root / below / f"{stem}{SAFETENSORS}"
+    require_writable(path, node, size, root, ending)
     if os.path.lexists(path) and not (overwrite and path.is_file()):
-        raise ValueError(
-            f"{node}: {path.name} is there already, in {path.parent}. Choose another 'name', or switch 'overwrite' on."
+        way = (
+            "it is no plain file, which 'overwrite' leaves alone. Choose another 'name'."
+            if overwrite
+            else "choose another 'name', or switch 'overwrite' on."
         )
+        raise ValueError(f"{node}: {path.name} is there already, in {path.parent}: {way}")
     return path
+
+
+def without_extension(name: str) -> str:
+    """Return a name that was typed in without spaces around it and without ``.safetensors``."""
+    return re.sub(r"\.safetensors$", "", name.strip(), flags=re.IGNORECASE)
 
 
 def read_text(path: Path) -> str:
@@ -172,22 +215,20 @@ def read_prompts(name: str) -> str:
 
 
 def training_folder(name: str, digest: str) -> Path:
-    """Return where a training run keeps what it collected and learned, in ComfyUI's output folder."""
-    return Path(folder_paths.get_output_directory()) / "sae_training" / f"{name}-{digest}"
+    """Return where a training run keeps what it collected and learned, in ComfyUI's output folder.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    folder = Path(folder_paths.get_output_directory()) / "sae_training" / f"{name}-{digest}"
+    require_writable(folder, "SAE Trainer", way_out="Start ComfyUI with --output-directory and another folder")
+    return folder
 
 
 def fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
     """Return what changes when an SAE changes on disk: name, size and time of its weights and its configuration."""
     parts = [part for part in parts_of(Path(resolve(name))) if part is not None]
     return tuple((part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts)
-
-
-def unwritable(path: Path, error: OSError, node: str) -> ValueError:
-    """Return what to tell somebody whose file could not be written."""
-    return ValueError(
-        f"{node}: {path.name} cannot be written to {path.parent} ({error.strerror or error}). Free some space, or "
-        "close what uses the file."
-    )
 
 
 def listed_in(path: str) -> Path | None:

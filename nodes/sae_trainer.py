@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..finding.prompts import varied_prompts
 from ..training.from_model.folder import Captioned
 from ..training.from_model.request import Request
-from ..training.from_model.run import train_for_model
+from ..training.from_model.run import UNFINISHED, train_for_model
 from ..training.settings import RULES
 from . import files, folders
 from .showing import picture_and_words
@@ -240,7 +240,7 @@ class SAETrainer(io.ComfyNode):
         )
 
         def target(part: str) -> Path:
-            return files.new_file(name.strip().removesuffix(".safetensors") + part, overwrite, NAME)
+            return files.new_file(files.without_extension(name) + part, overwrite, NAME, ending=UNFINISHED)
 
         result = train_for_model(model, clip, request, target, files.training_folder, vae)
         shown = picture_and_words(result.curves, result.summary, cls)
