@@ -22,7 +22,7 @@ from ..erasure.attach import attach
 from ..erasure.detection import Detector
 from ..erasure.record import RunRecord
 from ..erasure.replacement import Replacement
-from .erasure import World
+from .framework.world import World
 
 SITE = "output_blocks.1.1"
 MODES = ("none", "random", "similar")

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..erasure.detection import JOINS, DetectionTree, Detector, Join
 from ..sae_models.concepts import Concept
+from ..sae_models.formats.native import SAEFileError
 from ..sae_models.loaded import LoadedSAE
 from . import files
 from .sockets import CATEGORY, CONCEPT, DETECTION, SAE, part_inputs
@@ -79,6 +80,11 @@ class ConceptDetector(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, concept: str | None = None) -> bool | str:
+        """Leave it to the run to say what is wrong with a concept: it knows the SAE, and what is used instead."""
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, concept: str | None = None, **_others: object) -> object:
         """Run again when the chosen concept file has changed on disk."""
         return files.concept_fingerprint(concept) if concept in files.concept_file_names() else None
@@ -116,11 +122,12 @@ def _choose(sae: LoadedSAE, name: str, latents: str, custom: Concept | None) -> 
     try:
         if custom is not None:
             return sae.require_own(custom)
-        if name in files.concept_file_names():
+        if files.is_concept_file(name):
             return sae.require_own(files.load_concept(name))
         return sae.concept(name)
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{NAME}: input '{origin}': {error.args[0]}.") from error
+        advice = f" {error.advice}" if isinstance(error, SAEFileError) else ""
+        raise ValueError(f"{NAME}: input '{origin}': {error.args[0]}.{advice}") from error
 
 
 def parse_latents(text: str, sae: LoadedSAE, node: str) -> list[int]:

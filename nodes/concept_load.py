@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..sae_models.formats.concept_files import describe
+from ..sae_models.formats.native import SAEFileError
 from . import files
 from .sockets import CATEGORY, CONCEPT
 
@@ -35,6 +36,17 @@ class LoadConcept(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, concept_file: str | None = None) -> bool | str:
+        """Say what to do about a file that is gone, in place of ComfyUI's list of all that are there."""
+        if concept_file is None or concept_file in files.concept_file_names():
+            return True
+        try:
+            files.load_concept(concept_file)
+        except ValueError as error:
+            return f"{NAME}: {error} (input 'concept_file')."
+        return True
+
+    @classmethod
     def fingerprint_inputs(cls, concept_file: str) -> object:
         """Load again when the file has changed on disk."""
         return files.concept_fingerprint(concept_file)
@@ -43,6 +55,8 @@ class LoadConcept(io.ComfyNode):
     def execute(cls, concept_file: str) -> io.NodeOutput:
         try:
             concept = files.load_concept(concept_file)
+        except SAEFileError as error:
+            raise ValueError(f"{NAME}: {error} (input 'concept_file'). {error.advice}") from error
         except ValueError as error:
             raise ValueError(f"{NAME}: {error} (input 'concept_file').") from error
         return io.NodeOutput(concept, ui=ui.PreviewText(describe(concept)))

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..sae_models.concepts import Concept
 from ..sae_models.formats import concept_files
-from . import files
+from . import files, targets
 from .sockets import CATEGORY, CONCEPT
 
 NAME = "Save Concept"
@@ -54,7 +54,7 @@ class SaveConcept(io.ComfyNode):
         try:
             concept_files.save(path, named)
         except OSError as error:
-            raise files.unwritable(path, error, NAME) from error
+            raise targets.unwritable(path, error, NAME) from error
         except ValueError as error:
             raise ValueError(
                 f"{NAME}: {error} (input 'concept'). Connect one from another node of this pack."

@@ -1,15 +1,21 @@
 """Where SAE and concept files are found: the artist's ``models/sae`` folders and the files shipped with the pack."""
 
+import codecs
+import itertools
 import os
 import re
-from functools import lru_cache
 from pathlib import Path
 
 import folder_paths
+import yaml
+from comfy.cli_args import args
+from safetensors import SafetensorError
 
 from ..sae_models.concepts import Concept
-from ..sae_models.formats import CONFIG_FILES, WEIGHT_FILES, concept_files, open_sae, parts_of
-from ..sae_models.formats.native import SAEFileError
+from ..sae_models.formats import CONFIG_FILES, WEIGHT_FILES, concept_files, concepts_in, parts_of
+from ..sae_models.formats.files import SAFETENSORS
+from .listing import files_below, files_in
+from .targets import require_writable
 
 FOLDER = "sae"
 CONCEPTS = "concepts"  # the folder below models/sae that holds concept files, and their prefix in lists
@@ -23,40 +29,87 @@ DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # 
 
 
 def register_folder() -> None:
-    """Add ``models/sae`` to ComfyUI's model folders; entries that others made or configured stay."""
-    folder_paths.add_model_folder_path(FOLDER, str(Path(folder_paths.models_dir) / FOLDER))
+    """Add ``models/sae`` to ComfyUI's model folders; entries that others made or configured stay.
+
+    The first folder is where files are saved. As with ComfyUI's own kinds that is ``models/sae``, unless a section of
+    ``extra_model_paths.yaml`` is marked with ``is_default``.
+    """
+    own = str(Path(folder_paths.models_dir) / FOLDER)
+    folder_paths.add_model_folder_path(FOLDER, own)
     paths, extensions = folder_paths.folder_names_and_paths[FOLDER]
+    marked = _marked_as_default()
+    # The kind was not known when ComfyUI read its configuration, so what stands there came first, marked or not.
+    paths.sort(key=lambda path: 0 if path in marked else 1 if path == own else 2)
     # An empty set would list every file in the folder.
     folder_paths.folder_names_and_paths[FOLDER] = (paths, set(extensions) | EXTENSIONS)
 
 
+def _marked_as_default() -> set[str]:
+    """Return the folders for SAEs that ComfyUI's configuration marks as those to save in."""
+    usual = Path(folder_paths.__file__).resolve().parent / "extra_model_paths.yaml"
+    found: set[str] = set()
+    for file in [usual, *map(Path, itertools.chain(*(args.extra_model_paths_config or [])))]:
+        try:
+            sections = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            continue  # ComfyUI has said so, if there was a file
+        for section in sections.values() if isinstance(sections, dict) else ():
+            if isinstance(section, dict) and section.get("is_default") and isinstance(section.get(FOLDER), str):
+                base = Path(os.path.expandvars(Path(str(section.get("base_path") or "")).expanduser()))
+                lines = filter(None, section[FOLDER].split("\n"))
+                found |= {os.path.normpath(file.absolute().parent / base / line) for line in lines}
+    return found
+
+
 def names() -> list[str]:
     """Return the names of all SAEs: the best shipped one, the other shipped ones, the artist's."""
+    return [*_shipped(), *_own(_listed())]
+
+
+def _shipped() -> dict[str, str]:
+    """Return the SAEs that come with the pack, the best one first: name -> path."""
     paths = sorted(SHIPPED.glob("*.safetensors"), key=lambda path: (path.name != BEST, path.name))
-    return [SHIPPED_PREFIX + path.name for path in paths] + list(_own())
+    return {SHIPPED_PREFIX + path.name: str(path) for path in paths}
 
 
-def _own() -> dict[str, str]:
-    """Return the artist's SAEs by name, each with its weights' name in ComfyUI's list.
+def _listed() -> dict[str, str]:
+    """Return the artist's readable files of weights and configurations: path below models/sae -> whole path."""
+    extensions = {each.lower() for each in folder_paths.folder_names_and_paths[FOLDER][1]} or EXTENSIONS
+
+    def wanted(name: str) -> bool:
+        return f".{name.lower().rpartition('.')[2]}" in extensions or name.lower() in CONFIG_FILES
+
+    return files_below(folder_paths.get_folder_paths(FOLDER), wanted)
+
+
+def _own(listed: dict[str, str]) -> dict[str, str]:
+    """Return the artist's SAEs by name, each with its path: of a file, or of a folder.
 
     A folder with a configuration beside weights of a usual name is one entry, called as the folder.
     """
-    listed = [name for name in folder_paths.get_filename_list(FOLDER) if Path(name).parts[0] != CONCEPTS]
-    main = {Path(name).parent for name in listed if Path(name).name in WEIGHT_FILES and _has_configuration(name)}
-    entries = {}
-    for name in listed:
-        folder = Path(name).parent
-        if folder == Path() or folder not in main:
-            entries[name] = name
-        elif Path(name).name in WEIGHT_FILES:
-            # Libraries put other tensors beside the weights, such as statistics; they are no SAEs.
-            entries[folder.as_posix()] = name
-    return entries
+    configured = {_parted(path)[0] for name, path in listed.items() if _parted(name)[1].lower() in CONFIG_FILES}
+    entries, usual = {}, {}
+    for name, path in listed.items():
+        folder, last = _parted(name)
+        if last.lower() in CONFIG_FILES or _is_concept(name):
+            continue
+        entries[name] = path
+        if folder and last.lower() in WEIGHT_FILES and _parted(path)[0] in configured:
+            usual[_parted(path)[0]] = Path(folder).as_posix()
+    # Libraries put other tensors beside the weights, such as statistics; they are no SAEs.
+    others = {name: path for name, path in entries.items() if _parted(path)[0] not in usual}
+    return others | {name: path for path, name in usual.items()}
 
 
-def _has_configuration(name: str) -> bool:
-    full = folder_paths.get_full_path(FOLDER, name)
-    return full is not None and any((Path(full).parent / config).is_file() for config in CONFIG_FILES)
+def _parted(path: str) -> tuple[str, str]:
+    """Return the folder and the name of a file; quicker than pathlib, since there may be thousands."""
+    folder, _, name = path.rpartition(os.sep)
+    return folder, name
+
+
+def _is_concept(name: str) -> bool:
+    """Whether a name of ``_listed`` lies in the folder of concepts, which a file system may show in capitals."""
+    return name.replace(os.sep, "/").split("/")[0].lower() == CONCEPTS
 
 
 def resolve(name: str) -> str:
@@ -68,19 +121,19 @@ def resolve(name: str) -> str:
     Raises:
         ValueError: no such file.
     """
-    if name not in names():
+    path = _shipped().get(name) or _own(_listed()).get(name)
+    if path is None:
         raise ValueError(
             f"SAE Loader: there is no SAE file '{name}' (input 'sae_file'). Put the file into ComfyUI's models/sae "
-            "folder, press R to refresh the lists, and choose it again."
+            "folder, press R to refresh the lists, and choose it again. If it is there, the log says why it cannot be "
+            "read."
         )
-    if name.startswith(SHIPPED_PREFIX):
-        return str(SHIPPED / name.removeprefix(SHIPPED_PREFIX))
-    listed = _own()[name]
-    full = folder_paths.get_full_path_or_raise(FOLDER, listed)
-    return full if listed == name else str(Path(full).parent)
+    return path
 
 
-def new_file(name: str, overwrite: bool, node: str = "SAE Save", below: str = "") -> Path:
+def new_file(
+    name: str, overwrite: bool, node: str = "SAE Save", below: str = "", size: int = 0, ending: str = ""
+) -> Path:
     """Return where to save a file: in the first ``models/sae`` folder, or in a folder below it.
 
     Args:
@@ -88,27 +141,58 @@ def new_file(name: str, overwrite: bool, node: str = "SAE Save", below: str = ""
         overwrite: whether a file may be there.
         node: display name of the node, for messages.
         below: the folder.
+        size: of what is to be saved in bytes, as far as it is known.
+        ending: what will be added to the name for files beside it.
 
     Raises:
-        ValueError: the name is no plain file name, or is taken.
+        ValueError: the name is no plain file name, is taken, or cannot be written.
     """
-    stem = re.sub(r"\.safetensors$", "", name.strip(), flags=re.IGNORECASE)
+    stem = without_extension(name)
     if not SAFE_NAME.fullmatch(stem) or stem[-1] in " ." or DEVICES.fullmatch(stem):
         raise ValueError(
             f"{node}: {name!r} cannot be the name of a file (input 'name'). Use up to 99 letters, digits, spaces "
             "and . _ + - = ( ), beginning with a letter or digit, and no folder."
         )
-    path = Path(folder_paths.get_folder_paths(FOLDER)[0]) / below / f"{stem}.safetensors"
+    root = Path(folder_paths.get_folder_paths(FOLDER)[0])
+    path = root / below / f"{stem}{SAFETENSORS}"
+    require_writable(path, node, size, root, ending)
     if os.path.lexists(path) and not (overwrite and path.is_file()):
-        raise ValueError(
-            f"{node}: {path.name} is there already, in {path.parent}. Choose another 'name', or switch 'overwrite' on."
+        way = (
+            "it is no plain file, which 'overwrite' leaves alone. Choose another 'name'."
+            if overwrite
+            else "choose another 'name', or switch 'overwrite' on."
         )
+        raise ValueError(f"{node}: {path.name} is there already, in {path.parent}: {way}")
     return path
+
+
+def without_extension(name: str) -> str:
+    """Return a name that was typed in without spaces around it and without ``.safetensors``."""
+    return re.sub(r"\.safetensors$", "", name.strip(), flags=re.IGNORECASE)
+
+
+def read_text(path: Path) -> str:
+    """Return what a text file holds: UTF-8, or UTF-16 with its mark, as editors on Windows save it.
+
+    Raises:
+        OSError, UnicodeDecodeError: it cannot be read, or is no text.
+    """
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if marked else "utf-8-sig")
 
 
 def prompt_files() -> list[str]:
     """Return the names of the text files in ComfyUI's input folder."""
-    return sorted(path.name for path in Path(folder_paths.get_input_directory()).glob("*.txt") if path.is_file())
+    return files_in(folder_paths.get_input_directory(), lambda name: name.lower().endswith(".txt"))
+
+
+def no_prompts(name: str) -> str:
+    """Return what to say about a text file that is not there."""
+    return (
+        f"SAE Trainer: there is no text file '{name}' (input 'prompts_file'). Put it into ComfyUI's input folder, "
+        "press R to refresh the lists, and choose it again."
+    )
 
 
 def read_prompts(name: str) -> str:
@@ -121,13 +205,9 @@ def read_prompts(name: str) -> str:
         ValueError: there is no such file, or it is no text.
     """
     if name not in prompt_files():
-        raise ValueError(
-            f"SAE Trainer: there is no text file '{name}' (input 'prompts_file'). Put it into ComfyUI's input folder, "
-            "press R to refresh the lists, and choose it again."
-        )
-    path = Path(folder_paths.get_input_directory()) / name
+        raise ValueError(no_prompts(name))
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(Path(folder_paths.get_input_directory()) / name)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"SAE Trainer: {name} cannot be read as text (input 'prompts_file'): {error}. Save it as UTF-8."
@@ -135,22 +215,20 @@ def read_prompts(name: str) -> str:
 
 
 def training_folder(name: str, digest: str) -> Path:
-    """Return where a training run keeps what it collected and learned, in ComfyUI's output folder."""
-    return Path(folder_paths.get_output_directory()) / "sae_training" / f"{name}-{digest}"
+    """Return where a training run keeps what it collected and learned, in ComfyUI's output folder.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    folder = Path(folder_paths.get_output_directory()) / "sae_training" / f"{name}-{digest}"
+    require_writable(folder, "SAE Trainer", way_out="Start ComfyUI with --output-directory and another folder")
+    return folder
 
 
 def fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
     """Return what changes when an SAE changes on disk: name, size and time of its weights and its configuration."""
     parts = [part for part in parts_of(Path(resolve(name))) if part is not None]
     return tuple((part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in parts)
-
-
-def unwritable(path: Path, error: OSError, node: str) -> ValueError:
-    """Return what to tell somebody whose file could not be written."""
-    return ValueError(
-        f"{node}: {path.name} cannot be written to {path.parent} ({error.strerror or error}). Free some space, or "
-        "close what uses the file."
-    )
 
 
 def listed_in(path: str) -> Path | None:
@@ -161,8 +239,18 @@ def listed_in(path: str) -> Path | None:
 
 def concept_file_names() -> list[str]:
     """Return the artist's concept files, as they are listed: ``concepts/whiskers.safetensors``."""
-    listed = map(Path, folder_paths.get_filename_list(FOLDER))
-    return sorted(path.as_posix() for path in listed if path.parts[0] == CONCEPTS and path.suffix == ".safetensors")
+    return list(_concept_files())
+
+
+def _concept_files() -> dict[str, str]:
+    """Return the artist's concept files: name -> path."""
+    listed = {Path(name).as_posix(): path for name, path in _listed().items() if _is_concept(name)}
+    return {name: path for name, path in listed.items() if name.lower().endswith(SAFETENSORS)}
+
+
+def is_concept_file(name: str) -> bool:
+    """Whether a choice of the Concept Detector is a concept file, there or not, and no concept of an SAE."""
+    return _is_concept(name) and name.lower().endswith(SAFETENSORS)
 
 
 def _concept_path(name: str) -> Path:
@@ -174,13 +262,13 @@ def _concept_path(name: str) -> Path:
     Raises:
         ValueError: no such file.
     """
-    for listed in folder_paths.get_filename_list(FOLDER):
-        if Path(listed).as_posix() == name and name in concept_file_names():
-            return Path(folder_paths.get_full_path_or_raise(FOLDER, listed))
-    raise ValueError(
-        f"there is no concept file '{name}'. Put it into ComfyUI's models/sae/{CONCEPTS} folder, press R to refresh "
-        "the lists, and choose it again"
-    )
+    path = _concept_files().get(name)
+    if path is None:
+        raise ValueError(
+            f"there is no concept file '{name}'. Put it into ComfyUI's models/sae/{CONCEPTS} folder, press R to "
+            "refresh the lists, and choose it again"
+        )
+    return Path(path)
 
 
 def load_concept(name: str) -> Concept:
@@ -203,18 +291,30 @@ def concept_fingerprint(name: str) -> tuple[int, int]:
 
 
 def concept_names() -> list[str]:
-    """Return every concept that some SAE file knows, sorted. Only file headers are read."""
-    found: set[str] = set()
-    for name in names():
-        found.update(_concepts_in(resolve(name), fingerprint(name)))
-    return sorted(found)
+    """Return every concept that some SAE file knows, sorted. Only file headers are read, and only of changed files."""
+    paths = {**_shipped(), **_own(_listed())}.values()
+    held = {path: _concepts_of(path) for path in paths if path.lower().endswith(SAFETENSORS)}
+    for path in _concepts_by_path.keys() - held.keys():
+        del _concepts_by_path[path]
+    return sorted(set().union(*held.values()))
 
 
-@lru_cache(maxsize=256)
-def _concepts_in(path: str, _fingerprint: tuple[tuple[str, int, int], ...]) -> tuple[str, ...]:
-    """Concepts of one file; the list of nodes is asked for often, the files change seldom."""
+# The list of nodes is asked for often, the files change seldom: path -> size and time, and what was in the file then.
+_concepts_by_path: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {}
+
+
+def _concepts_of(path: str) -> tuple[str, ...]:
+    """Return the concepts of one file."""
     try:
-        return tuple(open_sae(path).concept_names())
-    except SAEFileError:
-        # The loader reports a damaged file when it is chosen; it must not hide the other files here.
+        status = Path(path).stat()
+    except OSError:
         return ()
+    stamp, known = (status.st_size, status.st_mtime_ns), _concepts_by_path.get(path)
+    if known is not None and known[0] == stamp:
+        return known[1]
+    try:
+        held = tuple(concepts_in(path))
+    except (OSError, SafetensorError, ValueError, AttributeError, RecursionError):
+        held = ()  # the loader reports a damaged file when it is chosen; it must not hide the other files here
+    _concepts_by_path[path] = stamp, held
+    return held

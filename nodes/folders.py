@@ -16,6 +16,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..training.from_model.folder import PictureError, upright
+from .files import read_text
+from .listing import is_file, is_text
 
 NO_FOLDER = "none"
 EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -29,7 +31,16 @@ def folder_input(tooltip: str) -> io.Input:
 def picture_folders() -> list[str]:
     """Return the folders below ComfyUI's input folder that hold pictures, such as ``cats`` and ``pets/dogs``."""
     root = Path(folder_paths.get_input_directory())
-    return [name for name in folder_paths.get_input_subfolders() if next(_picture_names(root / name), None)]
+    folders = filter(is_text, folder_paths.get_input_subfolders())
+    return [name for name in folders if next(_picture_names(root / name), None)]
+
+
+def is_there(name: str | None, node: str) -> bool | str:
+    """Return whether a choice of ``folder_input`` can be used; if not, what to say about it."""
+    try:
+        return name in (None, NO_FOLDER) or bool(pictures_of(str(name), node))
+    except ValueError as error:
+        return str(error)
 
 
 def pictures_of(name: str, node: str, most: int | None = None) -> list[Path]:
@@ -86,10 +97,10 @@ def caption_of(path: Path, node: str) -> str:
         ValueError: it is no text.
     """
     beside = path.with_suffix(".txt")
-    if not beside.is_file():
+    if not is_file(beside):
         return ""
     try:
-        return " ".join(beside.read_text(encoding="utf-8-sig").split())
+        return " ".join(read_text(beside).split())
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{node}: {beside.name} in folder {beside.parent.name} cannot be read as text ({error}; input "
@@ -107,7 +118,7 @@ def folder_fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
     if name not in picture_folders():
         return ()
     pictures = _pictures_in(Path(folder_paths.get_input_directory()) / name)
-    files = [file for path in pictures for file in (path, path.with_suffix(".txt")) if file.is_file()]
+    files = [file for path in pictures for file in (path, path.with_suffix(".txt")) if is_file(file)]
     return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
@@ -119,5 +130,6 @@ def _picture_names(folder: Path) -> Iterator[str]:
     """Yield the names of a folder's pictures; of none if it may not be read, or has just gone."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if Path(entry.name).suffix.lower() in EXTENSIONS and entry.is_file():
-                yield entry.name
+            with contextlib.suppress(OSError):  # one that cannot be looked at leaves the others
+                if Path(entry.name).suffix.lower() in EXTENSIONS and is_text(entry.name) and entry.is_file():
+                    yield entry.name

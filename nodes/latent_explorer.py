@@ -148,6 +148,11 @@ class LatentExplorer(io.ComfyNode):
         return io.NodeOutput(images, text, ui=picture_and_words(images, text, cls))
 
     @classmethod
+    def validate_inputs(cls, image_folder: str | None = None) -> bool | str:
+        """Say what to do about a folder that is gone, in place of ComfyUI's list of all that are there."""
+        return folders.is_there(image_folder, NAME)
+
+    @classmethod
     def fingerprint_inputs(cls, image_folder: str = folders.NO_FOLDER, **_: Any) -> object:
         """Look again when the folder has changed."""
         return folders.folder_fingerprint(image_folder)

@@ -61,6 +61,14 @@ class SAELoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, sae_file: str | None = None) -> bool | str:
+        """Say what to do about a file that is gone, in place of ComfyUI's list of all that are there."""
+        try:
+            return sae_file is None or bool(files.resolve(sae_file))
+        except ValueError as error:
+            return str(error)
+
+    @classmethod
     def fingerprint_inputs(cls, sae_file: str, hookpoint: str = AUTOMATIC, reads: str = AUTOMATIC) -> object:
         """Load again when a file has changed on disk."""
         return files.fingerprint(sae_file), hookpoint, reads
@@ -74,6 +82,4 @@ class SAELoader(io.ComfyNode):
                 load_sae(path, sae_file, block, "" if reads == AUTOMATIC else reads, files.listed_in(path))
             )
         except SAEFileError as error:
-            raise ValueError(
-                f"SAE Loader: {error} (input 'sae_file'). Choose another file, or download this one again."
-            ) from error
+            raise ValueError(f"SAE Loader: {error} (input 'sae_file'). {error.advice}") from error

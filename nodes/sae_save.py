@@ -5,7 +5,7 @@ from comfy_api.latest import io, ui
 
 from ..sae_models.formats import load_whole, native
 from ..sae_models.loaded import LoadedSAE
-from . import files
+from . import files, targets
 from .sockets import CATEGORY, SAE
 
 AS_LOADED = "as in its file"
@@ -50,7 +50,9 @@ class SAESave(io.ComfyNode):
 
     @classmethod
     def execute(cls, sae: LoadedSAE, name: str, weights: str = AS_LOADED, overwrite: bool = False) -> io.NodeOutput:
-        path = files.new_file(name, overwrite)
+        # Encoder and decoder; four bytes a number unless half precision is asked for.
+        numbers = 2 * sae.config.d_in * sae.config.num_latents
+        path = files.new_file(name, overwrite, size=numbers * (4 if weights == "float32" else 2))
         known = sae.dictionary if sae.dictionary.concepts or sae.dictionary.latent_means is not None else None
         try:
             whole = load_whole(sae.file)
@@ -60,7 +62,7 @@ class SAESave(io.ComfyNode):
                 f"SAE Save: {error} (input 'sae'). Nothing was saved. Load the SAE again, or choose other 'weights'."
             ) from error
         except OSError as error:
-            raise files.unwritable(path, error, "SAE Save") from error
+            raise targets.unwritable(path, error, "SAE Save") from error
         parts = "encoder and decoder" if whole.decoder_weight is not None else "encoder"
         concepts = len(sae.dictionary.concepts)
         size = path.stat().st_size / 1e6

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..finding.prompts import varied_prompts
 from ..training.from_model.folder import Captioned
 from ..training.from_model.request import Request
-from ..training.from_model.run import train_for_model
+from ..training.from_model.run import UNFINISHED, train_for_model
 from ..training.settings import RULES
 from . import files, folders
 from .showing import picture_and_words
@@ -240,11 +240,18 @@ class SAETrainer(io.ComfyNode):
         )
 
         def target(part: str) -> Path:
-            return files.new_file(name.strip().removesuffix(".safetensors") + part, overwrite, NAME)
+            return files.new_file(files.without_extension(name) + part, overwrite, NAME, ending=UNFINISHED)
 
         result = train_for_model(model, clip, request, target, files.training_folder, vae)
         shown = picture_and_words(result.curves, result.summary, cls)
         return io.NodeOutput(result.sae, result.curves, ui=shown)
+
+    @classmethod
+    def validate_inputs(cls, prompts_file: str | None = None, image_folder: str | None = None) -> bool | str:
+        """Say what to do about a file or folder that is gone, in place of ComfyUI's list of all that are there."""
+        if prompts_file not in (None, NO_FILE, *files.prompt_files()):
+            return files.no_prompts(str(prompts_file))
+        return folders.is_there(image_folder, NAME)
 
     @classmethod
     def fingerprint_inputs(cls, prompts_file: str = NO_FILE, image_folder: str = folders.NO_FOLDER, **_: Any) -> object:

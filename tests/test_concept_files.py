@@ -169,6 +169,7 @@ def test_damaged_files_are_refused(nodes, sae, sae_folder, case):
     path = sae_folder / "concepts" / "hound.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
+    del metadata["checksums"]  # it would notice each change first
     tensors = load_file(path)
     damaged(case, tensors, metadata)
     save_file(tensors, path, metadata)
@@ -179,6 +180,45 @@ def test_damaged_files_are_refused(nodes, sae, sae_folder, case):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot be read as a safetensors file"):
         nodes.LoadConcept.execute("concepts/hound.safetensors")
+
+
+def test_a_changed_or_stripped_concept_file_says_so(nodes, sae, tmp_path):
+    from safetensors import safe_open
+
+    path = tmp_path / "concepts" / "hound.safetensors"
+    nodes.SaveConcept.execute(sae.concept("dog"), "hound")
+    whole = path.read_bytes()
+    with safe_open(path, framework="pt") as file:
+        metadata = dict(file.metadata())
+    tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    changed = r"hound\.safetensors: its bytes have changed since it was saved.*Copy or download it again"
+    with pytest.raises(ValueError, match=rf"Load Concept: {changed}"):
+        nodes.LoadConcept.execute("concepts/hound.safetensors")
+    with pytest.raises(ValueError, match=rf"Concept Detector: input 'concept': {changed}"):
+        detect(nodes, sae, concept="concepts/hound.safetensors")
+    save_file(tensors, path, {**metadata, "concept": metadata["concept"].replace("shipped", "skipped")})
+    with pytest.raises(ValueError, match=rf"Load Concept: {changed}"):
+        nodes.LoadConcept.execute("concepts/hound.safetensors")
+    save_file(tensors, path)
+    with pytest.raises(
+        ValueError, match=r"Load Concept: .*was a concept file, but its metadata is gone.*save the concep"
+    ):
+        nodes.LoadConcept.execute("concepts/hound.safetensors")
+    del metadata["checksums"]
+    save_file(tensors, path, metadata)
+    assert nodes.LoadConcept.execute("concepts/hound.safetensors").args[0] == sae.concept("dog")
+
+
+def test_files_in_the_wrong_folder_say_where_they_belong(nodes, sae, tmp_path):
+    nodes.SaveConcept.execute(sae.concept("dog"), "hound")
+    nodes.SAESave.execute(sae, "whole")
+    (tmp_path / "concepts" / "hound.safetensors").rename(tmp_path / "hound.safetensors")
+    (tmp_path / "whole.safetensors").rename(tmp_path / "concepts" / "whole.safetensors")
+    with pytest.raises(ValueError, match=r"SAE Loader: .*is a concept and no SAE.*Move it into models/sae/concepts"):
+        nodes.SAELoader.execute("hound.safetensors")
+    with pytest.raises(ValueError, match=r"Load Concept: .*is an SAE and no concept.*Move it into models/sae"):
+        nodes.LoadConcept.execute("concepts/whole.safetensors")
 
 
 def test_a_file_for_the_right_sae_with_latents_it_lacks_is_refused(nodes, sae):

@@ -1,5 +1,7 @@
 """The nodes themselves: what they give, and what they say when the input is wrong."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -118,7 +120,7 @@ def test_folders_that_others_configured_stay(nodes, tmp_path, monkeypatch):
     files.register_folder()
     files.register_folder()
     paths, extensions = folder_paths.folder_names_and_paths["sae"]
-    assert paths[0] == str(tmp_path) and len(paths) == 2
+    assert paths == [str(Path(folder_paths.models_dir) / "sae"), str(tmp_path)], "files are saved in the first"
     assert extensions == {".safetensors", ".pt", ".pth"}
 
 

@@ -136,8 +136,9 @@ def test_a_single_file_names_its_block_or_the_artist_does(readers, tmp_path):
         (folder / "cfg.json").write_text(config)
         assert readers.open_sae(folder / name, hookpoint).config.hookpoint == expected
         if hookpoint:
-            with pytest.raises(SAEFileError, match=r"cats\.safetensors: does not say which block.*hookpoint"):
+            with pytest.raises(SAEFileError, match=r"cats\.safetensors: does not say which block.*") as refused:
                 readers.open_sae(folder / name)
+            assert "'hookpoint'" in refused.value.advice
 
 
 @pytest.mark.parametrize("native", [f"input_blocks.{i}.1" for i in (1, 2, 4, 5, 7, 8)] + ["middle_block.1"])
@@ -232,6 +233,11 @@ def test_tensors_that_fit_two_formulas_are_refused_without_a_configuration(reade
         path = write(tmp_path / str(i), case)
         for name in ("cfg.json", "config.json"):
             (path / name).unlink(missing_ok=True)
+        missing = "cfg.json" if case.startswith("saelens") else "config.json"
+        with pytest.raises(SAEFileError, match=f"{missing} is missing beside it") as refused:
+            readers.open_sae(path, inside=tmp_path)
+        assert missing in refused.value.advice
+        (path / missing).write_text("{}")
         with pytest.raises(SAEFileError, match=r"its class is not named.*config\.json|its architecture is ''"):
             readers.open_sae(path, inside=tmp_path)
 
@@ -294,3 +300,215 @@ def test_mutated_files_are_refused_or_load_right(readers, case, data, tmp_path_f
     except SAEFileError:
         return
     assert latents.shape == (N, L)
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_configuration_in_any_encoding_of_windows(readers, encoding, tmp_path):
+    path = write(tmp_path, "saeuron")
+    (path / "cfg.json").write_bytes(json.dumps({**SAEURON, "author": "Müller"}, ensure_ascii=False).encode(encoding))
+    assert readers.open_sae(path, inside=tmp_path).config.k == K
+
+
+def test_a_missing_configuration_is_asked_for(readers, tmp_path):
+    from concept_erasure.sae_models.formats.native import SAEFileError
+
+    for i, (case, name) in enumerate({"saeuron": "cfg.json", "sdxl-unbox": "config.json", "saelens topk": ""}.items()):
+        path = write(tmp_path / str(i), case)
+        for part in path.glob("*.json"):
+            part.unlink()
+        name = name or "cfg.json"
+        with pytest.raises(SAEFileError, match=f"{name} is missing beside it") as refused:
+            readers.open_sae(path, inside=tmp_path)
+        assert f"Download {name} from" in refused.value.advice
+    (path / name).symlink_to("/nowhere")
+    with pytest.raises(SAEFileError, match=f"{name} is missing beside it"):
+        readers.open_sae(path, inside=tmp_path)
+
+
+def test_whole_numbers_with_a_point(readers, tmp_path):
+    path = write(tmp_path, "saeuron")
+    for k in (float(K), K + 0.5, 1e300):
+        (path / "cfg.json").write_text(json.dumps({**SAEURON, "k": k, "num_latents": float(L), "d_in": float(D)}))
+        if k == K:
+            config = readers.open_sae(path, inside=tmp_path).config
+            assert config.k == K and isinstance(config.k, int)
+        else:
+            with pytest.raises(ValueError, match="no whole number"):
+                readers.open_sae(path, inside=tmp_path)
+
+
+EIGHT_BITS = [torch.float8_e4m3fn, torch.float8_e5m2]
+
+
+@pytest.mark.parametrize("dtype", EIGHT_BITS, ids=str)
+@pytest.mark.parametrize("case", ["saeuron", "dictionary_learning"])
+def test_eight_bit_weights_are_read(readers, case, dtype, tmp_path):
+    """Each number of eight bits is one of float16."""
+    path = write(tmp_path, case)
+    name, tensors, *_ = CASES[case]
+    small = {key: tensor.to(dtype).contiguous() for key, tensor in tensors.items()}
+    (save_file if name.endswith(".safetensors") else torch.save)(small, path / name)
+    sae = readers.open_sae(path, inside=tmp_path).load()
+    assert sae.encoder.weight.dtype == torch.float16
+    wide = {key: tensor.to(torch.float32) for key, tensor in small.items()}
+    (save_file if name.endswith(".safetensors") else torch.save)(wide, path / name)
+    expected = readers.open_sae(path, inside=tmp_path).load()
+    torch.testing.assert_close(sae.float().encode_dense(X), expected.encode_dense(X), atol=1e-2, rtol=1e-2)
+
+
+def test_scaled_eight_bit_weights_are_refused_and_nan_is_found(readers, tmp_path):
+    from concept_erasure.sae_models.formats.native import SAEFileError
+
+    path = write(tmp_path, "saeuron")
+    small = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in SPARSIFY.items()}
+    save_file({**small, "encoder.scale_weight": torch.tensor(0.1)}, path / "sae.safetensors")
+    with pytest.raises(SAEFileError, match=r"must be scaled \(encoder\.scale_weight\)"):
+        readers.open_sae(path, inside=tmp_path).load()
+    save_file({**small, "encoder.bias": torch.full((L,), torch.nan).to(torch.float8_e4m3fn)}, path / "sae.safetensors")
+    with pytest.raises(SAEFileError, match="NaN"):
+        readers.open_sae(path, inside=tmp_path).load()
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_fsdp_wrapped_module."])
+@pytest.mark.parametrize("case", ["saeuron", "saelens gated", "dictionary_learning batchtopk", "sdxl-unbox"])
+def test_names_of_modules_that_only_wrap_others(readers, case, prefix, tmp_path):
+    path = write(tmp_path, case)
+    name, tensors, _, formula = CASES[case]
+    inner = tensors.get("state_dict", tensors)
+    wrapped = {prefix + key: tensor.contiguous() for key, tensor in inner.items()}
+    wrapped = {"state_dict": wrapped} if "state_dict" in tensors else wrapped
+    (save_file if name.endswith(".safetensors") else torch.save)(wrapped, path / name)
+    file = readers.open_sae(path, inside=tmp_path)
+    sae = file.load(dtype=torch.float32)
+    file.load_decoder(sae)
+    np.testing.assert_allclose(sae.encode_dense(X).numpy(), formula(n(X)), atol=2e-5, rtol=1e-4)
+
+
+def test_an_sae_that_is_there_twice_is_refused(readers, tmp_path):
+    from concept_erasure.sae_models.formats.native import SAEFileError
+
+    path = write(tmp_path, "saeuron")
+    save_file({**SPARSIFY, "module.b_dec": B_DEC + 1}, path / "sae.safetensors")
+    with pytest.raises(SAEFileError, match="holds an SAE twice"):
+        readers.open_sae(path, inside=tmp_path)
+
+
+INSIDE = [
+    f"{BLOCK}.transformer_blocks.0",
+    f"unet.{BLOCK}.transformer_blocks.0.attn2.to_out.0",
+    f"{BLOCK}.proj_out",
+    "mid_block.attentions.0.norm",
+    "output_blocks.4.1.transformer_blocks.0",
+    "middle_block.1.transformer_blocks.3.ff.net.2",
+    "up_blocks.1.resnets.0",
+    "output_blocks.4.0",
+    "middle_block.2",
+]
+
+
+@pytest.mark.parametrize("module", INSIDE)
+@pytest.mark.parametrize("chosen", ["", NATIVE])
+def test_a_module_inside_a_block_is_refused_by_name(readers, module, chosen, tmp_path):
+    """In the configuration, in a folder's name, in a file's; whatever the artist chose."""
+    from concept_erasure.sae_models.formats.native import SAEFileError
+
+    folder, named = tmp_path / "sae", tmp_path / f"{module}_k10"
+    for path in (folder, named):
+        path.mkdir()
+        save_file(SPARSIFY, path / "sae.safetensors")
+        (path / "cfg.json").write_text(json.dumps({"k": K, **({"hookpoint": module} if path == folder else {})}))
+    save_file(SPARSIFY, folder / f"{module}.safetensors")
+    for path in (folder, named, named / "sae.safetensors"):
+        with pytest.raises(SAEFileError, match="which is no whole transformer block") as refused:
+            readers.open_sae(path, chosen, tmp_path)
+        assert f"reads {module.removeprefix('unet.')}," in str(refused.value)
+    (folder / "cfg.json").write_text(json.dumps({"k": K}))
+    with pytest.raises(SAEFileError, match="which is no whole transformer block"):
+        readers.open_sae(folder / f"{module}.safetensors", chosen)
+
+
+def test_any_other_part_of_a_block_in_a_configuration_is_refused_and_in_a_file_name_is_not(readers, tmp_path):
+    from concept_erasure.sae_models import hookpoints
+    from concept_erasure.sae_models.formats.native import SAEFileError
+
+    save_file(SPARSIFY, tmp_path / f"{BLOCK}.cats.safetensors")
+    (tmp_path / "cfg.json").write_text(json.dumps({"k": K}))
+    assert readers.open_sae(tmp_path / f"{BLOCK}.cats.safetensors").config.hookpoint == NATIVE
+    (tmp_path / "cfg.json").write_text(json.dumps({"k": K, "hook_name": f"{BLOCK}.hook_out"}))
+    with pytest.raises(SAEFileError, match=r"reads up_blocks\.1\.attentions\.1\.hook_out"):
+        readers.open_sae(tmp_path / f"{BLOCK}.cats.safetensors")
+    assert hookpoints.find(f"{BLOCK}.transformer_blocks.0") == ""
+
+
+def test_our_own_file_without_its_metadata_says_so(readers, tmp_path):
+    from concept_erasure.sae_models.formats import native
+    from concept_erasure.sae_models.formats.native import SAEFileError
+    from safetensors.torch import load_file
+
+    native.save(tmp_path / "a.safetensors", readers.open_sae(write(tmp_path, "saeuron"), inside=tmp_path).load())
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors")
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "c.safetensors", {"format": native.FORMAT})
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "d.safetensors", {"format": "pt"})
+    for name in "bcd":
+        with pytest.raises(
+            SAEFileError, match=rf"{name}\.safetensors: was a file of this pack.*metadata is gone"
+        ) as no:
+            readers.open_sae(tmp_path / f"{name}.safetensors", NATIVE)
+        assert "Use the original file" in no.value.advice
+
+
+def test_our_own_file_in_a_folder_with_a_configuration(readers, tmp_path):
+    from concept_erasure.sae_models.formats import native
+
+    path = write(tmp_path, "saeuron")
+    native.save(path / "sae.safetensors", readers.open_sae(path, inside=tmp_path).load(dtype=torch.float32))
+    assert isinstance(readers.open_sae(path), native.SAEFile)
+
+
+def test_our_own_file_in_eight_bits_and_with_points(readers, tmp_path):
+    """As a program leaves it that converts weights and keeps metadata; without checksums, which would object."""
+    from concept_erasure.sae_models.formats import native
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
+    native.save(tmp_path / "a.safetensors", readers.open_sae(write(tmp_path, "saeuron"), inside=tmp_path).load())
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        metadata = dict(file.metadata())
+    del metadata["checksums"]
+    metadata["config"] = metadata["config"].replace(f'"k": {K}', f'"k": {K}.0')
+    small = {key: tensor.to(torch.float8_e4m3fn) for key, tensor in load_file(tmp_path / "a.safetensors").items()}
+    save_file(small, tmp_path / "b.safetensors", metadata)
+    file = readers.open_sae(tmp_path / "b.safetensors")
+    sae = file.load()
+    assert sae.encoder.weight.dtype == torch.float16 and file.config.k == K
+    assert torch.equal(sae.encoder.weight, small["encoder.weight"].half())
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_not_waited_for(readers, tmp_path):
+    import os
+
+    from concept_erasure.sae_models.formats import concept_files
+    from concept_erasure.sae_models.formats.native import SAEFile, SAEFileError
+
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no pipes in folders here")
+    for name in ("x.safetensors", "x.pt"):
+        os.mkfifo(tmp_path / name)
+        for opened in (readers.open_sae, SAEFile, concept_files.load):
+            with pytest.raises(SAEFileError, match="not a plain file"):
+                opened(tmp_path / name)
+
+
+def test_paths_with_spaces_and_umlauts(readers, tmp_path):
+    from concept_erasure.sae_models.formats import native
+
+    for case in ("saeuron", "dictionary_learning"):
+        folder = tmp_path / "Künstler müller" / case
+        file = readers.open_sae(write(folder, case), inside=folder)
+        native.save(folder / "süß und gut.safetensors", file.load(dtype=torch.float32), dtype=torch.float32)
+        again = readers.open_sae(folder / "süß und gut.safetensors").load(dtype=torch.float32)
+        assert torch.equal(again.encode_dense(X), file.load(dtype=torch.float32).encode_dense(X))

@@ -47,12 +47,14 @@ def test_round_trip(native, sae_file):
     assert torch.equal(loaded(x), sae(x))
 
 
-def rewrite(path, out, change_tensors=None, change_metadata=None):
-    """Copy a file with changes."""
+def rewrite(path, out, change_tensors=None, change_metadata=None, keep_checksums=False):
+    """Copy a file with changes, as one that never had checksums: those would notice each of them first."""
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
         metadata = dict(file.metadata())
+    if not keep_checksums:
+        del metadata["checksums"]
     tensors = load_file(path)
     if change_tensors:
         change_tensors(tensors)
@@ -75,6 +77,10 @@ def with_edges(edges):
 
 def as_float(key):
     return lambda tensors: tensors.update({key: tensors[key].float()})
+
+
+def as_half(key):
+    return lambda tensors: tensors.update({key: tensors[key].half()})
 
 
 def set_nan(tensors):
@@ -186,6 +192,102 @@ def test_odd_metadata_is_refused_or_usable(native, sae_file, tmp_path, part, dat
     dictionary.from_latents([0, 31])
     for concept in dictionary.concepts.values():
         assert concept.bands[concept.band_index(400.0)]
+
+
+def used(native, path):
+    """Read all that is in a file."""
+    file = native.SAEFile(path)
+    sae = file.load()
+    file.load_decoder(sae)
+    return file.config, file.facts, file.dictionary().concepts, {k: v.tolist() for k, v in sae.state_dict().items()}
+
+
+def test_every_byte_counts(native, sae_file, tmp_path):
+    """Whichever byte changes: the file is refused, or holds what was saved, as where a word for people changed."""
+    content = sae_file[0].read_bytes()
+    whole = used(native, sae_file[0])
+    header = struct.unpack("<Q", content[:8])[0] + 8
+    path = tmp_path / "changed.safetensors"
+    said = []
+    for place in [*range(8, header, 7), *range(header, len(content), 61), header, len(content) - 1]:
+        # Another digit or letter, so that most of the header stays JSON.
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        try:
+            assert used(native, path) == whole and place < header
+            said.append("the same")
+        except native.SAEFileError as error:
+            said.append(str(error))
+            if place >= header:
+                assert "changed.safetensors: its bytes have changed since it was saved" in str(error)
+                assert "Copy or download it again" in error.advice
+    assert sum("bytes have changed" in each for each in said) > 100
+    assert said.count("the same") < 5
+
+
+@pytest.mark.parametrize(
+    ("part", "tensors", "metadata"),
+    [
+        ("encoder", lambda t: t["encoder.weight"].mul_(1.001), None),
+        ("encoder", as_half("encoder.bias"), None),
+        ("decoder", lambda t: t["decoder_weight"].neg_(), None),
+        ("concepts", lambda t: t["dictionary.cat.0.thresholds"].mul_(2), None),
+        ("concepts", lambda t: t.pop("dictionary.latent_means"), None),
+        ("metadata", None, with_config(k=5)),
+        ("metadata", None, lambda m: m.update(facts='{"licence": "mine"}')),
+        ("metadata", None, lambda m: m.pop("dictionary")),
+        ("metadata", None, lambda m: m.update(checksums="[")),
+        ("metadata", None, lambda m: m.update(checksums="[1]")),
+        ("metadata", None, lambda m: m.update(checksums='{"metadata": 3}')),
+    ],
+)
+def test_what_another_program_changed_is_named(native, sae_file, tmp_path, part, tensors, metadata):
+    path = rewrite(sae_file[0], tmp_path / "changed.safetensors", tensors, metadata, keep_checksums=True)
+    with pytest.raises(
+        native.SAEFileError, match=rf"changed\.safetensors: its bytes have changed.*of its {part} differs"
+    ):
+        used(native, path)
+
+
+def test_a_file_without_checksums_loads(native, sae_file, tmp_path):
+    """As older ones are, and the shipped ones; and one to which somebody has added something of his own."""
+    used(native, rewrite(sae_file[0], tmp_path / "old.safetensors"))
+    added = {"change_metadata": lambda m: m.update(author="Müller"), "keep_checksums": True}
+    used(native, rewrite(sae_file[0], tmp_path / "more.safetensors", **added))
+    file = native.SAEFile(sae_file[0])
+    assert set(file._checksums) == {"metadata", "encoder", "decoder", "concepts"}
+
+
+def test_a_checksum_can_be_worked_out_from_the_docs(native, sae_file):
+    """docs/file-format.md, written down once more."""
+    import hashlib
+
+    from safetensors import safe_open
+
+    names = {"float32": "float32", "int32": "int32"}
+    with safe_open(sae_file[0], "np") as file:
+        stated = json.loads(file.metadata()["checksums"])
+        for part, keys in {
+            "decoder": ["decoder_weight"],
+            "encoder": ["decoder_bias", "encoder.bias", "encoder.weight"],
+        }.items():
+            found = hashlib.sha256()
+            for key in keys:
+                array = file.get_tensor(key)
+                shape = ",".join(map(str, array.shape))
+                found.update(f"{key}\0{names[array.dtype.name]}\0{shape}\0".encode() + array.tobytes())
+            assert stated[part] == found.hexdigest()
+        found = hashlib.sha256()
+        for key in ("config", "dictionary", "facts", "format"):
+            text = file.metadata()[key].encode()
+            found.update(f"{key}\0{len(text)}\0".encode() + text)
+        assert stated["metadata"] == found.hexdigest()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_checksums_of_every_type(native, sae_file, tmp_path, dtype):
+    _, sae, dictionary = sae_file
+    native.save(tmp_path / "a.safetensors", sae, dictionary, dtype=dtype)
+    used(native, tmp_path / "a.safetensors")
 
 
 def test_training_learns_and_is_reproducible(pack):

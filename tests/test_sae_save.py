@@ -64,7 +64,7 @@ def test_nothing_is_overwritten_unasked(nodes, sae_folder, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "save_file", full)
-        with pytest.raises(ValueError, match=r"SAE Save: taken\.safetensors cannot be written.*No space left"):
+        with pytest.raises(ValueError, match=r"SAE Save: taken\.safetensors cannot be saved: the disk of .* is full"):
             nodes.SAESave.execute(sae, "taken", overwrite=True)
     assert (sae_folder / "taken.safetensors").read_text() == "mine" and not list(sae_folder.glob("*.part"))
     nodes.SAESave.execute(sae, "taken", overwrite=True)

@@ -1,14 +1,16 @@
 """Reading SAEs: the pack's own format and those of public libraries, told apart by what the file holds."""
 
+import json
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
 from ..sae import SparseAutoencoder
+from .files import is_safetensors, require_plain
 from .native import FORMAT, SAEFile
 from .published import CONFIG_FILES, WEIGHT_FILES, PublishedSAE, parts_of
 
-__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "PublishedSAE", "load_whole", "open_sae", "parts_of"]
+__all__ = ["CONFIG_FILES", "WEIGHT_FILES", "PublishedSAE", "concepts_in", "load_whole", "open_sae", "parts_of"]
 
 
 def open_sae(path: str | Path, hookpoint: str = "", inside: Path | None = None) -> SAEFile | PublishedSAE:
@@ -21,11 +23,27 @@ def open_sae(path: str | Path, hookpoint: str = "", inside: Path | None = None) 
         SAEFileError: it is damaged, of no known format, or does not say which block it reads.
     """
     path = Path(path)
-    if path.is_file() and path.suffix == ".safetensors" and _is_native(path):
-        return SAEFile(path)
-    if path.is_file() or path.is_dir():
+    weights = parts_of(path)[0] if path.is_dir() else path
+    if weights.is_file() and not (is_safetensors(weights) and _is_native(weights)):
         return PublishedSAE(path, hookpoint, inside)
-    return SAEFile(path)
+    return SAEFile(weights)
+
+
+def concepts_in(path: str | Path) -> list[str]:
+    """Return the names of the concepts that a file says it holds; other formats than ours hold none.
+
+    Quicker than to open it: only the metadata is looked at, and nothing is checked against it.
+
+    Raises:
+        OSError, SafetensorError, ValueError, AttributeError, RecursionError: it is damaged.
+    """
+    require_plain(Path(path))
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    if metadata.get("format") != FORMAT:
+        return []
+    concepts = json.loads(metadata.get("dictionary", "{}")).get("concepts", {})
+    return sorted(concepts) if isinstance(concepts, dict) else []
 
 
 def load_whole(file: SAEFile | PublishedSAE) -> SparseAutoencoder:
@@ -42,6 +60,7 @@ def load_whole(file: SAEFile | PublishedSAE) -> SparseAutoencoder:
 
 def _is_native(path: Path) -> bool:
     try:
+        require_plain(path)
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("format", "").startswith(FORMAT.partition("/")[0])
     except (OSError, SafetensorError):

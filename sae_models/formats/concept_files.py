@@ -1,12 +1,12 @@
 """Concepts as files of their own: a few kilobytes that name the SAE they belong to.
 
 A concept file is a safetensors file. Its tensors are those of a dictionary with one concept (see ``native.py``); its
-metadata are ``format``, ``dictionary`` (as in an SAE file) and ``concept``, a JSON object: ``sae`` (name and digest of
-the SAE), ``latent_names`` (index -> what people call it) and ``facts`` (for people).
+metadata are ``format``, ``dictionary`` and ``checksums`` (as in an SAE file) and ``concept``, a JSON object: ``sae``
+(name and digest of the SAE), ``latent_names`` (index -> what people call it) and ``facts`` (for people).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from safetensors import SafetensorError, safe_open
 
 from ..concepts import Concept, ConceptDictionary
 from ..identity import SAEIdentity
-from .files import write_safetensors
+from . import checksums, native
+from .files import require_plain, write_safetensors
 from .native import SAEFileError, require_finite
 
 FORMAT = "sae-concept/1"
 MAX_BYTES = 16 * 2**20  # a concept that uses a hundred thousand latents in ten bands
 MAX_NAME = 100
+TEXTS = ("format", "dictionary", "concept")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def save(path: str | Path, concept: Concept, facts: Mapping[str, Any] | None = N
 
     Raises:
         ValueError: the concept does not say which SAE it belongs to.
+        OSError: the file cannot be written.
     """
     if concept.sae is None:
         raise ValueError(f"the concept '{concept.name}' does not say which SAE it belongs to")
@@ -51,6 +54,8 @@ def save(path: str | Path, concept: Concept, facts: Mapping[str, Any] | None = N
         "facts": dict(facts or {}),
     }
     metadata = {"format": FORMAT, "dictionary": json.dumps(dictionary), "concept": json.dumps(about)}
+    sums = {checksums.TEXTS: checksums.of_texts(metadata, TEXTS), "concepts": checksums.of_tensors(tensors)}
+    metadata[checksums.KEY] = json.dumps(sums)
     write_safetensors(path, tensors, metadata)
 
 
@@ -62,15 +67,19 @@ def load(path: str | Path) -> StoredConcept:
     """
     path = Path(path)
     try:
+        require_plain(path)
         if path.stat().st_size > MAX_BYTES:
             raise SAEFileError(f"{path.name}: is larger than any concept file ({MAX_BYTES // 2**20} MB)")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise SAEFileError(f"{path.name}: is no concept file (its metadata lacks {FORMAT})")
+                raise _not_ours(path.name, metadata, file.keys())
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise SAEFileError(f"{path.name}: cannot be read as a safetensors file ({error})") from error
+    stated = native.check_texts(path.name, metadata, TEXTS)
+    if stated and checksums.of_tensors(tensors) != stated.get("concepts"):
+        raise native.changed(path.name, "concepts")
     for key, tensor in tensors.items():
         require_finite(tensor, f"{path.name}: {key}")
     try:
@@ -80,6 +89,18 @@ def load(path: str | Path) -> StoredConcept:
         return StoredConcept(replace(concept, sae=owner, latent_names=names), dict(about.get("facts", {})))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SAEFileError(f"{path.name}: the concept in it is damaged ({error})") from error
+
+
+def _not_ours(name: str, metadata: Mapping[str, str], keys: Iterable[str]) -> SAEFileError:
+    """Return what to say about a file that is not in this format."""
+    if metadata.get("format", "").startswith(native.FORMAT.partition("/")[0]):
+        return SAEFileError(f"{name}: is an SAE and no concept", "Move it into models/sae, for the SAE Loader.")
+    if any(key.startswith(native.DICTIONARY) for key in keys):
+        return SAEFileError(
+            f"{name}: was a concept file, but its metadata is gone: a program that saved it anew has dropped it",
+            "Use the original file, or save the concept again.",
+        )
+    return SAEFileError(f"{name}: is no concept file (its metadata lacks {FORMAT})", "Choose another file.")
 
 
 def _owner(about: Mapping[str, Any]) -> SAEIdentity:

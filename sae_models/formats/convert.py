@@ -14,6 +14,7 @@ import torch
 from .. import hookpoints
 from ..sae import READS
 from . import load_whole, native, open_sae, saeuron
+from .files import is_safetensors
 
 WEIGHTS = {"keep": None, "float16": torch.float16, "float32": torch.float32}
 
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", default="keep", choices=WEIGHTS, help="how numbers are stored (as in the source)")
     parser.add_argument("--overwrite", action="store_true", help="replace the target if it is there")
     given = parser.parse_args(arguments)
-    if given.target.suffix != ".safetensors":
+    if not is_safetensors(given.target):
         raise SystemExit(f"{given.target}: the target must end in .safetensors")
     if given.target.exists() and not given.overwrite:
         raise SystemExit(f"{given.target}: is there already; add --overwrite to replace it")

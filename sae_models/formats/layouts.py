@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .native import as_whole
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -58,7 +60,7 @@ def whole_number(config: Mapping[str, Any], *keys: str) -> int:
     """
     for key in keys:
         if key in config:
-            value = config[key]
+            value = as_whole(config[key])
             if isinstance(value, bool) or not isinstance(value, int):
                 raise Unsupported(f"its configuration says {key} = {value!r}, which is no whole number")
             return value

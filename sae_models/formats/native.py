@@ -3,11 +3,11 @@
 Tensors: ``encoder.weight [L, D]``, ``encoder.bias [L]``, ``decoder_bias [D]``, ``decoder_weight [L, D]``, what the
 activation needs (``threshold [L]``, ``gate_scale [L]``, ``gate_bias [L]``), and the dictionary's. Metadata:
 ``format``, ``config`` (SAEConfig as JSON), ``dictionary`` (JSON, may be absent), ``facts`` (JSON: licence, training
-data, figures; for people).
+data, figures; for people), ``checksums`` (JSON, see ``checksums.py``; absent in older files).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,33 @@ from torch import Tensor
 
 from ..concepts import ConceptDictionary
 from ..sae import SAEConfig, SparseAutoencoder
-from .files import is_finite, write_safetensors
+from . import checksums
+from .files import is_finite, require_plain, write_safetensors
 
 FORMAT = "sae-concept-erasure/1"
 ENCODER_KEYS = ("encoder.weight", "encoder.bias", "decoder_bias")
 EXTRA_KEYS = {"jumprelu": ("threshold",), "gated": ("gate_scale", "gate_bias")}  # by activation
-FLOATS = ("F16", "BF16", "F32")
+FLOATS = ("F16", "BF16", "F32", "F8_E4M3", "F8_E5M2")
+TEXTS = ("format", "config", "dictionary", "facts")
+DICTIONARY = "dictionary."  # what the names of a dictionary's tensors begin with
+EIGHT_BITS = tuple(
+    getattr(torch, f"float8_{kind}")
+    for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz")
+    if hasattr(torch, f"float8_{kind}")
+)
+ANOTHER_FILE = "Choose another file, or download this one again."
 
 
 class SAEFileError(ValueError):
-    """A file that cannot be used as an SAE; the message names the file and the reason."""
+    """A file that cannot be used as an SAE; the message names the file and the reason.
+
+    Attributes:
+        advice: what to do about it, a sentence.
+    """
+
+    def __init__(self, message: str, advice: str = ANOTHER_FILE) -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 class SAEFile:
@@ -48,6 +65,7 @@ class SAEFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
+            require_plain(self.path)
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 slices = {key: file.get_slice(key) for key in file.keys()}
@@ -56,6 +74,9 @@ class SAEFile:
             raise SAEFileError(f"{self.path.name}: cannot be read as a safetensors file ({error})") from error
         if metadata.get("format") != FORMAT:
             raise SAEFileError(f"{self.path.name}: is no SAE file of this pack (its metadata lacks {FORMAT})")
+        if "config" not in metadata:
+            raise metadata_dropped(self.path.name)
+        self._checksums = check_texts(self.path.name, metadata, TEXTS)
         self.config = self._parse_config(metadata)
         self.facts: dict[str, Any] = self._json(metadata, "facts")
         self._dictionary_facts = self._json(metadata, "dictionary")
@@ -74,7 +95,7 @@ class SAEFile:
         values = self._json(metadata, "config")
         known = {field.name for field in fields(SAEConfig)}
         try:
-            return SAEConfig(**{key: value for key, value in values.items() if key in known})
+            return SAEConfig(**{key: as_whole(value) for key, value in values.items() if key in known})
         except (TypeError, ValueError) as error:
             raise SAEFileError(f"{self.path.name}: {error}") from error
 
@@ -111,8 +132,10 @@ class SAEFile:
         if not self._dictionary_facts:
             return ConceptDictionary({})
         try:
-            tensors = self.read(key for key in self._shapes if key.startswith("dictionary."))
+            tensors = self.read([key for key in self._shapes if key.startswith(DICTIONARY)], "concepts")
             dictionary = ConceptDictionary.from_tensors(tensors, self._dictionary_facts)
+        except SAEFileError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise SAEFileError(f"{self.path.name}: its concept dictionary is damaged ({error})") from error
         means = dictionary.latent_means
@@ -123,11 +146,15 @@ class SAEFile:
                 raise SAEFileError(f"{self.path.name}: concept {concept.name} uses a latent the SAE lacks")
         return dictionary
 
-    def read(self, keys: Any) -> dict[str, Tensor]:
-        """Read named tensors, each checked to hold numbers only.
+    def read(self, keys: Collection[str], part: str) -> dict[str, Tensor]:
+        """Read the tensors of one part of the file, each checked to hold numbers only.
+
+        Args:
+            keys: their names.
+            part: the name of their checksum.
 
         Raises:
-            SAEFileError: a tensor is missing, cannot be read, or has NaN or infinity in it.
+            SAEFileError: a tensor is missing, cannot be read, has NaN or infinity in it, or is not what was saved.
         """
         tensors = {}
         try:
@@ -136,6 +163,9 @@ class SAEFile:
                     tensors[key] = file.get_tensor(key)
         except (OSError, SafetensorError) as error:
             raise SAEFileError(f"{self.path.name}: {error}") from error
+        if self._checksums and checksums.of_tensors(tensors) != self._checksums.get(part):
+            raise changed(self.path.name, part)
+        tensors = {key: widened(tensor) for key, tensor in tensors.items()}
         for key, tensor in tensors.items():
             require_finite(tensor, f"{self.path.name}: {key}")
         return tensors
@@ -147,7 +177,7 @@ class SAEFile:
             operations: see SparseAutoencoder.
             dtype: dtype of the weights; None keeps the file's.
         """
-        return assemble(self.config, self.read(self._encoder_keys()), self.path.name, operations, dtype)
+        return assemble(self.config, self.read(self._encoder_keys(), "encoder"), self.path.name, operations, dtype)
 
     @property
     def has_decoder(self) -> bool:
@@ -162,8 +192,51 @@ class SAEFile:
         """
         if not self.has_decoder:
             raise SAEFileError(f"{self.path.name}: has no decoder; only detection and replacement work with it")
-        weight = self.read(["decoder_weight"])["decoder_weight"].to(sae.decoder_bias)
+        weight = self.read(["decoder_weight"], "decoder")["decoder_weight"].to(sae.decoder_bias)
         sae.decoder_weight = torch.nn.Parameter(weight, requires_grad=False)
+
+
+def metadata_dropped(name: str) -> SAEFileError:
+    """Return what to say about a file of this pack that has lost its metadata."""
+    return SAEFileError(
+        f"{name}: was a file of this pack, but its metadata is gone: a program that converted, merged or saved it anew "
+        "has dropped it. Without it nothing says how the SAE works and which block it reads",
+        "Use the original file; to change its precision, load that one and use the node SAE Save.",
+    )
+
+
+def changed(name: str, part: str) -> SAEFileError:
+    """Return what to say about a part of a file that does not have its checksum."""
+    return SAEFileError(
+        f"{name}: its bytes have changed since it was saved (the checksum of its {part} differs). It is damaged, or "
+        "another program wrote into it",
+        "Copy or download it again, or save it anew from the SAE or concept it was made from.",
+    )
+
+
+def check_texts(name: str, metadata: Mapping[str, str], texts: Collection[str]) -> dict[str, str]:
+    """Check the metadata of one of the pack's own files; return the checksums that it states, possibly none.
+
+    Raises:
+        SAEFileError: it is not what was saved.
+    """
+    try:
+        stated = checksums.stated(metadata)
+    except (ValueError, RecursionError) as error:
+        raise changed(name, checksums.TEXTS) from error
+    if stated and checksums.of_texts(metadata, texts) != stated.get(checksums.TEXTS):
+        raise changed(name, checksums.TEXTS)
+    return stated
+
+
+def as_whole(value: Any) -> Any:
+    """Return 32 for 32.0, as some programs write whole numbers into JSON; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return a tensor of eight-bit floats as float16, which holds each of them exactly; any other as it is."""
+    return tensor.to(torch.float16) if tensor.dtype in EIGHT_BITS else tensor
 
 
 def require_finite(tensor: Tensor, name: str) -> None:
@@ -224,13 +297,21 @@ def save(
 
     Raises:
         SAEFileError: a weight is too large for the dtype.
+        OSError: the file cannot be written.
     """
     tensors = {key: value.detach().to("cpu", dtype).contiguous() for key, value in sae.state_dict().items()}
     for key, tensor in tensors.items():
         require_finite(tensor, f"{Path(path).name}: {key}, as {tensor.dtype},")
     metadata = {"format": FORMAT, "config": json.dumps(asdict(sae.config)), "facts": json.dumps(facts or {})}
+    decoder = {key: tensors[key] for key in tensors if key == "decoder_weight"}
+    parts = {"encoder": {key: tensors[key] for key in tensors if key not in decoder}}
+    if decoder:
+        parts["decoder"] = decoder
     if dictionary is not None:
-        extra, dictionary_facts = dictionary.to_tensors()
-        tensors.update(extra)
+        parts["concepts"], dictionary_facts = dictionary.to_tensors()
+        tensors.update(parts["concepts"])
         metadata["dictionary"] = json.dumps(dictionary_facts)
+    sums = {checksums.TEXTS: checksums.of_texts(metadata, TEXTS)}
+    sums |= {part: checksums.of_tensors(held) for part, held in parts.items()}
+    metadata[checksums.KEY] = json.dumps(sums)
     write_safetensors(path, tensors, metadata)

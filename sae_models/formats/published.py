@@ -1,7 +1,8 @@
 """An SAE in a format of another library, read as if it were one of ours."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +10,18 @@ import torch
 from torch import Tensor
 
 from ..concepts import ConceptDictionary
-from ..hookpoints import find, said
+from ..hookpoints import find, inside, said
 from ..sae import SAEConfig, SparseAutoencoder
+from .files import is_safetensors
 from .layouts import RECOGNISERS, Layout, Unsupported, check_sizes
-from .native import SAEFileError, assemble, require_finite
+from .native import DICTIONARY, ENCODER_KEYS, SAEFileError, assemble, metadata_dropped, require_finite
 from .tensors import TensorFile
 
 CONFIG_FILES = ("cfg.json", "config.json")
 WEIGHT_FILES = ("sae.safetensors", "sae_weights.safetensors", "state_dict.pth", "ae.pt")
 MAX_CONFIG = 2**20  # bytes
 BLOCK_KEYS = ("hookpoint", "hook_name", "hook_point", "submodule_name")
+CHOOSE_BLOCK = "Choose the block at 'hookpoint'; the page you downloaded the SAE from names it."
 
 
 class PublishedSAE:
@@ -42,9 +45,10 @@ class PublishedSAE:
         weights, configuration = parts_of(path)
         self._tensors = TensorFile(weights)
         settings = self._settings(configuration)
-        self.layout = self._recognise(settings)
+        self.layout = self._recognise(settings, configuration)
         self.facts: dict[str, Any] = {"format": self.layout.format, "notes": list(self.layout.notes)}
         below = path.relative_to(inside) if inside and path.is_relative_to(inside) else Path(path.name)
+        self._require_whole_block(hookpoint, settings, below)
         naming = hookpoint or block_text(settings) or below.as_posix()
         self.said_block = said(naming)
         self.config = self._config(settings, hookpoint or find(naming))
@@ -57,7 +61,8 @@ class PublishedSAE:
         try:
             if configuration.stat().st_size > MAX_CONFIG:
                 raise SAEFileError(f"{configuration.name}: is larger than any configuration")
-            value = json.loads(configuration.read_text(encoding="utf-8"))
+            # Of bytes, it finds out the encoding by itself: UTF-8 or UTF-16, with a byte-order mark or without.
+            value = json.loads(configuration.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
             raise SAEFileError(f"{configuration.name}: cannot be read as JSON ({error})") from error
         if not isinstance(value, dict):
@@ -65,15 +70,40 @@ class PublishedSAE:
         inner = value.get("sae")
         return {**value, **inner} if isinstance(inner, dict) else value
 
-    def _recognise(self, settings: Mapping[str, Any]) -> Layout:
+    def _require_whole_block(self, hookpoint: str, settings: Mapping[str, Any], below: Path) -> None:
+        """Refuse an SAE of a module inside a block, whatever the artist chose: the block's output is something else."""
+        module = inside(hookpoint) or inside(block_text(settings)) or inside(below.as_posix(), path=True)
+        if module:
+            raise SAEFileError(
+                f"{self.path.name}: reads {module}, which is no whole transformer block. Only blocks such as "
+                "up_blocks.1.attentions.1 can be read, and what lies inside one gives other numbers",
+                "Use an SAE that was trained on the output of a block. If only its file is called so, rename that.",
+            )
+
+    def _recognise(self, settings: Mapping[str, Any], configuration: Path | None) -> Layout:
+        shapes = self._tensors.shapes
+        if set(ENCODER_KEYS) <= set(shapes):
+            raise metadata_dropped(self.path.name)
+        if shapes and all(key.startswith(DICTIONARY) for key in shapes):
+            raise SAEFileError(
+                f"{self.path.name}: is a concept and no SAE",
+                "Move it into models/sae/concepts; the Concept Detector lists it then.",
+            )
         try:
             for recogniser in RECOGNISERS:
-                layout = recogniser(self._tensors.shapes, settings)
+                layout = recogniser(shapes, settings)
                 if layout is not None:
                     return layout
         except Unsupported as error:
+            if configuration is None:
+                weights = self._tensors.path
+                missing = CONFIG_FILES[0] if is_safetensors(weights) else CONFIG_FILES[1]
+                raise SAEFileError(
+                    f"{self.path.name}: {missing} is missing beside it, which says how this SAE works",
+                    f"Download {missing} from where {weights.name} came from, and put it into the same folder.",
+                ) from error
             raise SAEFileError(f"{self.path.name}: {error}") from error
-        held = ", ".join(sorted(self._tensors.shapes)[:12]) or "none"
+        held = ", ".join(sorted(shapes)[:12]) or "none"
         raise SAEFileError(f"{self.path.name}: is an SAE of no known format (its tensors: {held})")
 
     def _config(self, settings: Mapping[str, Any], hookpoint: str) -> SAEConfig:
@@ -95,8 +125,8 @@ class PublishedSAE:
             raise SAEFileError(f"{self.path.name}: {layout.threshold} is neither one number nor one a latent")
         if not hookpoint:
             raise SAEFileError(
-                f"{self.path.name}: does not say which block of the model it reads (one with {width} channels). "
-                "Choose it at 'hookpoint'"
+                f"{self.path.name}: does not say which block of the model it reads (one with {width} channels)",
+                CHOOSE_BLOCK,
             )
         try:
             check_sizes(settings, width, latents)
@@ -181,23 +211,37 @@ class PublishedSAE:
 
 
 def block_text(settings: Mapping[str, Any]) -> str:
-    """Return the setting in which a configuration names a block; "" if it names none."""
+    """Return the setting in which a configuration names a module of the UNet; "" if it names none."""
     places = [settings, settings.get("metadata"), settings.get("trainer")]
     texts = [place.get(key) for place in places if isinstance(place, Mapping) for key in BLOCK_KEYS]
-    return next((text for text in texts if isinstance(text, str) and find(text)), "")
+    return next((text for text in texts if isinstance(text, str) and (find(text) or inside(text))), "")
 
 
 def parts_of(path: Path) -> tuple[Path, Path | None]:
     """Return the weights and the configuration of an SAE, given its folder or its weights.
 
+    Names count in capitals too.
+
     Raises:
-        SAEFileError: a folder holds no weights under a known name.
+        SAEFileError: a folder holds no weights under a known name, or cannot be read.
     """
-    folder = path if path.is_dir() else path.parent
-    configuration = next((folder / name for name in CONFIG_FILES if (folder / name).is_file()), None)
-    if path.is_file():
-        return path, configuration
-    for name in WEIGHT_FILES:
-        if (path / name).is_file():
-            return path / name, configuration
-    raise SAEFileError(f"{path.name}: holds none of {', '.join(WEIGHT_FILES)}")
+    try:
+        folder = path if path.is_dir() else path.parent
+        configuration = _first(folder, CONFIG_FILES)
+        weights = path if path.is_file() else _first(path, WEIGHT_FILES)
+    except OSError as error:
+        raise SAEFileError(f"{path.name}: cannot be read ({error})") from error
+    if weights is None:
+        raise SAEFileError(f"{path.name}: holds none of {', '.join(WEIGHT_FILES)}")
+    return weights, configuration
+
+
+def _first(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first of some files that a folder has, in capitals if not as they are; None if it has none."""
+    exact = next((folder / name for name in names if (folder / name).is_file()), None)
+    if exact is not None:
+        return exact
+    with suppress(OSError):  # a folder that may be entered need not be one that may be listed
+        found = {entry.name.lower(): entry for entry in folder.iterdir() if entry.name.lower() in names}
+        return next((found[name] for name in names if name in found and found[name].is_file()), None)
+    return None

@@ -10,10 +10,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .native import SAEFileError, require_finite
+from .files import is_safetensors, require_plain
+from .native import EIGHT_BITS, SAEFileError, require_finite, widened
 from .pickles import read_pickle
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, *EIGHT_BITS)
+# What programs that convert to eight bits put beside a tensor; without it the numbers mean something else.
+SCALES = ("scale_weight", "weight_scale", "weight_scale_inv", "scaled_fp8")
+# Modules that torch.compile and parallel training put around others; their names come before those of the tensors.
+WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # An SAE file holds a few tensors; a pickle that claims many objects is no SAE.
 MAX_PICKLE = 2**20
 MAX_DEPTH = 6
@@ -23,10 +28,12 @@ STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char
 TENSOR_NAMES = {
     "collections.OrderedDict",
     "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
     "torch._utils._rebuild_parameter",
     "torch.Size",
+    "torch.storage.UntypedStorage",
     *(f"torch.{kind}Storage" for kind in STORAGES),
-    *(f"torch.{kind}" for kind in ("float16", "bfloat16", "float32", "float64")),
+    *map(str, FLOATS),
 }
 
 
@@ -37,7 +44,8 @@ class TensorFile:
         path: ``.safetensors``, or a zip file of ``torch.save`` (``.pt``, ``.pth``).
 
     Attributes:
-        shapes: name -> shape. Names in nested dictionaries and lists are joined by dots.
+        shapes: name -> shape. Names in nested dictionaries and lists are joined by dots; those of modules that only
+            wrap others are left out.
         metadata: of a safetensors file; whatever is no tensor in a torch file, by name.
 
     Raises:
@@ -48,14 +56,19 @@ class TensorFile:
         self.path = path
         self.metadata: dict[str, Any] = {}
         self._tensors: dict[str, Tensor] = {}
-        if path.suffix == ".safetensors":
-            self.shapes = self._open_safetensors()
+        if is_safetensors(path):
+            stored = self._open_safetensors()
         else:
             self._flatten(self._open_torch())
-            self.shapes = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+            stored = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
+        self._stored = {_unwrapped(key): key for key in stored}
+        if len(self._stored) != len(stored):
+            raise SAEFileError(f"{path.name}: holds an SAE twice, once as it is and once wrapped in another module")
+        self.shapes = {key: stored[name] for key, name in self._stored.items()}
 
     def _open_safetensors(self) -> dict[str, tuple[int, ...]]:
         try:
+            require_plain(self.path)
             with safe_open(self.path, framework="pt") as file:
                 self.metadata = dict(file.metadata() or {})
                 return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
@@ -65,6 +78,7 @@ class TensorFile:
     def _open_torch(self) -> Any:
         """Map the file into memory with torch's weights-only loader: storages stay on disk until they are used."""
         try:
+            require_plain(self.path)
             self._check_archive()
             return torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
         except SAEFileError:
@@ -126,15 +140,32 @@ class TensorFile:
         """
         if key not in self.shapes:
             raise SAEFileError(f"{self.path.name}: tensor {key} is missing")
+        stored = self._stored[key]
         if self._tensors:
-            tensor = self._tensors[key].detach()
+            tensor = self._tensors[stored].detach()
         else:
             try:
                 with safe_open(self.path, framework="pt") as file:
-                    tensor = file.get_tensor(key)
+                    tensor = file.get_tensor(stored)
             except (OSError, SafetensorError) as error:
                 raise SAEFileError(f"{self.path.name}: {error}") from error
         if tensor.dtype not in FLOATS:
             raise SAEFileError(f"{self.path.name}: {key} is {tensor.dtype}; expected floating point")
+        if tensor.dtype in EIGHT_BITS:
+            self._require_no_scales()
+        tensor = widened(tensor)
         require_finite(tensor, f"{self.path.name}: {key}")
         return tensor
+
+    def _require_no_scales(self) -> None:
+        scale = next((key for key in self.shapes if key.rpartition(".")[2] in SCALES), None)
+        if scale is not None:
+            raise SAEFileError(
+                f"{self.path.name}: holds eight-bit numbers that must be scaled ({scale}), which is not done here",
+                "Use the file of the same SAE in float16 or float32.",
+            )
+
+
+def _unwrapped(key: str) -> str:
+    """Return the name of a tensor without those of modules that only wrap others."""
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)

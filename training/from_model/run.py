@@ -31,6 +31,8 @@ from .display import Display, draw
 from .folder import PictureError
 from .request import NODE, Request, chosen
 
+UNFINISHED = "_unfinished"  # added to the name of an SAE whose training was interrupted
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -80,6 +82,8 @@ def train_for_model(
         comfy.model_management.free_memory(sum(map(size.bytes_to_train, widths.values())), device)
     # Parameters made in ComfyUI's inference mode could not be changed outside it.
     with torch.inference_mode(False), torch.no_grad(), _advice(folder):
+        for hookpoint, path in targets.items():
+            require_space(path.parent, 4 * widths[hookpoint] * size.for_width(widths[hookpoint])[0])
         collector = Collector(model, clip, pictures, widths, folder, request.limit, family, vae)
         training = SAETraining(collector, widths, size, settings, team)
         try:
@@ -150,7 +154,7 @@ def _advice(folder: Path) -> Iterator[None]:
 
 
 def _unfinished(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_unfinished.safetensors")
+    return path.with_name(f"{path.stem}{UNFINISHED}.safetensors")
 
 
 def _save_unfinished(training: SAETraining, targets: dict[str, Path]) -> None:
@@ -172,7 +176,8 @@ def _write(path: Path, sae: SparseAutoencoder, facts: Mapping[str, Any]) -> None
         require_space(path.parent, sum(tensor.numel() * 2 for tensor in sae.state_dict().values()))
         native.save(path, sae, facts=facts)
     except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path} cannot be written ({error}). Free some space there") from error
+        reason = getattr(error, "strerror", None) or error
+        raise StoreError(f"{path} cannot be written ({reason}). See that its disk is there and has room") from error
 
 
 def _finish(training: SAETraining, targets: dict[str, Path], folder: Path, keep: bool) -> Trained:
