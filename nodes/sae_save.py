@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 from ..sae_models.formats import load_whole, native
 from ..sae_models.loaded import LoadedSAE
 from . import files
+from .checking import checked
 from .sockets import CATEGORY, SAE
 
 AS_LOADED = "as in its file"
@@ -49,6 +50,7 @@ class SAESave(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, sae: LoadedSAE, name: str, weights: str = AS_LOADED, overwrite: bool = False) -> io.NodeOutput:
         path = files.new_file(name, overwrite)
         known = sae.dictionary if sae.dictionary.concepts or sae.dictionary.latent_means is not None else None
