@@ -24,8 +24,8 @@ OPEN = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from sae_models.native import SAEFileError
-from sae_models.readers import open_sae
+from sae_models.formats import open_sae
+from sae_models.formats.native import SAEFileError
 
 def memory(kind):
     lines = Path("/proc/self/status").read_text().splitlines()
