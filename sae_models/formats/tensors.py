@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .inert_pickles import read_pickle
 from .native import SAEFileError, require_finite
-from .pickles import read_pickle
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # An SAE file holds a few tensors; a pickle that claims many objects is no SAE.
