@@ -6,8 +6,6 @@ import comfy.latent_formats
 import comfy.model_base
 import comfy.supported_models_base
 import torch
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-from torch import nn
 
 from .text_encoder import WIDTH
 
@@ -49,26 +47,6 @@ class CanvasConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.0
     # Five million weights gain nothing from half precision, and float32 gives the same picture everywhere.
     supported_inference_dtypes = [torch.float32]
-
-
-class TrainingLayers:
-    """PyTorch's own layers, which start with random weights; those of ``comfy.ops`` expect a file."""
-
-    Linear, Conv2d, GroupNorm, LayerNorm = nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm
-
-    @staticmethod
-    def conv_nd(dims: int, *args: Any, **options: Any) -> nn.Conv2d:
-        return nn.Conv2d(*args, **options)
-
-
-def untrained_unet() -> UNetModel:
-    """Return the UNet with random weights; its blocks start as identities and its output as zero."""
-    unet = UNetModel(**UNET_CONFIG, operations=TrainingLayers)
-    for name, module in unet.named_modules():
-        if name == "out.2" or name.endswith(("out_layers.3", "proj_out")):
-            for parameter in module.parameters():
-                nn.init.zeros_(parameter)
-    return unet
 
 
 def host_model(config: dict[str, Any], dtype: torch.dtype, manual_cast: torch.dtype | None, device: Any) -> Any:

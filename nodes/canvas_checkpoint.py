@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..demo_model import checkpoint
 from ..demo_model.vocabulary import OBJECTS, STYLES
+from .checking import checked
 from .sockets import CATEGORY
 
 
@@ -29,5 +30,6 @@ class CanvasCheckpoint(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(*checkpoint.load())

@@ -7,6 +7,7 @@ from ..sae_models.concepts import Concept
 from ..sae_models.formats.native import SAEFileError
 from ..sae_models.loaded import LoadedSAE
 from . import files
+from .checking import FileChoice, checked
 from .sockets import CATEGORY, CONCEPT, DETECTION, SAE, part_inputs
 
 NAME = "Concept Detector"
@@ -25,7 +26,7 @@ class ConceptDetector(io.ComfyNode):
             "'join_with' to look for several concepts, or with several SAEs, at once.",
             inputs=[
                 SAE.Input("sae", tooltip="The SAE that does the looking, from the SAE Loader."),
-                io.Combo.Input(
+                FileChoice(
                     "concept",
                     options=[*files.concept_names(), *files.concept_file_names()] or ["none"],
                     tooltip="The concept to find. The list holds the concepts of all SAE files, then your concept "
@@ -90,6 +91,7 @@ class ConceptDetector(io.ComfyNode):
         return files.concept_fingerprint(concept) if concept in files.concept_file_names() else None
 
     @classmethod
+    @checked
     def execute(
         cls,
         sae: LoadedSAE,
@@ -102,11 +104,6 @@ class ConceptDetector(io.ComfyNode):
         join_with: DetectionTree | None = None,
         custom_concept: Concept | None = None,
     ) -> io.NodeOutput:
-        if start_percent > end_percent:
-            raise ValueError(
-                f"{NAME}: input 'start_percent' ({start_percent}) is after 'end_percent' ({end_percent}). Make the "
-                "start smaller than the end."
-            )
         chosen = _choose(sae, concept, latents, custom_concept)
         detection: DetectionTree = Detector(sae, chosen, sensitivity, start_percent, end_percent)
         if join_with is not None:

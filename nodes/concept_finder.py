@@ -14,6 +14,7 @@ from ..sae_models.loaded import LoadedSAE
 from ..unet.blocks import check_fit
 from ..unet.calls import NonFiniteActivations
 from ..unet.sampling import Sampling
+from .checking import checked
 from .finding_sockets import found_outputs, sampler_inputs, seed_input, size_input
 from .showing import picture_and_words
 from .sockets import CATEGORY, SAE
@@ -96,6 +97,7 @@ class ConceptFinder(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,

@@ -13,6 +13,7 @@ from ..sae_models.loaded import LoadedSAE
 from ..unet.blocks import check_fit
 from ..unet.calls import NonFiniteActivations
 from ..unet.sampling import Conditioning, Sampling
+from .checking import checked
 from .finding_sockets import found_outputs, sampler_inputs, seed_input
 from .showing import picture_and_words
 from .sockets import CATEGORY, SAE
@@ -116,6 +117,7 @@ class ConceptFromMask(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,
@@ -139,6 +141,8 @@ class ConceptFromMask(io.ComfyNode):
         clip: Any = None,
     ) -> io.NodeOutput:
         check_fit(model, sae, NAME)
+        if not name.strip():
+            raise ValueError(f"{NAME}: input 'name' is empty. Type what you painted over, such as 'cat'.")
         given = image["samples"] if isinstance(image, dict) else image
         mask = mask[None] if mask.ndim == 2 else mask
         if mask.ndim != 3 or len(mask) not in (1, len(given)):
@@ -150,7 +154,7 @@ class ConceptFromMask(io.ComfyNode):
             picture, latents = vae.decode(given), given
         else:
             picture, latents = image, vae.encode(image[..., :3])
-        painting = Painting(name.strip() or "my concept", picture, latents, mask, positive)
+        painting = Painting(name.strip(), picture, latents, mask, positive)
         generation = None
         if clip is not None:
             sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)

@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 from ..sae_models.formats.concept_files import describe
 from ..sae_models.formats.native import SAEFileError
 from . import files
+from .checking import FileChoice, checked
 from .sockets import CATEGORY, CONCEPT
 
 NAME = "Load Concept"
@@ -22,7 +23,7 @@ class LoadConcept(io.ComfyNode):
             description="Loads a concept that Save Concept wrote, to look at, to combine with others, or for a "
             "Concept Detector. The Concept Detector can also choose the file by itself.",
             inputs=[
-                io.Combo.Input(
+                FileChoice(
                     "concept_file",
                     options=files.concept_file_names() or ["none"],
                     tooltip="A file from models/sae/concepts. It must be used with the SAE it was made with.",
@@ -52,6 +53,7 @@ class LoadConcept(io.ComfyNode):
         return files.concept_fingerprint(concept_file)
 
     @classmethod
+    @checked
     def execute(cls, concept_file: str) -> io.NodeOutput:
         try:
             concept = files.load_concept(concept_file)

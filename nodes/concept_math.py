@@ -5,6 +5,7 @@ from comfy_api.latest import io, ui
 from ..sae_models.arithmetic import OPERATIONS, difference, union
 from ..sae_models.concepts import Concept
 from ..sae_models.formats.concept_files import describe
+from .checking import checked
 from .sockets import CATEGORY, CONCEPT
 
 NAME = "Concept Math"
@@ -42,6 +43,7 @@ class ConceptMath(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, first: Concept, second: Concept, operation: str, name: str = "") -> io.NodeOutput:
         combine = union if operation == "union" else difference
         try:

@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..sae_models.concepts import Concept
 from ..sae_models.formats import concept_files
 from . import files, targets
+from .checking import checked
 from .sockets import CATEGORY, CONCEPT
 
 NAME = "Save Concept"
@@ -48,6 +49,7 @@ class SaveConcept(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, concept: Concept, name: str, latent_names: str = "", overwrite: bool = False) -> io.NodeOutput:
         path = files.new_file(name, overwrite, NAME, files.CONCEPTS)
         named = replace(concept, latent_names=_merged_names(concept, latent_names))

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..erasure.record import ErasureRecord
 from ..reports.preview import heat_overlay, image_mask, step_tiles, with_words
+from .checking import checked
 from .showing import latent_input, picture_and_words, shown_run
 from .sockets import CATEGORY, ERASURE_RECORD
 
@@ -55,6 +56,7 @@ class DetectionPreview(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         record: ErasureRecord,

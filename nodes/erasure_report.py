@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..erasure.record import ErasureRecord
 from ..reports.erasure_report import draw_report
 from ..reports.preview import with_words
+from .checking import checked
 from .showing import latent_input, latest_run, picture_and_words, require_pictures_of, shown_run
 from .sockets import CATEGORY, ERASURE_RECORD
 
@@ -60,6 +61,7 @@ class ErasureReport(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         record: ErasureRecord,

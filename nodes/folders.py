@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..training.from_model.folder import PictureError, upright
+from .checking import FileChoice
 from .files import read_text
 from .listing import is_file, is_text
 
@@ -25,7 +26,7 @@ EXTENSIONS = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 def folder_input(tooltip: str) -> io.Input:
     """Return the choice of a folder, or of none."""
-    return io.Combo.Input("image_folder", options=[NO_FOLDER, *picture_folders()], default=NO_FOLDER, tooltip=tooltip)
+    return FileChoice("image_folder", options=[NO_FOLDER, *picture_folders()], default=NO_FOLDER, tooltip=tooltip)
 
 
 def picture_folders() -> list[str]:

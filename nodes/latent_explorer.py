@@ -18,6 +18,7 @@ from ..unet.blocks import check_fit
 from ..unet.calls import NonFiniteActivations
 from ..unet.sampling import Sampling, draw
 from . import folders
+from .checking import checked
 from .concept_detector import parse_latents
 from .finding_sockets import sampler_inputs, seed_input, size_input
 from .showing import picture_and_words
@@ -95,6 +96,7 @@ class LatentExplorer(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,

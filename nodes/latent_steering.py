@@ -9,6 +9,7 @@ from ..sae_models.loaded import LoadedSAE
 from ..steering.attach import steer
 from ..steering.steerer import SteeredConcept
 from ..steering.steering import ERRORS, METHODS, Steering
+from .checking import checked
 from .sockets import CATEGORY, CONCEPT, ERASURE_RECORD, SAE, part_inputs
 
 NAME = "Latent Steering"
@@ -74,6 +75,7 @@ class LatentSteering(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,
@@ -86,11 +88,6 @@ class LatentSteering(io.ComfyNode):
         start_percent: float,
         end_percent: float,
     ) -> io.NodeOutput:
-        if start_percent > end_percent:
-            raise ValueError(
-                f"{NAME}: input 'start_percent' ({start_percent}) is after 'end_percent' ({end_percent}). Make the "
-                "start smaller than the end."
-            )
         try:
             sae.require_own(concept)
         except ValueError as reason:

@@ -5,6 +5,7 @@ from comfy_api.latest import io
 
 from ..erasure.detection import DetectionTree, Refine
 from ..erasure.refinement import Refinement
+from .checking import checked
 from .sockets import CATEGORY, DETECTION
 
 NAME = "Mask Refiner"
@@ -72,6 +73,7 @@ class MaskRefiner(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         detection: DetectionTree,

@@ -7,6 +7,7 @@ from ..erasure.attach import attach
 from ..erasure.detection import DetectionTree, blocks_read
 from ..erasure.replacement import APPLY_TO, MODES, Replacement
 from ..sae_models import hookpoints
+from .checking import checked
 from .sockets import CATEGORY, DETECTION, ERASURE_RECORD
 
 DEFAULTS = Replacement()
@@ -83,6 +84,7 @@ class PatchReplacer(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,

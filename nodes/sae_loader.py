@@ -7,6 +7,7 @@ from ..sae_models.formats.native import SAEFileError
 from ..sae_models.sae import READS
 from ..unet.loading import load_sae
 from . import files
+from .checking import FileChoice, checked
 from .sockets import CATEGORY, SAE
 
 AUTOMATIC = "automatic"
@@ -30,7 +31,7 @@ class SAELoader(io.ComfyNode):
             description="Loads a sparse autoencoder (SAE), the detector that recognises concepts inside the model "
             "while it draws. It must belong to the checkpoint in use.",
             inputs=[
-                io.Combo.Input(
+                FileChoice(
                     "sae_file",
                     options=files.names(),
                     tooltip="An SAE file or folder from models/sae, or one that comes with this pack ('shipped/', made "
@@ -74,6 +75,7 @@ class SAELoader(io.ComfyNode):
         return files.fingerprint(sae_file), hookpoint, reads
 
     @classmethod
+    @checked
     def execute(cls, sae_file: str, hookpoint: str = AUTOMATIC, reads: str = AUTOMATIC) -> io.NodeOutput:
         path = files.resolve(sae_file)
         block = "" if hookpoint == AUTOMATIC else hookpoint.partition(" = ")[0]

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 from ..sae_models.formats import load_whole, native
 from ..sae_models.loaded import LoadedSAE
 from . import files, targets
+from .checking import checked
 from .sockets import CATEGORY, SAE
 
 AS_LOADED = "as in its file"
@@ -49,6 +50,7 @@ class SAESave(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(cls, sae: LoadedSAE, name: str, weights: str = AS_LOADED, overwrite: bool = False) -> io.NodeOutput:
         # Encoder and decoder; four bytes a number unless half precision is asked for.
         numbers = 2 * sae.config.d_in * sae.config.num_latents

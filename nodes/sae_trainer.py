@@ -13,6 +13,7 @@ from ..training.from_model.request import Request
 from ..training.from_model.run import UNFINISHED, train_for_model
 from ..training.settings import RULES
 from . import files, folders
+from .checking import FileChoice, checked
 from .showing import picture_and_words
 from .sockets import CATEGORY, SAE, part_inputs
 
@@ -56,7 +57,7 @@ class SAETrainer(io.ComfyNode):
                     tooltip="One prompt a line, used in turn. They should show what you want to find or erase, alone "
                     "and together with other things.",
                 ),
-                io.Combo.Input(
+                FileChoice(
                     "prompts_file",
                     options=[NO_FILE, *files.prompt_files()],
                     default=NO_FILE,
@@ -188,6 +189,7 @@ class SAETrainer(io.ComfyNode):
         )
 
     @classmethod
+    @checked
     def execute(
         cls,
         model: ModelPatcher,
@@ -217,6 +219,8 @@ class SAETrainer(io.ComfyNode):
         vae: Any = None,
     ) -> io.NodeOutput:
         _check_source(prompts_file, image_folder, vae)
+        if not name.strip():
+            raise ValueError(f"{NAME}: input 'name' is empty. Type what to call the file, such as 'my_sae'.")
         folder = () if image_folder == folders.NO_FOLDER else folders.captioned(image_folder, NAME)
         request = Request(
             prompts=prompts if prompts_file == NO_FILE else files.read_prompts(prompts_file),

@@ -3,6 +3,7 @@
 Everything heavy is made once, and only when a test asks for it.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,9 +68,12 @@ def sae_folder(nodes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[LiveServer]:
-    """A running ComfyUI with the pack installed as published."""
-    with LiveServer() as running:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A running ComfyUI with the pack installed as published, and the nodes of tests/support/server_nodes."""
+    paths = tmp_path_factory.mktemp("server") / "paths.yaml"
+    # JSON is YAML, whatever the folder is called.
+    paths.write_text(json.dumps({"tests": {"custom_nodes": str(Path(__file__).parent / "support" / "server_nodes")}}))
+    with LiveServer("--extra-model-paths-config", str(paths)) as running:
         yield running
 
 

@@ -183,7 +183,7 @@ def test_as_many_are_drawn_at_once_as_memory_allows(canvas, monkeypatch):
 def test_latents_are_used_as_they_are(found, canvas, sae, painted, monkeypatch):
     image, mask = painted
     latents = canvas[2].encode(image)
-    monkeypatch.setattr(canvas[2], "encode", None)
+    monkeypatch.setattr(canvas[2], "encode", lambda _: pytest.fail("encoded again"))
     concept, report, _ = run(canvas, sae, {"samples": latents}, mask)
     assert concept == found[0] and report.shape == found[1].shape
 

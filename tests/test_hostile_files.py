@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import zipfile
@@ -105,6 +106,11 @@ def many_parts(path, tensors):
     torch.save({**tensors, "x": [[[0] * 300] * 300] * 300}, path)
 
 
+def many_arrays(path, tensors):
+    """4 GiB of empty arrays out of a few kilobytes, each small and by a name that torch allows."""
+    torch.save({**tensors, "x": [Reduce(bytearray, 2**20) for _ in range(4096)]}, path)
+
+
 def sparse(path, tensors):
     tensors["encoder.weight"] = tensors["encoder.weight"].to_sparse()
     torch.save(tensors, path)
@@ -139,6 +145,7 @@ HARMS = [
     running_code,
     cyclic,
     many_parts,
+    many_arrays,
     sparse,
     endless_hash,
     without_end,
@@ -160,6 +167,32 @@ def test_harmful_torch_files_are_refused(answers, harm):
     text, size, seconds = answers[harm.__name__]
     assert text.startswith("refused") and "ae.pt" in text, text
     assert size < 50 * 1024 and seconds < 10
+
+
+ALONE = """
+import resource, sys
+import torch
+for line in open("/proc/self/status"):
+    if line.startswith("VmSize"):
+        most = int(line.split()[1]) * 1024 + 2**29
+resource.setrlimit(resource.RLIMIT_AS, (most, most))
+used = resource.getrusage(resource.RUSAGE_SELF)
+resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 4,) * 2)
+torch.load(sys.argv[1], weights_only=True, mmap=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits a process by Linux's means")
+@pytest.mark.parametrize(("harm", "end"), [(endless_hash, "out of time"), (many_arrays, "out of memory")])
+def test_torch_alone_would_not_refuse_them(tmp_path, harm, end):
+    """Why the pickle is read before (docs/decisions/0007): 3 seconds and 500 MiB are not enough for 80 KB."""
+    path = tmp_path / "ae.pt"
+    harm(path, {"weight": torch.zeros(2, 2)})
+    assert path.stat().st_size < 2**17
+    done = subprocess.run([sys.executable, "-c", ALONE, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert end == ("out of memory" if "MemoryError" in done.stderr else "out of time"), done.stderr
+    assert end != "out of time" or done.returncode in (-signal.SIGKILL, -signal.SIGXCPU), done.stderr
 
 
 def test_a_compressed_archive_is_refused(pack, tmp_path):
@@ -226,7 +259,7 @@ def test_changed_configurations_are_refused_or_load(pack, tmp_path_factory, case
 @given(data=st.data())
 def test_changed_pickles_are_refused_or_described(pack, data):
     """Whatever happens to its bytes, a pickle is read or refused, and never run."""
-    from concept_erasure.sae_models.formats.pickles import PickleRefused, read_pickle
+    from concept_erasure.sae_models.formats.inert_pickles import PickleRefused, read_pickle
 
     content = bytearray(pickle.dumps({"cat": [1, 2.5, None, True, ("a", -7)], "dog": {"n": 10**12}, "raw": b"abc"}))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -238,7 +271,7 @@ def test_changed_pickles_are_refused_or_described(pack, data):
 
 @pytest.mark.parametrize("protocol", range(2, 6))
 def test_pickled_data_is_described(pack, protocol):
-    from concept_erasure.sae_models.formats.pickles import Call, read_pickle
+    from concept_erasure.sae_models.formats.inert_pickles import Call, read_pickle
 
     value = {"cat": [1, -2, 2.5, None, True, ("a", (), (1,), (1, 2, 3, 4))], "dog": {"n": -(10**12)}}
     content = pickle.dumps({**value, "made": OrderedDict(x=1)}, protocol)

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import tomllib
@@ -13,6 +14,10 @@ from published import FOLDER, published_files, tracked_files
 from support.nodes import NODES
 
 LIMIT = 40_000_000
+ARCHIVE_LIMIT = 20_000_000
+LINK = re.compile(r"""\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)|\b(?:src|href)="([^"]+)\"""", re.MULTILINE)
+# Parts of names of what made the small model and of what measures it.
+MAKERS = ("sprites", "classifiers", "judge", "scenes", "make_data", "train_unet", "train_vae", "comparison", "noxfile")
 
 
 def git(*arguments: str, stdin: str = "") -> str:
@@ -56,6 +61,7 @@ def test_the_archive_holds_what_runs_and_nothing_else():
         "LICENSE",
         "NOTICE",
         "CHANGELOG.md",
+        "SECURITY.md",
         "nodes/__init__.py",
         "erasure/__init__.py",
         "sae_models/__init__.py",
@@ -68,7 +74,70 @@ def test_the_archive_holds_what_runs_and_nothing_else():
         assert needed in names, f"{needed} is missing from the archive"
     assert any(name.startswith("sae_models/weights/") for name in names), "the shipped SAE is missing"
     top = {name.split("/")[0] for name in names}
-    assert not top & {"tests", "benchmarks", "dev", ".ci", ".github", ".host", "noxfile.py"}
+    assert not top & {"tests", "benchmarks", "dev", "docs", ".ci", ".comfyignore", ".github", ".host"}
+    assert not [name for name in names if any(part in name for part in MAKERS)]
+
+
+def test_the_archive_is_small_and_is_not_committed():
+    size = sum((ROOT / path).stat().st_size for path in published_files())
+    assert size < ARCHIVE_LIMIT, f"the archive holds {size / 1e6:.1f} MB before it is compressed"
+    assert git("check-ignore", "node.zip").strip() == "node.zip", "what comfy-cli packs would be committed"
+
+
+def broken_links(page: Path, text: str, archive: set[Path], repository: str) -> list[str]:
+    """Links of a page that lead nowhere for somebody who has the archive alone.
+
+    A page of ``web/`` is shown by ComfyUI's frontend, where no file lies beside it.
+    """
+    inside = re.compile(rf"{re.escape(repository)}/(blob|tree)/main/(.+)")
+    found = (next(filter(None, match)).partition("#")[0] for match in LINK.findall(text))
+    broken = []
+    for target in filter(None, found):
+        if target.removeprefix(repository) in ("", "/issues", "/security/advisories/new"):
+            continue
+        if target.startswith(repository):
+            place = inside.fullmatch(target)
+            right = place is not None and (ROOT / place[2]).is_dir() == (place[1] == "tree") and _is_tracked(place[2])
+        else:
+            right = "://" in target or (page.parts[0] != "web" and page.parent / target in archive)
+        if not right:
+            broken.append(target)
+    return broken
+
+
+def _is_tracked(name: str) -> bool:
+    return any(path == Path(name) or Path(name) in path.parents for path in tracked_files())
+
+
+def test_links_in_the_archive_lead_somewhere(project):
+    archive, repository = set(published_files()), project["project"]["urls"]["Repository"]
+    pages = [path for path in archive if path.suffix == ".md"]
+    assert Path("README.md") in pages
+    broken = {
+        str(page): found
+        for page in pages
+        if (found := broken_links(page, (ROOT / page).read_text(encoding="utf-8"), archive, repository))
+    }
+    assert not broken
+
+
+@pytest.mark.parametrize(
+    ("page", "link"),
+    [
+        ("README.md", "docs/tutorial.md"),
+        ("README.md", "https://host/pack/blob/main/docs/none.md"),
+        ("README.md", "https://host/pack/blob/old/LICENSE"),
+        ("README.md", "https://host/pack/wiki/LICENSE"),
+        ("README.md", "https://host/pack/blob/main/docs"),
+        ("web/docs/Node.md", "LICENSE"),
+    ],
+)
+def test_a_broken_link_is_seen(page, link):
+    archive = set(published_files())
+    for text in (f"[x]({link}#part)", f"[x]: {link}", f'<img width="9" src="{link}">'):
+        assert broken_links(Path(page), text, archive, "https://host/pack") == [link]
+    good = "[a](LICENSE) [b](https://host/pack/blob/main/docs/tutorial.md) [c](https://host/pack#x) [d](#here)"
+    assert broken_links(Path("README.md"), good, archive, "https://host/pack") == []
 
 
 def test_the_repository_stays_small():
@@ -100,7 +169,10 @@ def harms(call: ast.Call) -> bool:
     called = ast.unparse(call.func)
     if called == "torch.load":
         return not any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in call.keywords)
-    return called in ("compile", "__import__")
+    runs = called.startswith(("os.exec", "os.spawn", "os.posix_spawn", "os.fork")) or "allow_pickle" in ast.unparse(
+        call
+    )
+    return runs or called in ("compile", "__import__")
 
 
 # Prints what importing the pack adds to a ComfyUI that is up: nodes, modules, and the files that were opened for it.

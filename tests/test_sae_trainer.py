@@ -168,9 +168,14 @@ def wait_for_checkpoint(folder: Path, running: subprocess.Popen, steps: int) -> 
     raise AssertionError(f"training in another process did not get anywhere; it ended with {running.poll()}")
 
 
-def test_a_full_store_ends_collecting_not_training(nodes, canvas):
+def test_a_full_store_ends_collecting_not_training(nodes, canvas, monkeypatch):
     """heun looks twice a step, which the plan does not know."""
-    output = train(nodes, canvas, store_gb=0.0015, train_steps=10, sampler_name="heun")
+    from concept_erasure.nodes import sae_trainer
+
+    # Less than the node lets anyone choose: a store of that size is not full after so few steps.
+    whole = sae_trainer.Request
+    monkeypatch.setattr(sae_trainer, "Request", lambda **fields: whole(**{**fields, "limit": 1_500_000}))
+    output = train(nodes, canvas, train_steps=10, sampler_name="heun")
     assert "after 10 steps" in output.ui["text"][0]
 
 
@@ -374,7 +379,7 @@ def test_folders_that_cannot_be_used_are_explained(nodes, canvas, pictures, tmp_
         ({"prompts": " \n"}, "no prompt.*'prompts'"),
         ({"hookpoints": "output_blocks.9.1"}, "no block 'output_blocks.9.1'.*'hookpoints'.*output_blocks.1.1"),
         ({"name": "../x"}, "'../x' cannot be the name of a file"),
-        ({"start_percent": 0.5, "end_percent": 0.5}, "nothing lies between 'start_percent'"),
+        ({"start_percent": 0.5, "end_percent": 0.5}, "none of the 4 steps lies between 'start_percent'"),
         ({"start_percent": 0.01, "end_percent": 0.02}, "none of the 4 steps lies between 'start_percent'"),
         ({"k": 300}, "k = 300 is not a whole number from 1 to 256"),
         ({"pictures": 1}, "too few patch embeddings.*raise 'pictures'"),

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...demo_model.text_encoder import TextEncoder, token_ids
-from ...demo_model.unet import untrained_unet
+from ...demo_model.unet import UNET_CONFIG
 from ...demo_model.vocabulary import OBJECTS, STYLES, TRAINING_FORMS, caption, join_objects
 from .make_data import NO_OBJECT, WORK, load_chunks
 from .training import MuonAdamW, TrainingState
@@ -35,6 +36,26 @@ def plain_attention(
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
     return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
+
+
+class TrainingLayers:
+    """PyTorch's own layers, which start with random weights; those of ``comfy.ops`` expect a file."""
+
+    Linear, Conv2d, GroupNorm, LayerNorm = nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm
+
+    @staticmethod
+    def conv_nd(dims: int, *args: Any, **options: Any) -> nn.Conv2d:
+        return nn.Conv2d(*args, **options)
+
+
+def untrained_unet() -> UNetModel:
+    """Return the UNet with random weights; its blocks start as identities and its output as zero."""
+    unet = UNetModel(**UNET_CONFIG, operations=TrainingLayers)
+    for name, module in unet.named_modules():
+        if name == "out.2" or name.endswith(("out_layers.3", "proj_out")):
+            for parameter in module.parameters():
+                nn.init.zeros_(parameter)
+    return unet
 
 
 class Diffusion(nn.Module):

@@ -2,7 +2,7 @@
 
 SAeUron (Cywinski & Deja 2025, arXiv 2501.18052; SAEmnesia too) publishes what its SAE's latents do for each concept:
 ``cls_latents_dict_<hookpoint>.pkl``, a pickle of concept -> array [prompts, steps, L], mean activations over the
-patches of a picture, gigabytes in all. ``readers.pickles`` says where in the file the arrays lie; they are read in
+patches of a picture, gigabytes in all. ``inert_pickles`` says where in the file the arrays lie; they are read in
 blocks, and what is kept of them are means over prompts in bands of timesteps.
 """
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from ..concepts import Concept, ConceptBand, ConceptDictionary
 from ..sae import MAX_LATENTS
 from ..scoring import score_latents
+from .inert_pickles import Call, Name, Persistent, PickleRefused, Span, read_pickle
 from .native import SAEFileError
-from .pickles import Call, Name, Persistent, PickleRefused, Span, read_pickle
 
 BLOCK_BYTES = 4 * 2**20
 MAX_CONCEPTS = 1000

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .files import is_safetensors, require_plain
+from .inert_pickles import read_pickle
 from .native import EIGHT_BITS, SAEFileError, require_finite, widened
-from .pickles import read_pickle
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, *EIGHT_BITS)
 # What programs that convert to eight bits put beside a tensor; without it the numbers mean something else.

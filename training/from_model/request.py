@@ -61,13 +61,8 @@ class Request:
         """Return what to sample, or to look at, for a block of some width.
 
         Raises:
-            ValueError: there is no prompt, or nothing would be collected.
+            ValueError: there is no prompt, or a guided concept that no prompt or every prompt has.
         """
-        if self.part[0] >= self.part[1]:
-            raise ValueError(
-                f"{NODE}: nothing lies between 'start_percent' ({self.part[0]}) and 'end_percent' ({self.part[1]}). "
-                "Make the end larger than the start."
-            )
         prompts = tuple(line.strip() for line in self.prompts.splitlines() if line.strip())
         if self.folder:
             prompts = tuple(picture.caption for picture in self.folder)
