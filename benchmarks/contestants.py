@@ -41,7 +41,7 @@ def ours(batches: Iterator[Tensor], given: argparse.Namespace, **changed: object
     settings = TrainingSettings(
         given.steps, given.batch, given.rate, dead_after=given.dead_after, seed=given.seed, **changed
     )  # type: ignore[arg-type]
-    trainer = Trainer(SAEConfig(given.width, given.latents, given.k, "a"), settings, next(batches))
+    trainer = Trainer(SAEConfig(given.width, given.features, given.k, "a"), settings, next(batches))
     for _ in range(given.steps):
         trainer.advance(next(batches))
     sae = trainer.sae()
@@ -68,7 +68,7 @@ def sparsify(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
     from sparsify import SparseCoder, SparseCoderConfig
 
     torch.manual_seed(given.seed)
-    coder = SparseCoder(given.width, SparseCoderConfig(num_latents=given.latents, k=given.k))
+    coder = SparseCoder(given.width, SparseCoderConfig(num_latents=given.features, k=given.k))
     coder.b_dec.data = next(batches).mean(0)
     adam = torch.optim.Adam(coder.parameters(), lr=given.rate)
 
@@ -76,7 +76,7 @@ def sparsify(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
         return min(1.0, (step + 1) / 100, 5 * (1 - step / given.steps))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(adam, rate)
-    silent = torch.zeros(given.latents, dtype=torch.long)
+    silent = torch.zeros(given.features, dtype=torch.long)
     for _ in range(given.steps):
         coder.set_decoder_norm_to_unit_norm()
         x = next(batches)
@@ -91,7 +91,7 @@ def sparsify(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
 
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:
         values, indices, _ = coder.encode(x)
-        return torch.zeros(len(x), given.latents).scatter(1, indices, values), coder.decode(values, indices)
+        return torch.zeros(len(x), given.features).scatter(1, indices, values), coder.decode(values, indices)
 
     return encode
 
@@ -103,7 +103,7 @@ def saelens(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
     from sae_lens.training.sae_trainer import SAETrainer
 
     torch.manual_seed(given.seed)
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=given.width, d_sae=given.latents, k=given.k))
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=given.width, d_sae=given.features, k=given.k))
     config = SAETrainerConfig(
         total_training_samples=given.steps * given.batch,
         train_batch_size_samples=given.batch,
@@ -133,7 +133,7 @@ def dictionary_learning(batches: Iterator[Tensor], given: argparse.Namespace) ->
     trainer = TopKTrainer(
         given.steps,
         given.width,
-        given.latents,
+        given.features,
         given.k,
         0,
         "none",
@@ -161,7 +161,7 @@ def overcomplete(batches: Iterator[Tensor], given: argparse.Namespace) -> Encode
     from overcomplete.sae import TopKSAE, train_sae
 
     torch.manual_seed(given.seed)
-    sae = TopKSAE(given.width, given.latents, top_k=given.k, device="cpu")
+    sae = TopKSAE(given.width, given.features, top_k=given.k, device="cpu")
     adam = torch.optim.Adam(sae.parameters(), lr=given.rate)
     next(batches)
     loader = [next(batches) for _ in range(given.steps)]
@@ -183,24 +183,24 @@ def unbox(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
     """sdxl-unbox's loop, after OpenAI's, transcribed: autograd, decoding by a sparse product, AuxK as in its config."""
     torch.manual_seed(given.seed)
     sample = next(batches)
-    encoder = torch.nn.Linear(given.width, given.latents, bias=False)
+    encoder = torch.nn.Linear(given.width, given.features, bias=False)
     decoder = torch.nn.Parameter(torch.nn.functional.normalize(encoder.weight.detach().clone(), dim=1))
     bias = torch.nn.Parameter(geometric_median(sample))
-    latent_bias = torch.nn.Parameter(torch.zeros(given.latents))
+    latent_bias = torch.nn.Parameter(torch.zeros(given.features))
     parameters = [encoder.weight, decoder, bias, latent_bias]
     adam = torch.optim.Adam(parameters, lr=given.rate, eps=6.25e-10, fused=True)
     scale = 1 / (sample - sample.mean(0)).square().mean()
-    silent = torch.zeros(given.latents, dtype=torch.long)
+    silent = torch.zeros(given.features, dtype=torch.long)
 
     def decode(values: Tensor, indices: Tensor) -> Tensor:
         rows = torch.arange(len(values))[:, None].expand_as(values)
         places = torch.stack([rows.flatten(), indices.flatten()])
-        sparse = torch.sparse_coo_tensor(places, values.flatten(), (len(values), given.latents))
+        sparse = torch.sparse_coo_tensor(places, values.flatten(), (len(values), given.features))
         return torch.sparse.mm(sparse, decoder) + bias
 
     def encode(x: Tensor) -> tuple[Tensor, Tensor]:
         values, indices = (encoder(x - bias) + latent_bias).topk(given.k, dim=1)
-        return torch.zeros(len(x), given.latents).scatter(1, indices, values.relu()), decode(values.relu(), indices)
+        return torch.zeros(len(x), given.features).scatter(1, indices, values.relu()), decode(values.relu(), indices)
 
     for _ in range(given.steps):
         x = next(batches)
@@ -208,7 +208,7 @@ def unbox(batches: Iterator[Tensor], given: argparse.Namespace) -> Encoder:
         values, indices = pre.topk(given.k, dim=1)
         silent += 1
         silent[indices[values > 1e-3]] = 1
-        aux, dead = (pre * (silent > given.dead_after // len(x))).topk(min(256, given.latents), dim=1)
+        aux, dead = (pre * (silent > given.dead_after // len(x))).topk(min(256, given.features), dim=1)
         reconstruction = decode(values.relu(), indices)
         left = x - reconstruction.detach() + bias.detach()
         error = (decode(aux.relu(), dead) - left).square().mean() / (left.mean(0) - left).square().mean()
@@ -280,8 +280,8 @@ def detection(encode: Encoder, tensors: dict[str, Tensor]) -> float:
         patches = Patches(values.half(), indices.int(), cover > 0.5, image, image % 2 == 1, False).rows(clear)
         band = find_by_detection(patches, latents["tuning"].shape[1]).band
         cover = tensors["cover_reporting"][row].flatten()
-        score = (latents["reporting"][:, list(band.latents)] / torch.tensor(band.thresholds)).sum(1)
-        areas.append(roc_auc(score[cover > 0.5], score[cover < 0.02]) if band.latents else 0.5)
+        score = (latents["reporting"][:, list(band.features)] / torch.tensor(band.thresholds)).sum(1)
+        areas.append(roc_auc(score[cover > 0.5], score[cover < 0.02]) if band.features else 0.5)
     return sum(areas) / len(areas)
 
 
@@ -290,7 +290,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=CONTESTANTS)
     parser.add_argument("file", type=Path)
-    for option in ("latents", "k", "steps", "batch", "dead-after", "seed"):
+    for option in ("features", "k", "steps", "batch", "dead-after", "seed"):
         parser.add_argument(f"--{option}", type=int, required=True)
     parser.add_argument("--rate", type=float, required=True)
     parser.add_argument("--detect", action="store_true", help="also measure detection")

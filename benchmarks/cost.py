@@ -56,7 +56,7 @@ def sampling(rounds: int, batch: int, steps: int) -> None:
     detector = Detector(sae, sae.concept("cat"))
     prompts = [caption(("cat",), "photo")] * batch
     whole = load_sae(files.resolve(name), name)
-    published = FullReconstruction(whole.load_decoder(), whole.concept("cat").bands[0].latents)
+    published = FullReconstruction(whole.load_decoder(), whole.concept("cat").bands[0].features)
     models = {
         "bare": model,
         "none": attach(model, detector, Replacement("none"))[0],

@@ -185,7 +185,7 @@ def before(package: str, size: Size, mode: str, sae: SparseAutoencoder, concept:
     config = modules.SAEConfig(size.width, size.features, size.k, SITE)
     older = modules.SparseAutoencoder(config, operations=comfy.ops.manual_cast)
     older.load_state_dict(sae.state_dict())
-    bands = tuple(concepts.ConceptBand(band.latents, band.thresholds) for band in concept.bands)
+    bands = tuple(concepts.ConceptBand(band.features, band.thresholds) for band in concept.bands)
     detect = detection.Detect(
         SimpleNamespace(module=older, config=config), concepts.Concept(concept.name, concept.band_edges, bands)
     )

@@ -86,7 +86,7 @@ def run(activations: Path, options: argparse.Namespace, name: str, rate: float, 
         detect: whether detection is measured too.
     """
     o = options
-    asked = {"latents": o.latents, "k": o.k, "steps": o.steps, "batch": o.batch, "dead-after": o.dead_after}
+    asked = {"features": o.features, "k": o.k, "steps": o.steps, "batch": o.batch, "dead-after": o.dead_after}
     asked |= {"rate": rate, "seed": seed}
     stamp = storage.stamp(activations.stem, asked, detect)
     path = activations.parent / "runs" / f"{storage.file_name(name)}.{stamp}.json"
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--latents", type=int, default=12 * WIDTH)
+    parser.add_argument("--features", type=int, default=12 * WIDTH)
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=2048)

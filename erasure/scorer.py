@@ -32,10 +32,10 @@ class ConceptScorer:
         self.sensitivity = sensitivity
         self._combine = concept.combine
         bands = concept.bands
-        self._own = max(len(band.latents) for band in bands)
+        self._own = max(len(band.features) for band in bands)
         against = max(len(band.against) for band in bands)
         # Bands differ in their number of features; a feature with an infinite threshold counts nothing.
-        features = [_padded(b.latents, self._own, 0) + _padded(b.against, against, 0) for b in bands]
+        features = [_padded(b.features, self._own, 0) + _padded(b.against, against, 0) for b in bands]
         infinity = float("inf")
         limits = [
             _padded(b.thresholds, self._own, infinity) + _padded(b.against_thresholds, against, infinity) for b in bands

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..sae_models.loaded import LoadedSAE
-from ..sae_models.scoring import score_latents
+from ..sae_models.scoring import score_features
 from ..sae_models.sparse_codes import mean_activations
-from ..unet.capture import FiredLatents
+from ..unet.capture import FiredFeatures
 from ..unet.sampling import Observed, look_at_each
 from .labelling import TIMESTEPS
 
@@ -34,7 +34,7 @@ class Example:
     """
 
     image: Tensor
-    calls: Sequence[FiredLatents]
+    calls: Sequence[FiredFeatures]
     caption: str = ""
     generated: bool = False
     painted: Tensor | None = None
@@ -94,7 +94,7 @@ def strongest_in(examples: Sequence[Example], num_features: int, count: int, giv
     if len(means) == 1:
         return means[0].topk(count).indices.tolist()
     rows = range(len(means)) if given is None else range(1)
-    scores = torch.stack([score_latents(means[:, None], row)[0] for row in rows])
+    scores = torch.stack([score_features(means[:, None], row)[0] for row in rows])
     return scores.amax(0).topk(count).indices.tolist()
 
 

@@ -32,7 +32,7 @@ class Finding:
     @property
     def warning(self) -> str:
         """What the artist must be told, "" if all is well."""
-        lost = [i for i, found in enumerate(self.found) if not found.band.latents]
+        lost = [i for i, found in enumerate(self.found) if not found.band.features]
         best = max(found.auc for found in self.found)
         if len(lost) == len(self.found):
             return (
@@ -55,7 +55,7 @@ class Finding:
     def summary(self) -> str:
         """Return the warning, then AUC and number of features in each band, noisiest first."""
         bands = [
-            f"t {self._span(i)}: AUC {found.auc:.2f}, {len(found.band.latents)} latents"
+            f"t {self._span(i)}: AUC {found.auc:.2f}, {len(found.band.features)} latents"
             for i, found in reversed(list(enumerate(self.found)))
         ]
         text = f"'{self.concept.name}', held-out separation (0.5 is chance): " + "; ".join(bands) + "."
@@ -118,7 +118,7 @@ def _judged_on(given: Sequence[Patches], finding: Finding, num_features: int) ->
     for each, patches in zip(finding.found, given, strict=True):
         held = patches.rows(patches.held)
         found.append(judged(each.band, evidence_in(each.band, held.values, held.indices, num_features), held))
-    if not given[0].whole and 2 * sum(bool(each.band.latents) for each in found) > len(found):
+    if not given[0].whole and 2 * sum(bool(each.band.features) for each in found) > len(found):
         found = [replace(new, band=old.band) for new, old in zip(found, finding.found, strict=True)]
     bands = tuple(each.band for each in found)
     return Finding(replace(finding.concept, bands=bands), found)

@@ -128,6 +128,6 @@ def _mean_score(calls: Sequence[Fired], concept: Concept, num_features: int) -> 
     scores = [
         evidence_in(band, call.values[0], call.indices[0], num_features)
         for band, call in zip(bands, calls, strict=True)
-        if band.latents
+        if band.features
     ]
     return torch.stack(scores).mean(0) if scores else torch.zeros(calls[0].values.shape[1])

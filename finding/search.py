@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..sae_models.loaded import LoadedSAE
-from ..unet.capture import FiredLatents
+from ..unet.capture import FiredFeatures
 from ..unet.sampling import Conditioning, Observed, Sampling, at_once, blank, draw, draw_more, look, look_at_each
 from .examples import Example
 from .fitting import Finding, find_concept
@@ -192,7 +192,7 @@ class _Generated:
     prompts: list[str]
     held: Tensor
     latents: Tensor
-    fired: list[list[FiredLatents]]
+    fired: list[list[FiredFeatures]]
 
 
 def _without(
@@ -259,7 +259,7 @@ def _generated(
     return _seen(prompts, held, drawn, looks)
 
 
-def _seen(prompts: list[str], held: Tensor, drawn: Observed, looks: Sequence[list[FiredLatents]]) -> _Generated:
+def _seen(prompts: list[str], held: Tensor, drawn: Observed, looks: Sequence[list[FiredFeatures]]) -> _Generated:
     """Join what fired when images were noised and, which costs nothing more, at each step of generating them."""
     fired = [[*noised, *calls] for noised, calls in zip(looks, drawn.fired, strict=True)]
     return _Generated(prompts, held, drawn.latents, fired)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..sae_models.concepts import ConceptBand
-from ..sae_models.scoring import EPSILON, calibrated_band, fitted_weights, roc_auc, score_latents
+from ..sae_models.scoring import EPSILON, calibrated_band, fitted_weights, roc_auc, score_features
 from ..sae_models.sparse_codes import dense, mean_activations
 
 CANDIDATES = 64
@@ -68,7 +68,7 @@ def evidence_in(band: ConceptBand, values: Tensor, indices: Tensor, num_features
     Returns:
         [N].
     """
-    features = torch.tensor(band.latents, dtype=torch.long)
+    features = torch.tensor(band.features, dtype=torch.long)
     return (dense(values, indices, features, num_features) / torch.tensor(band.thresholds)).sum(1)
 
 
@@ -151,7 +151,7 @@ def find_by_percentile(patches: Patches, num_features: int, percentile: float, o
 def scored(fit: Patches, num_features: int) -> tuple[Tensor, Tensor]:
     """Return SAeUron's score of every feature, and its mean activation inside, both [L]."""
     inside, outside = (fit.rows(which).means(num_features) for which in (fit.inside, ~fit.inside))
-    return score_latents(torch.stack([inside, outside])[:, None], 0)[0], inside
+    return score_features(torch.stack([inside, outside])[:, None], 0)[0], inside
 
 
 def judged(band: ConceptBand, evidence: Tensor, held: Patches, least: float = LEAST_AUC) -> Found:

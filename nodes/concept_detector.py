@@ -114,7 +114,7 @@ class ConceptDetector(io.ComfyNode):
 def _choose(sae: LoadedSAE, name: str, latents: str, custom: Concept | None) -> Concept:
     """Pick the concept: latent indices before a connected concept before the list."""
     if latents.strip():
-        return sae.from_latents(parse_latents(latents, sae, NAME))
+        return sae.from_features(parse_features(latents, sae, NAME))
     origin = "concept" if custom is None else "custom_concept"
     try:
         if custom is not None:
@@ -127,7 +127,7 @@ def _choose(sae: LoadedSAE, name: str, latents: str, custom: Concept | None) -> 
         raise ValueError(f"{NAME}: input '{origin}': {error.args[0]}.{advice}") from error
 
 
-def parse_latents(text: str, sae: LoadedSAE, node: str) -> list[int]:
+def parse_features(text: str, sae: LoadedSAE, node: str) -> list[int]:
     """Read latent indices, separated by commas or spaces, from the input 'latents' of a node.
 
     Raises:

@@ -50,9 +50,9 @@ class SaveConcept(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, concept: Concept, name: str, latent_names: str = "", overwrite: bool = False) -> io.NodeOutput:
+    def execute(cls, concept: Concept, name: str, feature_names: str = "", overwrite: bool = False) -> io.NodeOutput:
         path = files.new_file(name, overwrite, NAME, files.CONCEPTS)
-        named = replace(concept, latent_names=_merged_names(concept, latent_names))
+        named = replace(concept, feature_names=_merged_names(concept, feature_names))
         try:
             concept_files.save(path, named)
         except OSError as error:
@@ -67,14 +67,14 @@ class SaveConcept(io.ComfyNode):
 def _merged_names(concept: Concept, text: str) -> tuple[tuple[int, str], ...]:
     """Return the names of a concept's latents, those that were typed in before those it came with."""
     try:
-        typed = concept_files.parse_latent_names(text)
+        typed = concept_files.parse_feature_names(text)
     except ValueError as error:
         raise ValueError(f"{NAME}: input 'latent_names': {error}. Write one name a line.") from error
-    used = concept.latents()
+    used = concept.features()
     foreign = [index for index, _ in typed if index not in used]
     if foreign:
         raise ValueError(
             f"{NAME}: input 'latent_names': the concept '{concept.name}' does not use latent {foreign[0]}. It uses "
             f"{', '.join(map(str, used))}."
         )
-    return tuple(sorted({**dict(concept.latent_names), **dict(typed)}.items()))
+    return tuple(sorted({**dict(concept.feature_names), **dict(typed)}.items()))

@@ -19,7 +19,7 @@ from ..unet.calls import NonFiniteActivations
 from ..unet.sampling import Sampling, draw
 from . import folders
 from .checking import checked
-from .concept_detector import parse_latents
+from .concept_detector import parse_features
 from .finding_sockets import sampler_inputs, seed_input, size_input
 from .showing import picture_and_words
 from .sockets import CATEGORY, CONCEPT, SAE
@@ -124,7 +124,7 @@ class LatentExplorer(io.ComfyNode):
             raise ValueError(
                 f"{NAME}: input 'prompts' is empty. Write at least one prompt, one a line, or choose an 'image_folder'."
             )
-        wanted = parse_latents(latents, sae, NAME)
+        wanted = parse_features(latents, sae, NAME)
         if concept is not None:
             try:
                 wanted = wanted or [feature for feature, _ in strongest_features(sae.require_own(concept), count)]
@@ -144,7 +144,7 @@ class LatentExplorer(io.ComfyNode):
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         size = sae.config.num_latents
         shown = wanted or strongest_in(examples, size, min(count, size), given)
-        names = dict(concept.latent_names) if concept is not None else {}
+        names = dict(concept.feature_names) if concept is not None else {}
         images, said = feature_sheets(examples, shown, names, size, given)
         text = "\n".join(said)
         return io.NodeOutput(images, text, ui=picture_and_words(images, text, cls))

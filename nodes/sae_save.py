@@ -55,7 +55,7 @@ class SAESave(io.ComfyNode):
         # Encoder and decoder; four bytes a number unless half precision is asked for.
         numbers = 2 * sae.config.d_in * sae.config.num_latents
         path = files.new_file(name, overwrite, size=numbers * (4 if weights == "float32" else 2))
-        known = sae.dictionary if sae.dictionary.concepts or sae.dictionary.latent_means is not None else None
+        known = sae.dictionary if sae.dictionary.concepts or sae.dictionary.feature_means is not None else None
         try:
             whole = load_whole(sae.file)
             native.save(path, whole, known, {**sae.file.facts, "saved_from": sae.name}, WEIGHTS[weights])

@@ -35,7 +35,7 @@ def finder_report(finding: Finding, examples: Sequence[Example], num_features: i
     if any(example.painted is not None for example in examples):
         painted = [torch.zeros(1, 1) if example.painted is None else example.painted for example in examples]
         rows.append(image_row("your mask, on the model's grid", examples, painted))
-    if any(band.latents for band in concept.bands):
+    if any(band.features for band in concept.bands):
         heats = [concept_heat(example.calls, concept, num_features) for example in examples]
         rows.append(image_row(f"{concept.name}\nshare of steps in which it is detected", examples, heats))
     for feature, score in strongest_features(concept, SHOWN_FEATURES):

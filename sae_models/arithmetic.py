@@ -1,8 +1,8 @@
 """Arithmetic on concepts of one SAE: the union of two, and one without the other.
 
-A latent's *weight* in a concept is 1 / threshold: its activation times its weight is the evidence it gives, and a patch
-is detected where the evidence sums to more than one (``combine`` "sum"), or where one latent alone gives that much
-("any"). Where two concepts have different timestep bands, the result has the bands of both.
+A feature's *weight* in a concept is 1 / threshold: its activation times its weight is the evidence it gives, and a
+patch is detected where the evidence sums to more than one (``combine`` "sum"), or where one feature alone gives that
+much ("any"). Where two concepts have different timestep bands, the result has the bands of both.
 
 union: the larger weight of the two. Every patch that either concept detects is detected; a patch in which both have
 some evidence, and neither enough, may be detected too.
@@ -24,7 +24,7 @@ OPERATIONS = ("union", "difference")
 def union(first: Concept, second: Concept, name: str = "") -> Concept:
     """Return a concept that finds what either finds.
 
-    Scores are the larger of the two; means are averaged where both know a latent.
+    Scores are the larger of the two; means are averaged where both know a feature.
 
     Args:
         first, second: of one SAE.
@@ -57,7 +57,7 @@ def difference(first: Concept, second: Concept, name: str = "") -> Concept:
     if any(band.against for band in second.bands):
         raise ValueError(f"'{second.name}' is itself a difference, which cannot be taken away. Take away its parts")
     result = _combined(first, second, name or f"{first.name} but not {second.name}", _without)
-    if not any(band.latents for band in result.bands):
+    if not any(band.features for band in result.bands):
         raise ValueError(
             f"nothing remains of '{first.name}' without '{second.name}': every latent counts at least as much for the "
             "second"
@@ -79,18 +79,18 @@ def _combined(
         combine_bands(first.bands[first.band_index(low)], second.bands[second.band_index(low)])
         for low, _ in pairwise(edges)
     ]
-    # A union of sums and single latents must not lose what a single latent of either would find.
+    # A union of sums and single features must not lose what a single feature of either would find.
     combine = "any" if first.combine == second.combine == "any" else "sum"
     if combine_bands is _without:
         combine = first.combine
-    names = {**dict(second.latent_names), **dict(first.latent_names)}
+    names = {**dict(second.feature_names), **dict(first.feature_names)}
     result = Concept(name, edges, tuple(bands), combine, first.sae)
-    kept = tuple((i, names[i]) for i in result.latents() if i in names)
+    kept = tuple((i, names[i]) for i in result.features() if i in names)
     return Concept(name, edges, tuple(bands), combine, first.sae, kept)
 
 
-def _weights(latents: tuple[int, ...], thresholds: tuple[float, ...]) -> dict[int, float]:
-    return {i: 1 / t if t else float("inf") for i, t in zip(latents, thresholds, strict=True)}
+def _weights(features: tuple[int, ...], thresholds: tuple[float, ...]) -> dict[int, float]:
+    return {i: 1 / t if t else float("inf") for i, t in zip(features, thresholds, strict=True)}
 
 
 def _threshold(weight: float) -> float:
@@ -98,11 +98,11 @@ def _threshold(weight: float) -> float:
 
 
 def _facts(band: ConceptBand, values: tuple[float, ...]) -> dict[int, float]:
-    return dict(zip(band.latents, values, strict=True)) if values else {}
+    return dict(zip(band.features, values, strict=True)) if values else {}
 
 
 def _united(first: ConceptBand, second: ConceptBand) -> ConceptBand:
-    ours, theirs = _weights(first.latents, first.thresholds), _weights(second.latents, second.thresholds)
+    ours, theirs = _weights(first.features, first.thresholds), _weights(second.features, second.thresholds)
     weights = {i: max(ours.get(i, 0.0), theirs.get(i, 0.0)) for i in {**ours, **theirs}}
     scores = _merged(first, second, first.scores, second.scores, max)
     means = _merged(first, second, first.means, second.means, fmean)
@@ -117,15 +117,15 @@ def _merged(
     theirs: tuple[float, ...],
     choose: Callable[[list[float]], float],
 ) -> dict[int, float]:
-    """Return one fact a latent out of what both bands say, nothing if one of them is silent."""
-    if len(ours) < len(first.latents) or len(theirs) < len(second.latents):
+    """Return one fact a feature out of what both bands say, nothing if one of them is silent."""
+    if len(ours) < len(first.features) or len(theirs) < len(second.features):
         return {}
     facts = (_facts(first, ours), _facts(second, theirs))
     return {i: choose([known[i] for known in facts if i in known]) for i in {**facts[0], **facts[1]}}
 
 
 def _without(first: ConceptBand, second: ConceptBand) -> ConceptBand:
-    ours, theirs = _weights(first.latents, first.thresholds), _weights(second.latents, second.thresholds)
+    ours, theirs = _weights(first.features, first.thresholds), _weights(second.features, second.thresholds)
     against = _weights(first.against, first.against_thresholds)
     for i, weight in theirs.items():
         against[i] = against.get(i, 0.0) + weight
@@ -135,7 +135,7 @@ def _without(first: ConceptBand, second: ConceptBand) -> ConceptBand:
         against[i] = other - mine if other > mine else 0.0
     their_scores = _facts(second, second.scores)
     scores = {i: value - their_scores.get(i, 0.0) for i, value in _facts(first, first.scores).items()}
-    order = [i for i in first.latents if ours[i] > 0]
+    order = [i for i in first.features if ours[i] > 0]
     return _band(order, ours, scores, _facts(first, first.means), {i: w for i, w in against.items() if w > 0})
 
 

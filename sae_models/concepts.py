@@ -1,6 +1,6 @@
-"""Concepts and the concept dictionary: which latents stand for a concept, and when they count as firing.
+"""Concepts and the concept dictionary: which features stand for a concept, and when they count as firing.
 
-A concept is described separately for each *timestep band*, because a latent that means "cat" late in sampling
+A concept is described separately for each *timestep band*, because a feature that means "cat" late in sampling
 may mean nothing in the noise of the first steps.
 """
 
@@ -23,16 +23,16 @@ class ConceptBand:
     """A concept within one band of timesteps.
 
     Attributes:
-        latents: indices of its latents, best first.
-        thresholds: one positive number a latent; zero means "as soon as it fires at all".
-        scores: how well each latent separates the concept, empty if unknown.
-        means: mean activation of each latent over all patches of the concept's prompts, empty if unknown; only
+        features: indices of its features, best first.
+        thresholds: one positive number a feature; zero means "as soon as it fires at all".
+        scores: how well each feature separates the concept, empty if unknown.
+        means: mean activation of each feature over all patches of the concept's prompts, empty if unknown; only
             steering needs it.
-        against: latents that speak against the concept: their sum of latent / threshold is taken from the rest.
-        against_thresholds: one number a latent of these.
+        against: features that speak against the concept: their sum of feature / threshold is taken from the rest.
+        against_thresholds: one number a feature of these.
     """
 
-    latents: tuple[int, ...]
+    features: tuple[int, ...]
     thresholds: tuple[float, ...]
     scores: tuple[float, ...] = ()
     means: tuple[float, ...] = ()
@@ -40,13 +40,13 @@ class ConceptBand:
     against_thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for found, bounds in ((self.latents, self.thresholds), (self.against, self.against_thresholds)):
+        for found, bounds in ((self.features, self.thresholds), (self.against, self.against_thresholds)):
             if len(found) != len(bounds):
                 raise ValueError(f"{len(found)} latents but {len(bounds)} thresholds")
         for name, values in (("scores", self.scores), ("means", self.means)):
-            if values and len(values) != len(self.latents):
-                raise ValueError(f"{len(self.latents)} latents but {len(values)} {name}")
-        if any(not isinstance(i, int) or i < 0 for i in self.latents + self.against):
+            if values and len(values) != len(self.features):
+                raise ValueError(f"{len(self.features)} latents but {len(values)} {name}")
+        if any(not isinstance(i, int) or i < 0 for i in self.features + self.against):
             raise ValueError("a latent is no whole number from 0 on")
         if any(not t >= 0 for t in self.thresholds + self.against_thresholds):
             raise ValueError("a threshold is negative or not a number")
@@ -61,10 +61,10 @@ class Concept:
         band_edges: rising timesteps, one more than there are bands; band i holds band_edges[i] <= t <
             band_edges[i + 1]. Timesteps outside belong to the first or last band.
         bands: one ConceptBand each.
-        combine: ``any``: a patch is detected where any latent exceeds its threshold (the rule of SAeUron,
-            arXiv 2501.18052); ``sum``: where the sum of latent / threshold exceeds one.
-        sae: the SAE whose latents these are, None if nobody said.
-        latent_names: what people call some of its latents, (index, name) pairs.
+        combine: ``any``: a patch is detected where any feature exceeds its threshold (the rule of SAeUron,
+            arXiv 2501.18052); ``sum``: where the sum of feature / threshold exceeds one.
+        sae: the SAE whose features these are, None if nobody said.
+        latent_names: what people call some of its features, (index, name) pairs.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Concept:
     combine: str = "sum"
     # Whose it is and what its parts are called does not change what it finds.
     sae: SAEIdentity | None = field(default=None, compare=False)
-    latent_names: tuple[tuple[int, str], ...] = field(default=(), compare=False)
+    feature_names: tuple[tuple[int, str], ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if len(self.band_edges) != len(self.bands) + 1:
@@ -86,13 +86,13 @@ class Concept:
         """Return the index of the band that holds a timestep (0..999)."""
         return band_index(self.band_edges, timestep)
 
-    def latents(self) -> list[int]:
-        """Return every latent that it uses in some band, rising."""
-        return sorted({i for band in self.bands for i in band.latents + band.against})
+    def features(self) -> list[int]:
+        """Return every feature that it uses in some band, rising."""
+        return sorted({i for band in self.bands for i in band.features + band.against})
 
-    def max_latent(self) -> int:
-        """Return the largest latent index in use, -1 if there is none."""
-        return max(self.latents(), default=-1)
+    def max_feature(self) -> int:
+        """Return the largest feature index in use, -1 if there is none."""
+        return max(self.features(), default=-1)
 
 
 def band_index(edges: Sequence[float], timestep: float) -> int:
@@ -117,17 +117,17 @@ class ConceptDictionary:
     Attributes:
         concepts: name -> Concept.
         band_edges: see Concept; shared by all concepts of the dictionary.
-        latent_means: mean activation of every latent in each band, averaged over concepts, [bands, L]; the
-            threshold tau_i(t) that SAeUron uses for a latent. None if unknown.
+        latent_means: mean activation of every feature in each band, averaged over concepts, [bands, L]; the
+            threshold tau_i(t) that SAeUron uses for a feature. None if unknown.
     """
 
     concepts: Mapping[str, Concept]
     band_edges: tuple[float, ...] = (0.0, 1000.0)
-    latent_means: Tensor | None = None
+    feature_means: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_edges(self.band_edges)
-        means = self.latent_means
+        means = self.feature_means
         if means is not None and (means.ndim != 2 or len(means) != len(self.band_edges) - 1):
             raise ValueError(f"latent_means has shape {tuple(means.shape)} for {len(self.band_edges) - 1} bands")
 
@@ -135,18 +135,18 @@ class ConceptDictionary:
         """Return the names of all concepts, sorted."""
         return sorted(self.concepts)
 
-    def from_latents(self, latents: Iterable[int]) -> Concept:
-        """Make a concept out of latent indices alone.
+    def from_features(self, features: Iterable[int]) -> Concept:
+        """Make a concept out of feature indices alone.
 
-        Each latent gets its mean activation as threshold where the dictionary knows it, else zero.
+        Each feature gets its mean activation as threshold where the dictionary knows it, else zero.
         """
-        indices = tuple(latents)
+        indices = tuple(features)
         bands = []
         for band in range(len(self.band_edges) - 1):
-            if self.latent_means is None:
+            if self.feature_means is None:
                 thresholds = (0.0,) * len(indices)
             else:
-                thresholds = tuple(float(self.latent_means[band, i]) for i in indices)
+                thresholds = tuple(float(self.feature_means[band, i]) for i in indices)
             bands.append(ConceptBand(indices, thresholds))
         name = "latents " + ", ".join(str(i) for i in indices)
         return Concept(name, self.band_edges, tuple(bands), combine="any")
@@ -154,12 +154,12 @@ class ConceptDictionary:
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return tensors and JSON-able facts that ``from_tensors`` turns back into this dictionary."""
         tensors: dict[str, Tensor] = {}
-        if self.latent_means is not None:
-            tensors["dictionary.latent_means"] = self.latent_means.contiguous()
+        if self.feature_means is not None:
+            tensors["dictionary.latent_means"] = self.feature_means.contiguous()
         for name, concept in self.concepts.items():
             for i, band in enumerate(concept.bands):
                 key = f"dictionary.{name}.{i}"
-                tensors[f"{key}.latents"] = torch.tensor(band.latents, dtype=torch.int32)
+                tensors[f"{key}.latents"] = torch.tensor(band.features, dtype=torch.int32)
                 tensors[f"{key}.thresholds"] = torch.tensor(band.thresholds, dtype=torch.float32)
                 tensors[f"{key}.scores"] = torch.tensor(band.scores, dtype=torch.float32)
                 if band.means:
@@ -188,13 +188,13 @@ class ConceptDictionary:
             bands = []
             for i in range(len(edges) - 1):
                 key = f"dictionary.{name}.{i}"
-                latents, thresholds, scores = (
+                features, thresholds, scores = (
                     tuple(tensors[f"{key}.{part}"].tolist()) for part in ("latents", "thresholds", "scores")
                 )
                 means, against, against_thresholds = (
                     tuple(tensors[f"{key}.{part}"].tolist()) if f"{key}.{part}" in tensors else ()
                     for part in ("means", "against", "against_thresholds")
                 )
-                bands.append(ConceptBand(latents, thresholds, scores, means, against, against_thresholds))
+                bands.append(ConceptBand(features, thresholds, scores, means, against, against_thresholds))
             concepts[name] = Concept(name, edges, tuple(bands), combine)
         return cls(concepts, edges, tensors.get("dictionary.latent_means"))

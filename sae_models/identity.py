@@ -1,4 +1,4 @@
-"""Which SAE a concept belongs to: latent 17 of one SAE means nothing in another."""
+"""Which SAE a concept belongs to: feature 17 of one SAE means nothing in another."""
 
 import hashlib
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ class SAEIdentity:
 def digest(sae: SparseAutoencoder) -> str:
     """Return the SHA-256 of an encoder, in hexadecimal.
 
-    What is digested: the number of latents and of channels, up to `SAMPLED_ROWS` rows of ``encoder.weight`` at even
+    What is digested: the number of features and of channels, up to `SAMPLED_ROWS` rows of ``encoder.weight`` at even
     distances (the first and the last among them), ``encoder.bias`` and ``decoder_bias``, all rounded to float16 in
-    row-major order. A file of float32 and its copy in float16 therefore have one digest, and an SAE with 20,480 latents
-    takes a few milliseconds. No two trained SAEs share these rows, and nothing secret depends on it.
+    row-major order. A file of float32 and its copy in float16 therefore have one digest, and an SAE with 20,480
+    features takes a few milliseconds. No two trained SAEs share these rows, and nothing secret depends on it.
     """
     weight = sae.encoder.weight
     rows = torch.linspace(0, len(weight) - 1, min(len(weight), SAMPLED_ROWS), dtype=torch.float64).round().long()

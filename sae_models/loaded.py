@@ -53,7 +53,7 @@ class LoadedSAE:
     def require_own(self, concept: Concept) -> Concept:
         """Return a concept if it belongs to this SAE.
 
-        One that does not say whose it is passes if this SAE has all its latents.
+        One that does not say whose it is passes if this SAE has all its features.
 
         Raises:
             ValueError: it was made for another SAE; the message names both.
@@ -63,16 +63,16 @@ class LoadedSAE:
                 f"the concept '{concept.name}' was made for another SAE: for {concept.sae}, not for {self.identity}. "
                 "Its latents mean something else there. Load the SAE it was made with"
             )
-        if concept.max_latent() >= self.config.num_latents:
+        if concept.max_feature() >= self.config.num_latents:
             raise ValueError(
-                f"the concept '{concept.name}' uses latent {concept.max_latent()}, but the SAE {self.name} has only "
+                f"the concept '{concept.name}' uses latent {concept.max_feature()}, but the SAE {self.name} has only "
                 f"{self.config.num_latents}. It was made for another SAE; load that one"
             )
         return concept
 
-    def from_latents(self, latents: Iterable[int]) -> Concept:
-        """Make a concept out of latent indices alone, see ConceptDictionary."""
-        return replace(self.dictionary.from_latents(latents), sae=self.identity)
+    def from_features(self, features: Iterable[int]) -> Concept:
+        """Make a concept out of feature indices alone, see ConceptDictionary."""
+        return replace(self.dictionary.from_features(features), sae=self.identity)
 
     def concept(self, name: str) -> Concept:
         """Return a concept of the dictionary.

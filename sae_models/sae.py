@@ -1,7 +1,7 @@
 """The sparse autoencoder itself: configuration and module.
 
 x      patch embeddings, [..., D]: one row for each cell of the hooked block's feature map
-z      latents, [..., L]: non-negative, few of them non-zero for each patch
+z      features, [..., L]: non-negative, few of them non-zero for each patch
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 READS = ("output", "output_minus_input")
-# How pre-activations become latents. In the first three the latents of a patch compete, in the others not.
+# How pre-activations become features. In the first three the features of a patch compete, in the others not.
 COMPETING = ("topk", "topk_sigmoid", "groupmax")
 ACTIVATIONS = (*COMPETING, "relu", "jumprelu", "gated")
 NORMALIZATIONS = ("none", "layer_norm", "constant_norm")
@@ -28,13 +28,13 @@ class SAEConfig:
 
     Attributes:
         d_in: width D of the patch embeddings it reads.
-        num_latents: number of latents L.
-        k: latents that may fire in one patch; 0 where the activation sets no limit.
+        num_latents: number of features L.
+        k: features that may fire in one patch; 0 where the activation sets no limit.
         hookpoint: the UNet module it reads, a path below ``diffusion_model``, e.g. ``output_blocks.4.1``.
         reads: ``output`` of that module, or ``output_minus_input``.
         activation: ``topk`` keeps the k largest pre-activations and clips them at zero; ``topk_sigmoid`` squeezes
             the kept ones into 0..1 instead (G-SAE); ``groupmax`` keeps the largest of each of k groups of
-            neighbouring latents; ``relu``; ``jumprelu`` keeps what exceeds a latent's threshold; ``gated`` decides
+            neighbouring features; ``relu``; ``jumprelu`` keeps what exceeds a feature's threshold; ``gated`` decides
             with one affine map and measures with another.
         model_family: the model it was trained on, for people; empty if unknown.
         center: whether the decoder bias is subtracted from the input.
@@ -123,12 +123,12 @@ class SparseAutoencoder(nn.Module):
             shape = (config.num_latents, config.d_in)
             self.decoder_weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
 
-        def per_latent(wanted: bool) -> nn.Parameter | None:
+        def per_feature(wanted: bool) -> nn.Parameter | None:
             return nn.Parameter(torch.zeros(config.num_latents, device=device, dtype=dtype)) if wanted else None
 
-        self.threshold = per_latent(config.activation == "jumprelu")
-        self.gate_scale = per_latent(config.activation == "gated")
-        self.gate_bias = per_latent(config.activation == "gated")
+        self.threshold = per_feature(config.activation == "jumprelu")
+        self.gate_scale = per_feature(config.activation == "gated")
+        self.gate_bias = per_feature(config.activation == "gated")
 
     def scale(self, x: Tensor) -> Tensor:
         """Return what one unit of the normalised input is worth in the raw one. [..., D] -> [..., 1]."""
@@ -151,7 +151,7 @@ class SparseAutoencoder(nn.Module):
         return self.encoder(self.center(x))
 
     def activate(self, a: Tensor) -> Tensor:
-        """Turn all pre-activations of patches into latents. [..., L] -> [..., L]."""
+        """Turn all pre-activations of patches into features. [..., L] -> [..., L]."""
         if self.config.activation not in COMPETING:
             return self.activate_alone(a, slice(None))
         if self.config.activation == "groupmax":
@@ -162,15 +162,15 @@ class SparseAutoencoder(nn.Module):
         return torch.zeros_like(a).scatter_(-1, indices, self.loudness(values))
 
     def loudness(self, a: Tensor) -> Tensor:
-        """Return the latents that pre-activations give where they are not silenced by others. Same shape."""
+        """Return the features that pre-activations give where they are not silenced by others. Same shape."""
         return a.sigmoid() if self.config.activation == "topk_sigmoid" else a.relu()
 
     def activate_alone(self, a: Tensor, which: Tensor | slice) -> Tensor:
-        """Return latents that do not compete, from their own pre-activations.
+        """Return features that do not compete, from their own pre-activations.
 
         Args:
             a: [..., n], of ``pre_activations``.
-            which: indices of these n latents.
+            which: indices of these n features.
         """
         if self.threshold is not None:
             return torch.where(a > self.threshold.to(a)[which], a.relu(), 0.0)
@@ -182,13 +182,13 @@ class SparseAutoencoder(nn.Module):
         return a.relu()
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the firing latents of each patch.
+        """Return the firing features of each patch.
 
         Args:
             x: patch embeddings [..., D].
 
         Returns:
-            values [..., k] (non-negative, largest first) and indices [..., k] of the latents; all L where the
+            values [..., k] (non-negative, largest first) and indices [..., k] of the features; all L where the
             activation sets no k.
         """
         if self.config.activation in ("topk", "topk_sigmoid"):
@@ -197,11 +197,11 @@ class SparseAutoencoder(nn.Module):
         return self.encode_dense(x).topk(self.config.k or self.config.num_latents, dim=-1)
 
     def encode_dense(self, x: Tensor) -> Tensor:
-        """Return all latents, zeros included. [..., D] -> [..., L]."""
+        """Return all features, zeros included. [..., D] -> [..., L]."""
         return self.activate(self.pre_activations(x))
 
     def decode(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Return the reconstruction of patches, still normalised, from their firing latents.
+        """Return the reconstruction of patches, still normalised, from their firing features.
 
         Args:
             values, indices: [..., k] as ``encode`` gives them.

@@ -1,6 +1,6 @@
-"""From latent statistics to a concept dictionary: score, select, set thresholds.
+"""From feature statistics to a concept dictionary: score, select, set thresholds.
 
-Scores and the per-latent threshold tau follow SAeUron (Cywinski & Deja 2025, arXiv 2501.18052). Everything is
+Scores and the per-feature threshold tau follow SAeUron (Cywinski & Deja 2025, arXiv 2501.18052). Everything is
 done separately for each timestep band.
 """
 
@@ -40,7 +40,7 @@ def band_score(features: Tensor, band: ConceptBand, combine: str) -> Tensor:
     Returns:
         [...]; NaN where evidence without a threshold meets evidence against it without one.
     """
-    own = len(band.latents)
+    own = len(band.features)
     limits, bounds = (
         torch.tensor(values, device=features.device, dtype=torch.float32)
         for values in (band.thresholds, band.against_thresholds)
@@ -49,17 +49,17 @@ def band_score(features: Tensor, band: ConceptBand, combine: str) -> Tensor:
     return score if not len(bounds) else score - concept_score(features[..., own:], bounds, "sum")
 
 
-def score_latents(means: Tensor, concept: int) -> Tensor:
-    """Score every latent for one concept.
+def score_features(means: Tensor, concept: int) -> Tensor:
+    """Score every feature for one concept.
 
     score_i = m(c)_i / sum_j m(c)_j - m(not c)_i / sum_j m(not c)_j
 
     Args:
-        means: m, the mean activation of each latent on each concept's prompts, [concepts, bands, L].
+        means: m, the mean activation of each feature on each concept's prompts, [concepts, bands, L].
         concept: row of ``means`` to score.
 
     Returns:
-        [bands, L]; positive where a latent fires for this concept more than for the others.
+        [bands, L]; positive where a feature fires for this concept more than for the others.
     """
     others = torch.cat([means[:concept], means[concept + 1 :]]).mean(0)
     target = means[concept]
@@ -67,7 +67,7 @@ def score_latents(means: Tensor, concept: int) -> Tensor:
 
 
 def firing_scales(activations: Tensor) -> Tensor:
-    """Return how strongly each latent fires where it fires: mean of its positive activations.
+    """Return how strongly each feature fires where it fires: mean of its positive activations.
 
     Args:
         activations: [patches, n].
@@ -80,7 +80,7 @@ def firing_scales(activations: Tensor) -> Tensor:
 
 
 def calibrated_band(
-    latents: Tensor,
+    features: Tensor,
     scores: Tensor,
     means: Tensor,
     weights: Tensor,
@@ -91,10 +91,10 @@ def calibrated_band(
     """Set thresholds so that a given share of patches without the concept stays below them.
 
     Args:
-        latents: indices of the selected latents, [n].
+        features: indices of the selected features, [n].
         scores: their scores, [n].
         means: their mean activations on the concept's prompts, [n].
-        weights: of the latents in the sum that decides, [n], zero or more; those with zero are left out. Scaled
+        weights: of the features in the sum that decides, [n], zero or more; those with zero are left out. Scaled
             so that the sum is about 1 where the concept is.
         background: that sum in patches that do not hold the concept, [patches].
         quantile: share (0..1) of the background that must not be detected.
@@ -104,7 +104,7 @@ def calibrated_band(
     level = max(float(torch.quantile(background.float(), quantile)), 0.05) / eagerness
     kept = weights > 0
     return ConceptBand(
-        tuple(latents[kept].tolist()),
+        tuple(features[kept].tolist()),
         tuple((level / weights[kept]).tolist()),
         tuple(scores[kept].tolist()),
         tuple(means[kept].tolist()),
@@ -114,16 +114,16 @@ def calibrated_band(
 @torch.inference_mode(False)
 @torch.enable_grad()
 def fitted_weights(activations: Tensor, inside: Tensor, steps: int = 150, penalty: float = 1e-3) -> Tensor:
-    """Weigh latents so that their weighted sum tells patches with the concept from those without.
+    """Weigh features so that their weighted sum tells patches with the concept from those without.
 
-    Logistic regression with weights of zero or more, both kinds of patch counting alike. A latent that other
+    Logistic regression with weights of zero or more, both kinds of patch counting alike. A feature that other
     concepts share gets little weight, two that say the same share theirs.
 
     Args:
-        activations: latents of labelled patches, [patches, n], non-negative.
+        activations: features of labelled patches, [patches, n], non-negative.
         inside: which of the patches hold the concept, bool [patches]; some do and some do not.
         steps: of Adam.
-        penalty: on the sum of the weights of the scaled latents, so that useless ones fall to zero.
+        penalty: on the sum of the weights of the scaled features, so that useless ones fall to zero.
 
     Returns:
         [n], zero or more, at least one of them positive; the weighted sum is 1 on average where the concept is.
@@ -163,7 +163,7 @@ def strongest_features(concept: Concept, count: int) -> list[tuple[int, float]]:
     evidence: dict[int, float] = {}
     score: dict[int, float] = {}
     for band in concept.bands:
-        for i, feature in enumerate(band.latents):
+        for i, feature in enumerate(band.features):
             evidence[feature] = evidence.get(feature, 0.0) + band.means[i] / max(band.thresholds[i], EPSILON)
             score[feature] = score.get(feature, 0.0) + band.scores[i] / len(concept.bands)
     return [(i, score[i]) for i in sorted(evidence, key=lambda i: -evidence[i])[:count]]

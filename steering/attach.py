@@ -1,4 +1,4 @@
-"""Attach latent steering to a model."""
+"""Attach feature steering to a model."""
 
 from comfy.model_patcher import ModelPatcher
 
@@ -10,7 +10,7 @@ from .steering import Steering
 
 
 def steer(model: ModelPatcher, target: SteeredConcept, steering: Steering) -> tuple[ModelPatcher, ErasureRecord]:
-    """Return a clone of the model whose latents are steered while it samples, and the record of what is changed.
+    """Return a clone of the model whose features are steered while it samples, and the record of what is changed.
 
     Raises:
         ValueError: the SAE does not fit the model, or its file lacks what steering needs.

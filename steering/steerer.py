@@ -12,7 +12,7 @@ from ..sae_models.loaded import LoadedSAE
 from ..sae_models.sae import as_read
 from ..unet.calls import POSITIVE, Call, NonFiniteActivations, Run, is_active, patches_of
 from ..unet.hooks import Observer
-from .steering import LatentStatistics, Steering, steer_patches
+from .steering import FeatureStatistics, Steering, steer_patches
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +21,7 @@ class SteeredConcept:
 
     Attributes:
         sae: the SAE; its decoder is read from the file when it is attached.
-        concept: whose latents are steered.
+        concept: whose features are steered.
         start, end: share of the sampling range (0..1) in which it acts.
     """
 
@@ -30,15 +30,15 @@ class SteeredConcept:
     start: float = 0.0
     end: float = 1.0
 
-    def statistics(self, timestep: float) -> LatentStatistics:
-        """Return the latents' statistics at a timestep (0..999).
+    def statistics(self, timestep: float) -> FeatureStatistics:
+        """Return the features' statistics at a timestep (0..999).
 
         Raises:
             ValueError: the dictionary holds no mean activations.
         """
-        means = self.sae.dictionary.latent_means
+        means = self.sae.dictionary.feature_means
         row = None if means is None else means[band_index(self.sae.dictionary.band_edges, timestep)]
-        return LatentStatistics.of(self.concept.bands[self.concept.band_index(timestep)], row)
+        return FeatureStatistics.of(self.concept.bands[self.concept.band_index(timestep)], row)
 
 
 class Steerer(Observer):
@@ -74,7 +74,7 @@ class Steerer(Observer):
             recorder.finish(samples)
 
     def on_block(self, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> Tensor:
-        """Return the output of a block with the concept's latents steered; see Observer.
+        """Return the output of a block with the concept's features steered; see Observer.
 
         Which statistics count depends on the timestep, so this waits for the device, once a call.
 

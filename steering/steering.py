@@ -1,7 +1,7 @@
-"""Steering: edit an SAE's latents and write the change back. The baseline that replacement is compared with.
+"""Steering: edit an SAE's features and write the change back. The baseline that replacement is compared with.
 
-Three published ways. ``SAeUron`` multiplies a latent where it fires above its mean (Cywinski & Deja 2025, arXiv
-2501.18052; SAEmnesia is the same with one latent); ``G-SAE`` and ``additive`` (sdxl-unbox) add decoder
+Three published ways. ``SAeUron`` multiplies a feature where it fires above its mean (Cywinski & Deja 2025, arXiv
+2501.18052; SAEmnesia is the same with one feature); ``G-SAE`` and ``additive`` (sdxl-unbox) add decoder
 directions to every patch, whether the concept is there or not.
 """
 
@@ -20,13 +20,13 @@ ERRORS = ("exact", "reference")
 
 @dataclass(frozen=True)
 class Steering:
-    """How latents are steered.
+    """How features are steered.
 
     Attributes:
         method: see the module.
         strength: SAeUron's multiplier gamma (published: -1 to -30); G-SAE's alpha, as a share of each patch's
             length; sdxl-unbox's strength (published: -40 to 40). Negative removes, positive adds; 0 switches
-            SAeUron's latents off and leaves the others' patches alone.
+            SAeUron's features off and leaves the others' patches alone.
         error: what SAeUron adds back for what the SAE does not reconstruct. ``exact``: x - decode(z), so that
             patches without the concept are unchanged; ``reference``: decode(z) - x, as the published code has it.
         apply_to: which prompts' calls are edited: the ``positive`` ones, or ``both``.
@@ -44,50 +44,50 @@ class Steering:
 
 
 @dataclass(frozen=True, eq=False)
-class LatentStatistics:
-    """What steering must know of a concept's latents in one timestep band.
+class FeatureStatistics:
+    """What steering must know of a concept's features in one timestep band.
 
     Attributes:
-        latents: their indices, int64 [n].
+        features: their indices, int64 [n].
         means: m(c, t), mean activation on the concept's prompts, over all patches, [n].
         thresholds: tau(t), mean activation over the prompts of all concepts, [n].
         scores: relative weights, positive, [n].
     """
 
-    latents: Tensor
+    features: Tensor
     means: Tensor
     thresholds: Tensor
     scores: Tensor
 
     @classmethod
-    def of(cls, band: ConceptBand, latent_means: Tensor | None) -> "LatentStatistics":
+    def of(cls, band: ConceptBand, feature_means: Tensor | None) -> "FeatureStatistics":
         """Collect the statistics of a band.
 
         Args:
             band: the concept.
-            latent_means: tau of every latent in this band, [L]; see ConceptDictionary.
+            latent_means: tau of every feature in this band, [L]; see ConceptDictionary.
 
         Raises:
             ValueError: the dictionary holds no mean activations.
         """
-        if latent_means is None:
+        if feature_means is None:
             raise ValueError("its file holds no mean activations of latents")
-        latents = torch.tensor(band.latents, dtype=torch.int64)
-        thresholds = latent_means[latents].float()
+        features = torch.tensor(band.features, dtype=torch.int64)
+        thresholds = feature_means[features].float()
         means = torch.tensor(band.means) if band.means else thresholds
-        scores = torch.tensor(band.scores).clamp(min=0) if band.scores else torch.zeros(len(latents))
-        return cls(latents, means, thresholds, scores if bool((scores > 0).any()) else torch.ones(len(latents)))
+        scores = torch.tensor(band.scores).clamp(min=0) if band.scores else torch.zeros(len(features))
+        return cls(features, means, thresholds, scores if bool((scores > 0).any()) else torch.ones(len(features)))
 
 
 @torch.no_grad()
 def steer_patches(
-    sae: SparseAutoencoder, statistics: LatentStatistics, steering: Steering, x: Tensor
+    sae: SparseAutoencoder, statistics: FeatureStatistics, steering: Steering, x: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return steered patch embeddings, and which of them changed.
 
     Args:
         sae: with its decoder.
-        statistics: the concept's latents in the timestep band at hand.
+        statistics: the concept's features in the timestep band at hand.
         steering: method and strength.
         x: patch embeddings [N, D].
 
@@ -99,9 +99,9 @@ def steer_patches(
     """
     if sae.decoder_weight is None:
         raise RuntimeError("This SAE was loaded without its decoder; load it with load_decoder()")
-    if not len(statistics.latents):
+    if not len(statistics.features):
         return x, torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    directions = sae.decoder_weight[statistics.latents.to(sae.decoder_weight.device)].to(x.device, torch.float32)
+    directions = sae.decoder_weight[statistics.features.to(sae.decoder_weight.device)].to(x.device, torch.float32)
     if steering.method == "SAeUron":
         change = (_multiplied(sae, statistics, steering, x) @ directions) * sae.scale(x.float())
         if steering.error == "reference":
@@ -116,10 +116,10 @@ def steer_patches(
     return (x.float() + change).to(x.dtype), change.ne(0).any(dim=1)
 
 
-def _multiplied(sae: SparseAutoencoder, statistics: LatentStatistics, steering: Steering, x: Tensor) -> Tensor:
-    """Return the change of the concept's latents, [N, n]: z becomes z * gamma * m(c, t) where it exceeds tau."""
-    z = sae.encode_dense(x)[:, statistics.latents.to(x.device)].float()
+def _multiplied(sae: SparseAutoencoder, statistics: FeatureStatistics, steering: Steering, x: Tensor) -> Tensor:
+    """Return the change of the concept's features, [N, n]: z becomes z * gamma * m(c, t) where it exceeds tau."""
+    z = sae.encode_dense(x)[:, statistics.features.to(x.device)].float()
     means, thresholds = statistics.means.to(x.device), statistics.thresholds.to(x.device)
-    # A latent that is silent over all prompts has tau = 0; it must still fire to be steered.
+    # A feature that is silent over all prompts has tau = 0; it must still fire to be steered.
     fires = (z > thresholds) & (z > 0)
     return torch.where(fires, z * (steering.strength * means - 1), 0.0)

@@ -31,7 +31,7 @@ def evidence(sae, concept, x, timestep=100.0):
     """The rule as the documentation states it, from all latents."""
     band = concept.bands[concept.band_index(timestep)]
     dense = sae.encode_dense(x)
-    total = (dense[:, list(band.latents)] / torch.tensor(band.thresholds)).sum(-1)
+    total = (dense[:, list(band.features)] / torch.tensor(band.thresholds)).sum(-1)
     return total - (dense[:, list(band.against)] / torch.tensor(band.against_thresholds)).sum(-1)
 
 
@@ -54,17 +54,17 @@ def test_a_union_loses_nothing_and_adds_only_shared_evidence(made, cat, dog):
 
     sae, x, _ = made
     both = union(cat, dog)
-    assert both.name == "cat or dog" and set(both.bands[0].latents) == {3, 17, 40, 5, 8, 22}
+    assert both.name == "cat or dog" and set(both.bands[0].features) == {3, 17, 40, 5, 8, 22}
     found, either = detected(sae, both, x), detected(sae, cat, x) | detected(sae, dog, x)
     assert (found | ~either).all() and either.float().mean() > 0.02
     added = found & ~either
     assert added.any()
     assert (evidence(sae, cat, x) + evidence(sae, dog, x))[added].min() > 1
-    scores = dict(zip(both.bands[0].latents, both.bands[0].scores, strict=True))
+    scores = dict(zip(both.bands[0].features, both.bands[0].scores, strict=True))
     assert scores[17] == pytest.approx(0.2) and scores[22] == pytest.approx(0.3)
-    means = dict(zip(both.bands[0].latents, both.bands[0].means, strict=True))
+    means = dict(zip(both.bands[0].features, both.bands[0].means, strict=True))
     assert means[17] == pytest.approx((0.4 + 0.2) / 2) and means[22] == pytest.approx(0.6)
-    assert dict(both.latent_names) == {3: "cat's first", 17: "dog's first"}
+    assert dict(both.feature_names) == {3: "cat's first", 17: "dog's first"}
 
 
 def test_unions_of_single_latents_are_exact(made):
@@ -87,8 +87,8 @@ def test_a_difference_is_the_first_where_the_second_has_less(made, cat, dog):
     assert torch.equal(found, mine - other > 1)
     assert found.any() and (detected(sae, cat, x) & ~found).any()
     assert not (found & (other >= mine)).any() and (~found | detected(sae, cat, x)).all()
-    assert 17 not in only.bands[0].latents, "it counts more for the dog"
-    scores = dict(zip(only.bands[0].latents, only.bands[0].scores, strict=True))
+    assert 17 not in only.bands[0].features, "it counts more for the dog"
+    scores = dict(zip(only.bands[0].features, only.bands[0].scores, strict=True))
     assert scores[5] == pytest.approx(0.4 - 0.4) and scores[3] == pytest.approx(0.1)
 
 

@@ -292,14 +292,14 @@ def test_the_first_latents_are_guided_by_what_is_known_of_a_patch(pack):
 
 def test_steering_ranks_latents_by_saeurons_score(pack):
     from concept_erasure.benchmarks.comparison.saes import ranked
-    from concept_erasure.sae_models.scoring import score_latents
+    from concept_erasure.sae_models.scoring import score_features
 
     means = torch.rand(20, 5, 64, generator=torch.Generator().manual_seed(0))
     found = ranked(means)
     band = found.concepts["dog"].bands[2]
-    assert band.latents[0] == score_latents(means, 5)[2].argmax() and list(band.scores) == sorted(band.scores)[::-1]
-    assert band.thresholds == pytest.approx(means.mean(0)[2, list(band.latents)].tolist())
-    assert band.means == pytest.approx(means[5, 2, list(band.latents)].tolist())
+    assert band.features[0] == score_features(means, 5)[2].argmax() and list(band.scores) == sorted(band.scores)[::-1]
+    assert band.thresholds == pytest.approx(means.mean(0)[2, list(band.features)].tolist())
+    assert band.means == pytest.approx(means[5, 2, list(band.features)].tolist())
 
 
 def test_the_best_mean_wins_and_of_equals_the_first(pack, monkeypatch):

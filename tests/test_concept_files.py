@@ -28,17 +28,17 @@ def refreshed():
 
 def test_a_saved_concept_comes_back_whole(nodes, sae, sae_folder):
     concept = sae.concept("cat")
-    first = concept.latents()[0]
+    first = concept.features()[0]
     said = nodes.SaveConcept.execute(concept, "my cat", f"\n{first}:  fur: grey \n").ui.as_dict()["text"][0]
     assert str(sae_folder / "concepts" / "my cat.safetensors") in said and f"{first} (fur: grey)" in said
     refreshed()
     loaded = nodes.LoadConcept.execute("concepts/my cat.safetensors").args[0]
     assert loaded == concept and loaded.sae == sae.identity
-    assert loaded.latent_names == ((first, "fur: grey"),)
+    assert loaded.feature_names == ((first, "fur: grey"),)
     assert loaded.bands[0].scores and loaded.bands[0].means
     nodes.SaveConcept.execute(loaded, "copy")
     refreshed()
-    assert nodes.LoadConcept.execute("concepts/copy.safetensors").args[0].latent_names == loaded.latent_names
+    assert nodes.LoadConcept.execute("concepts/copy.safetensors").args[0].feature_names == loaded.feature_names
     assert (sae_folder / "concepts" / "copy.safetensors").stat().st_size < 20_000
 
 
@@ -124,7 +124,7 @@ def test_nothing_is_overwritten_unasked(nodes, sae, sae_folder):
 def test_names_that_make_no_sense(nodes, sae, text, message):
     concept = sae.concept("cat")
     with pytest.raises(ValueError, match=f"Save Concept: input 'latent_names'.*{message}"):
-        nodes.SaveConcept.execute(concept, "named", text.format(concept.latents()[0]))
+        nodes.SaveConcept.execute(concept, "named", text.format(concept.features()[0]))
 
 
 def test_a_concept_without_an_sae_cannot_be_saved(nodes, sae):
@@ -182,10 +182,10 @@ def test_damaged_files_are_refused(nodes, sae, sae_folder, case):
         nodes.LoadConcept.execute("concepts/hound.safetensors")
 
 
-def test_a_changed_or_stripped_concept_file_says_so(nodes, sae, tmp_path):
+def test_a_changed_or_stripped_concept_file_says_so(nodes, sae, sae_folder):
     from safetensors import safe_open
 
-    path = tmp_path / "concepts" / "hound.safetensors"
+    path = sae_folder / "concepts" / "hound.safetensors"
     nodes.SaveConcept.execute(sae.concept("dog"), "hound")
     whole = path.read_bytes()
     with safe_open(path, framework="pt") as file:
@@ -210,11 +210,11 @@ def test_a_changed_or_stripped_concept_file_says_so(nodes, sae, tmp_path):
     assert nodes.LoadConcept.execute("concepts/hound.safetensors").args[0] == sae.concept("dog")
 
 
-def test_files_in_the_wrong_folder_say_where_they_belong(nodes, sae, tmp_path):
+def test_files_in_the_wrong_folder_say_where_they_belong(nodes, sae, sae_folder):
     nodes.SaveConcept.execute(sae.concept("dog"), "hound")
     nodes.SAESave.execute(sae, "whole")
-    (tmp_path / "concepts" / "hound.safetensors").rename(tmp_path / "hound.safetensors")
-    (tmp_path / "whole.safetensors").rename(tmp_path / "concepts" / "whole.safetensors")
+    (sae_folder / "concepts" / "hound.safetensors").rename(sae_folder / "hound.safetensors")
+    (sae_folder / "whole.safetensors").rename(sae_folder / "concepts" / "whole.safetensors")
     with pytest.raises(ValueError, match=r"SAE Loader: .*is a concept and no SAE.*Move it into models/sae/concepts"):
         nodes.SAELoader.execute("hound.safetensors")
     with pytest.raises(ValueError, match=r"Load Concept: .*is an SAE and no concept.*Move it into models/sae"):
@@ -223,7 +223,7 @@ def test_files_in_the_wrong_folder_say_where_they_belong(nodes, sae, tmp_path):
 
 def test_a_file_for_the_right_sae_with_latents_it_lacks_is_refused(nodes, sae):
     concept = sae.concept("dog")
-    band = replace(concept.bands[0], latents=(10**6, *concept.bands[0].latents[1:]))
+    band = replace(concept.bands[0], features=(10**6, *concept.bands[0].features[1:]))
     nodes.SaveConcept.execute(replace(concept, bands=(band, *concept.bands[1:])), "huge")
     refreshed()
     with pytest.raises(ValueError, match=r"Concept Detector: input 'concept'.*uses latent 1000000"):

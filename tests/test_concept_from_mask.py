@@ -60,7 +60,7 @@ def other_pictures(canvas, sae):
 
     def auc(concept):
         band = concept.bands[concept.band_index(300.0)]
-        score = band_score(dense[:, list(band.latents)], band, "sum")
+        score = band_score(dense[:, list(band.features)], band, "sum")
         return roc_auc(score[there], score[~there])
 
     return auc

@@ -55,19 +55,19 @@ def test_means_and_latents_are_those_of_the_arrays(saeuron, tmp_path, monkeypatc
     arrays = activations()
     (tmp_path / "cls_latents_dict.pkl").write_bytes(WAYS[way](arrays))
     monkeypatch.setattr(saeuron, "BLOCK_BYTES", 7 * L * 2)  # blocks that end in the middle of a prompt
-    found = saeuron.read_dictionary(tmp_path / "cls_latents_dict.pkl", bands=2, latents=2)
+    found = saeuron.read_dictionary(tmp_path / "cls_latents_dict.pkl", bands=2, features=2)
     # The first steps are the noisiest: timesteps 951 to 501, the last band.
     bands = {0: slice(STEPS // 2, STEPS), 1: slice(0, STEPS // 2)}
     means = {name: [values[:, bands[b]].astype(float).mean((0, 1)) for b in (0, 1)] for name, values in arrays.items()}
     typical = np.mean(list(means.values()), 0)
-    np.testing.assert_allclose(found.latent_means.numpy(), typical, rtol=1e-5)
+    np.testing.assert_allclose(found.feature_means.numpy(), typical, rtol=1e-5)
     assert found.names() == sorted(CONCEPTS) and found.band_edges == (0, 500, 1000)
     for name, i in CONCEPTS.items():
         concept = found.concepts[name]
         assert concept.combine == "any"
-        assert concept.bands[0].latents[0] == 10 * i and set(concept.bands[1].latents) == {10 * i, 10 * i + 1}
+        assert concept.bands[0].features[0] == 10 * i and set(concept.bands[1].features) == {10 * i, 10 * i + 1}
         for b, band in enumerate(concept.bands):
-            index = list(band.latents)
+            index = list(band.features)
             others = np.mean([means[other][b] for other in CONCEPTS if other != name], 0)
             scores = means[name][b] / means[name][b].sum() - others / others.sum()
             np.testing.assert_allclose(band.means, means[name][b][index], rtol=1e-5)
@@ -210,12 +210,12 @@ def test_the_command_line_makes_a_file_with_concepts(pack, tmp_path):
 
     source, target = write(tmp_path, "saeuron"), tmp_path / "objects.safetensors"
     (tmp_path / "cls.pkl").write_bytes(WAYS["torch"](activations()))
-    done = run(source, target, "--activations", tmp_path / "cls.pkl", "--bands", "4", "--latents", "1")
+    done = run(source, target, "--activations", tmp_path / "cls.pkl", "--bands", "4", "--features", "1")
     assert done.returncode == 0, done.stderr
     assert "output_blocks.4.1, 3 concepts" in done.stdout
     file = open_sae(target)
     assert file.concept_names() == sorted(CONCEPTS)
-    assert file.dictionary().concepts["Cats"].bands[0].latents == (10,)
+    assert file.dictionary().concepts["Cats"].bands[0].features == (10,)
     assert file.facts["converted_from"] == source.name
     before = target.read_bytes()
     again = run(source, target)

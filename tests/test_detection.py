@@ -29,7 +29,7 @@ def score(sae, bands, x, combine="sum", sensitivity=1.0, timestep=500.0):
 
 def full_encode_reference(sae, band, combine, sensitivity, x):
     """The plain way: all features of all patches."""
-    features = sae.encode_dense(x)[:, list(band.latents)]
+    features = sae.encode_dense(x)[:, list(band.features)]
     relative = torch.where(features > 0, features / torch.tensor(band.thresholds), 0.0)
     return (relative.sum(-1) if combine == "sum" else relative.amax(-1)) * sensitivity > 1
 

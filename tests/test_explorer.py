@@ -25,11 +25,11 @@ def run(canvas, sae, **changes):
 def examples(timesteps, fires, drawn=True):
     """Pictures a, b, c, ... whose every patch fires latent 3 with given strengths at the steps, and latent 5 with 1."""
     from concept_erasure.finding.examples import Example
-    from concept_erasure.unet.capture import FiredLatents
+    from concept_erasure.unet.capture import FiredFeatures
 
     def call(timestep, strength):
         values = torch.tensor([strength, 1.0]).expand(1, 4, 2).half()
-        return FiredLatents(timestep, values, torch.tensor([3, 5]).expand(1, 4, 2).int(), (2, 2))
+        return FiredFeatures(timestep, values, torch.tensor([3, 5]).expand(1, 4, 2).int(), (2, 2))
 
     return [
         Example(torch.zeros(8, 8, 3), [call(t, s) for t, s in zip(timesteps, strengths, strict=True)], name, drawn)
@@ -86,7 +86,7 @@ def test_the_picture_of_a_folder_that_shows_a_concept_excites_its_latents_most(c
     for name, file in (("cat", "one.png"), ("tower", "two.png")):
         concept = sae.concept(name)
         band = concept.bands[1]
-        best = max(zip(band.means, band.latents, strict=True))[1]
+        best = max(zip(band.means, band.features, strict=True))[1]
         _, summary = run(canvas, sae, prompts="", latents=str(best), image_folder="pets")
         assert most_exciting(summary) == [file]
 
@@ -127,7 +127,7 @@ def test_a_concepts_latents_carry_their_names_and_a_picture_of_ones_own_is_shown
 
     concept = sae.concept("cat")
     first = strongest_features(concept, 1)[0][0]
-    named = replace(concept, latent_names=((first, "fur"),))
+    named = replace(concept, feature_names=((first, "fur"),))
     pictures, summary = run(canvas, sae, concept=named, count=1, image=torch.rand(1, 128, 128, 3))
     assert summary.startswith(f"latent {first}: fur: most in ") and len(pictures) == 1
     assert pictures.shape[2] > run(canvas, sae, latents=str(first))[0].shape[2], "one more picture in the row"

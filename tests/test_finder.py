@@ -52,10 +52,10 @@ def test_the_parts_of_a_concept_are_found_and_nothing_else(pack):
     finding = find(shown, cover, held)
     assert not finding.warning and all(found.auc > 0.95 for found in finding.found)
     for band in finding.concept.bands:
-        assert {7, 8, 9} <= set(band.latents) and set(band.latents[:3]) == {7, 8, 9}
+        assert {7, 8, 9} <= set(band.features) and set(band.features[:3]) == {7, 8, 9}
         detected = []
         for calls in shown:
-            latents = dense(calls[0].values[0], calls[0].indices[0], torch.tensor(band.latents), L)
+            latents = dense(calls[0].values[0], calls[0].indices[0], torch.tensor(band.features), L)
             detected.append(band_score(latents, band, "sum") > 1)
         found = torch.stack(detected)
         assert found[:20, : PATCHES // 4].float().mean() > 0.95
@@ -82,8 +82,8 @@ def test_steps_that_can_tell_say_where_it_is_in_those_that_cannot(pack, monkeypa
     refined = find(shown, cover, held).concept.bands[-1]
     monkeypatch.setattr(fitting, "REFITS", 0)
     by_pictures = find(shown, cover, held).concept.bands[-1]
-    assert by_pictures.latents[0] == 5, "the background tells pictures apart"
-    assert set(refined.latents[:3]) == {7, 8, 9} and 5 not in refined.latents
+    assert by_pictures.features[0] == 5, "the background tells pictures apart"
+    assert set(refined.features[:3]) == {7, 8, 9} and 5 not in refined.features
 
 
 def test_nothing_is_located_by_a_concept_that_finds_nothing(pack):
@@ -96,13 +96,13 @@ def test_nothing_is_located_by_a_concept_that_finds_nothing(pack):
 def test_each_band_gets_latents_of_its_own(pack):
     finding = find(*made_up(parts=((1, 2), (3, 4), (5, 6))))
     assert finding.concept.band_edges[1:-1] == (300.0, 700.0)
-    assert [set(band.latents[:2]) for band in finding.concept.bands] == [{5, 6}, {3, 4}, {1, 2}]
+    assert [set(band.features[:2]) for band in finding.concept.bands] == [{5, 6}, {3, 4}, {1, 2}]
 
 
 def test_a_concept_that_no_latent_shows_is_said_to_be_missing(pack):
     finding = find(*made_up(inside=20, strength=0.0))
     assert "WARNING: no latent of this SAE tells 'thing' apart" in finding.summary()
-    assert finding.concept.latents() == [] and finding.concept.band_edges[-1] == 1000.0
+    assert finding.concept.features() == [] and finding.concept.band_edges[-1] == 1000.0
 
 
 def test_a_concept_that_is_missing_in_some_steps_is_named(pack):
@@ -111,7 +111,7 @@ def test_a_concept_that_is_missing_in_some_steps_is_named(pack):
     mixed = [[other[0], *calls[1:]] for calls, other in zip(shown, noise, strict=True)]
     finding = find(mixed, cover, held)
     assert "not told apart at timesteps 700-1000" in finding.warning
-    assert [bool(band.latents) for band in finding.concept.bands] == [True, True, False]
+    assert [bool(band.features) for band in finding.concept.bands] == [True, True, False]
 
 
 def test_what_few_pictures_show_must_be_clearer(pack):
@@ -123,13 +123,13 @@ def test_the_papers_rule(pack):
     shown, cover, held = made_up()
     finding = find(shown, cover, held, way="percentile (paper)", percentile=99.0, others=4)
     band = finding.concept.bands[0]
-    assert finding.concept.combine == "any" and len(band.latents) == 2 and set(band.latents) <= {7, 8, 9}
+    assert finding.concept.combine == "any" and len(band.features) == 2 and set(band.features) <= {7, 8, 9}
     means = torch.zeros(2, L)
     for number in (i for i in range(60) if not held[i]):
         call = shown[number][2]
         means[int(number >= 20)].index_add_(0, call.indices.flatten().long(), call.values.flatten().float())
     means /= torch.tensor([[10 * PATCHES], [20 * PATCHES]])
-    expected = [(means[0, i] + 4 * means[1, i]) / 5 for i in band.latents]
+    expected = [(means[0, i] + 4 * means[1, i]) / 5 for i in band.features]
     assert band.thresholds == pytest.approx([float(value) for value in expected], rel=1e-3)
 
 
@@ -231,7 +231,7 @@ class TestOnTheShippedModel:
         auc = []
         for concept in (found[0], sae.concept("sandwich")):
             band = concept.bands[concept.band_index(300.0)]
-            score = band_score(dense[:, list(band.latents)], band, concept.combine)
+            score = band_score(dense[:, list(band.features)], band, concept.combine)
             auc.append(roc_auc(score[there], score[~there]))
         assert auc[0] > 0.85 and auc[0] > auc[1] - 0.08
 
@@ -242,7 +242,7 @@ class TestOnTheShippedModel:
             for kind, word in (("target", "cat"), ("contrast", "cats"))
         }
         concept, _, summary = self.run(canvas, sae, **prompts, steps=4, bands=1)
-        assert summary.startswith("WARNING: no latent") and concept.latents() == []
+        assert summary.startswith("WARNING: no latent") and concept.features() == []
 
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -41,8 +41,8 @@ def test_only_the_encoder_is_loaded_until_the_decoder_is_asked_for(sae):
 def test_concept_and_latents_and_custom_concept(nodes, sae):
     _, concept = detect(nodes, sae)
     assert concept.name == "cat"
-    by_latents, chosen = detect(nodes, sae, latents=" 3, 5 7")
-    assert chosen.bands[0].latents == (3, 5, 7) and by_latents.concept is chosen
+    by_features, chosen = detect(nodes, sae, latents=" 3, 5 7")
+    assert chosen.bands[0].features == (3, 5, 7) and by_features.concept is chosen
     _, custom = detect(nodes, sae, concept="dog", custom_concept=concept)
     assert custom is concept
 

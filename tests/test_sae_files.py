@@ -87,7 +87,7 @@ def set_nan(tensors):
     tensors["encoder.weight"][3, 3] = torch.nan
 
 
-def wrong_latent(tensors):
+def wrong_feature(tensors):
     tensors["dictionary.cat.0.latents"][0] = 99
 
 
@@ -106,7 +106,7 @@ def wrong_latent(tensors):
         (lambda t: t.pop("encoder.bias"), None, "encoder.bias is missing"),
         (lambda t: t.update({"encoder.bias": t["encoder.bias"].int()}), None, "I32"),
         (set_nan, None, "NaN"),
-        (wrong_latent, None, "latent the SAE lacks"),
+        (wrong_feature, None, "latent the SAE lacks"),
         (lambda t: t.pop("dictionary.cat.1.scores"), None, "dictionary is damaged"),
         (lambda t: t["dictionary.cat.0.latents"].neg_(), None, "no whole number from 0 on"),
         (as_float("dictionary.cat.0.latents"), None, "no whole number from 0 on"),
@@ -189,7 +189,7 @@ def test_odd_metadata_is_refused_or_usable(native, sae_file, tmp_path, part, dat
     except native.SAEFileError:
         return
     assert sae.encode_dense(torch.ones(2, 8)).shape == (2, 32)
-    dictionary.from_latents([0, 31])
+    dictionary.from_features([0, 31])
     for concept in dictionary.concepts.values():
         assert concept.bands[concept.band_index(400.0)]
 
@@ -310,11 +310,11 @@ def test_training_learns_and_is_reproducible(pack):
 
 
 def test_scores_and_auc(pack):
-    from concept_erasure.sae_models.scoring import roc_auc, score_latents
+    from concept_erasure.sae_models.scoring import roc_auc, score_features
 
     means = torch.tensor([[[4.0, 0.0, 4.0]], [[0.0, 2.0, 2.0]], [[0.0, 6.0, 2.0]]])
     expected = torch.tensor([0.5, 0.0, 0.5]) - torch.tensor([0.0, 4 / 6, 2 / 6])
-    assert torch.allclose(score_latents(means, 0)[0], expected, atol=1e-6)
+    assert torch.allclose(score_features(means, 0)[0], expected, atol=1e-6)
     assert roc_auc(torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0])) == 1
     assert roc_auc(torch.tensor([1.0, 1.0]), torch.tensor([1.0])) == 0.5
     assert roc_auc(torch.tensor([0.0, 2.0]), torch.tensor([1.0, 1.0])) == 0.5

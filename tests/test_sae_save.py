@@ -30,7 +30,7 @@ def test_concepts_are_saved_and_the_loaded_sae_stays_small(nodes):
     assert sae.module.decoder_weight is None
     again = nodes.SAELoader.execute("canvas.safetensors").args[0]
     assert again.dictionary.concepts == sae.dictionary.concepts and again.dictionary.names()
-    assert torch.equal(again.dictionary.latent_means, sae.dictionary.latent_means)
+    assert torch.equal(again.dictionary.feature_means, sae.dictionary.feature_means)
 
 
 WITH_FOLDERS = ["../up", "a/b", "a\\b", "/etc/x", "C:x"]

@@ -54,8 +54,8 @@ def test_thresholds_keep_the_background_out(patches):
     background = activations[~inside] @ weights
     indices = torch.arange(40)
     band = calibrated_band(indices, indices / 40, indices * 2.0, weights, background, 0.98)
-    assert len(band.latents) == int((weights > 0).sum()) and 3 in band.latents and 9 in band.latents
-    assert band.means == tuple(2.0 * i for i in band.latents)
-    detected = concept_score(activations[:, list(band.latents)], torch.tensor(band.thresholds), "sum") > 1
+    assert len(band.features) == int((weights > 0).sum()) and 3 in band.features and 9 in band.features
+    assert band.means == tuple(2.0 * i for i in band.features)
+    detected = concept_score(activations[:, list(band.features)], torch.tensor(band.thresholds), "sum") > 1
     assert detected[~inside].float().mean() == pytest.approx(0.02, abs=0.003)
     assert detected[inside].float().mean() > 0.5

@@ -26,9 +26,9 @@ def x():
 
 @pytest.fixture(scope="module")
 def statistics(pack):
-    from concept_erasure.steering.steering import LatentStatistics
+    from concept_erasure.steering.steering import FeatureStatistics
 
-    return LatentStatistics(
+    return FeatureStatistics(
         torch.tensor([3, 17, 20]),
         torch.tensor([0.5, 1.5, 0.2]),
         torch.tensor([0.3, 0.0, 1.0]),
@@ -78,16 +78,16 @@ def test_steering_follows_the_published_formula(sae, statistics, x, method, erro
 
 def test_means_and_thresholds_come_from_the_dictionary(pack):
     from concept_erasure.sae_models.concepts import ConceptBand
-    from concept_erasure.steering.steering import LatentStatistics
+    from concept_erasure.steering.steering import FeatureStatistics
 
     taus = torch.arange(5.0)
-    found = LatentStatistics.of(ConceptBand((4, 1), (9.0, 9.0), (0.5, -1.0), (7.0, 8.0)), taus)
+    found = FeatureStatistics.of(ConceptBand((4, 1), (9.0, 9.0), (0.5, -1.0), (7.0, 8.0)), taus)
     assert found.thresholds.tolist() == [4.0, 1.0] and found.means.tolist() == [7.0, 8.0]
     assert found.scores.tolist() == [0.5, 0.0]
-    typed = LatentStatistics.of(ConceptBand((2,), (0.0,)), taus)
+    typed = FeatureStatistics.of(ConceptBand((2,), (0.0,)), taus)
     assert typed.means.tolist() == [2.0] and typed.scores.tolist() == [1.0]
     with pytest.raises(ValueError, match="no mean activations"):
-        LatentStatistics.of(ConceptBand((2,), (0.0,)), None)
+        FeatureStatistics.of(ConceptBand((2,), (0.0,)), None)
 
 
 @pytest.fixture(scope="module")

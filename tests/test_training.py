@@ -113,8 +113,8 @@ def test_a_floor_above_the_threshold_does_no_harm(training):
 
     pre = torch.randn(30, L)
     results = [batch_topk_firing(pre, K, floor, Team()) for floor in (0.0, 0.5, 100.0)]
-    assert all(torch.equal(firing.latents, results[0][0].latents) for firing, _ in results)
-    assert len(results[0][0].latents) == 30 * K
+    assert all(torch.equal(firing.features, results[0][0].features) for firing, _ in results)
+    assert len(results[0][0].features) == 30 * K
 
 
 @pytest.mark.parametrize("rule", ["topk", "batchtopk"])
@@ -246,7 +246,7 @@ def test_two_processes_train_what_one_does(training, tmp_path, rule):
     from concept_erasure.training import command_line
 
     fill(tmp_path / "store")
-    options = ["--latents", str(L), "--k", str(K), "--steps", "80", "--batch", "200", "--streams", "2"]
+    options = ["--features", str(L), "--k", str(K), "--steps", "80", "--batch", "200", "--streams", "2"]
     options += ["--rule", rule, "--dead-after", "2000", "--weights", "float32"]
     targets = [tmp_path / "one.safetensors", tmp_path / "two.safetensors"]
     command_line.main([str(tmp_path / "store"), str(targets[0]), *options])

@@ -29,19 +29,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python training", description=__doc__)
     parser.add_argument("store", type=Path, help="folder of the shards; held/ in it is for measuring")
     parser.add_argument("target", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--latents", type=int, default=0, help="latents of the SAE (16 times the width)")
-    parser.add_argument("--k", type=int, default=32, help="latents that fire in an embedding (32)")
+    parser.add_argument("--features", type=int, default=0, help="features of the SAE (16 times the width)")
+    parser.add_argument("--k", type=int, default=32, help="features that fire in an embedding (32)")
     parser.add_argument("--rule", choices=RULES, default=defaults.rule)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=4096, help="embeddings a step, over all processes (4096)")
-    parser.add_argument("--learning-rate", type=float, default=0.0, help="0 chooses one by the number of latents")
-    parser.add_argument("--aux-k", type=int, default=256, help="dead latents that the auxiliary loss trains (256)")
+    parser.add_argument("--learning-rate", type=float, default=0.0, help="0 chooses one by the number of features")
+    parser.add_argument("--aux-k", type=int, default=256, help="dead features that the auxiliary loss trains (256)")
     parser.add_argument("--dead-after", type=int, default=1_000_000, help="embeddings without firing (1000000)")
     parser.add_argument("--guide-weight", type=float, default=1.0, help="of the guided loss, if the store has labels")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--streams", type=int, default=0, help="shares the store is read in (one for each process)")
     parser.add_argument("--buffer-mb", type=int, default=1000, help="embeddings that a process mixes at a time (1000)")
-    parser.add_argument("--bfloat16", action="store_true", help="choose latents in bfloat16, see TrainingSettings")
+    parser.add_argument("--bfloat16", action="store_true", help="choose features in bfloat16, see TrainingSettings")
     parser.add_argument("--weights", choices=WEIGHTS, default="float16", help="how numbers are stored (float16)")
     given = parser.parse_args(arguments)
     if given.target.suffix != ".safetensors":
@@ -65,10 +65,10 @@ def train(given: argparse.Namespace, team: Team) -> None:
         rule=given.rule,
         guide_weight=given.guide_weight,
     )
-    latents = given.latents or 16 * there[0].contents.d_in
+    features = given.features or 16 * there[0].contents.d_in
     state = given.target.with_suffix(".training")
     buffer = given.buffer_mb * 1_000_000
-    session = Session(given.store, state, latents, given.k, settings, team, given.streams, buffer)
+    session = Session(given.store, state, features, given.k, settings, team, given.streams, buffer)
     printed, started, first = time.monotonic(), time.monotonic(), session.step
 
     def report(session: Session) -> None:

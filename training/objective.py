@@ -1,15 +1,15 @@
 """The training loss of an SAE and its gradients.
 
-They are written out instead of left to autograd, because they touch only the latents that fire. For a batch x of B
+They are written out instead of left to autograd, because they touch only the features that fire. For a batch x of B
 embeddings of width D over all processes, c = decoder_bias, W = decoder_weight:
 
     loss = |x - z W - c|^2 / (B D)                                          reconstruction
-         + aux_weight |r - z' W|^2 / (B D u)                                dead latents z' explain what is left over
-         + guide_weight BCE(pre-activations of the first C latents, labels) / (B C)
+         + aux_weight |r - z' W|^2 / (B D u)                                dead features z' explain what is left over
+         + guide_weight BCE(pre-activations of the first C features, labels) / (B C)
 
 r is the residual of the reconstruction, taken as given, and u the unexplained share of the last step. The first two
 are Gao et al. 2024 (arXiv 2406.04093), the third is after G-SAE (Haerle et al. 2025, arXiv 2506.19382). It is taken
-before the activation, so that latents that did not fire learn from it too.
+before the activation, so that features that did not fire learn from it too.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Step:
 
     Attributes:
         gradients: its part of the gradients; they add up over processes.
-        fired: [L] float, how many of its embeddings each latent fired in; likewise.
+        fired: [L] float, how many of its embeddings each feature fired in; likewise.
         energies: [D + 3]: sum of its embeddings, sum of squares, of squared residuals, and their number; likewise.
         threshold: least pre-activation that fired, of ``batchtopk``; else 0.
     """
@@ -71,8 +71,8 @@ def step(
         p: parameters.
         x: [B / processes, D] float32.
         labels: [B / processes, C] uint8, or None.
-        k: latents that fire in an embedding.
-        dead: [n] indices of dead latents.
+        k: features that fire in an embedding.
+        dead: [n] indices of dead features.
         unexplained: u above.
         floor: see ``batch_topk_firing``.
     """
@@ -84,7 +84,7 @@ def step(
     else:
         firing, threshold = batch_topk_firing(pre, k, floor, team)
     scale = 2 / (x.numel() * team.size)
-    values = (firing.dots(centered, p.encoder) + p.encoder_bias[firing.latents]).relu_()
+    values = (firing.dots(centered, p.encoder) + p.encoder_bias[firing.features]).relu_()
     residual = firing.times(values, p.decoder).add_(p.bias).sub_(x)
     gradients = _backward(p, firing, values, residual * scale, centered)
     gradients.bias += residual.sum(0) * scale
@@ -112,12 +112,12 @@ def _pre_activations(p: Parameters, centered: Tensor, bfloat16: bool) -> Tensor:
 
 def _dead_firing(pre: Tensor, dead: Tensor, k: int) -> tuple[Firing, Tensor]:
     found = topk_firing(pre[:, dead], k)
-    latents = dead[found.latents]
-    return Firing(latents, found.starts, pre.shape[1]), latents
+    features = dead[found.features]
+    return Firing(features, found.starts, pre.shape[1]), features
 
 
 def _backward(p: Parameters, firing: Firing, values: Tensor, error: Tensor, centered: Tensor) -> Parameters:
-    """Return the gradients through latents that fire, given that of their reconstruction; none for ``bias``."""
+    """Return the gradients through features that fire, given that of their reconstruction; none for ``bias``."""
     inner = firing.dots(error, p.decoder).mul_(values > 0)
     return Parameters(
         firing.transposed_times(inner, centered),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..sae_models.sae import SparseAutoencoder
 
-CELLS = 16_000_000  # latents that are held in memory at a time
+CELLS = 16_000_000  # features that are held in memory at a time
 
 
 @dataclass(frozen=True)
@@ -18,9 +18,9 @@ class Quality:
 
     Attributes:
         explained_variance: 1 - residual variance / variance, 1 is perfect.
-        dead_share: share of latents (0..1) that never fire on them.
+        dead_share: share of features (0..1) that never fire on them.
         embeddings: how many embeddings that was measured on.
-        firing: mean number of latents that fire in one.
+        firing: mean number of features that fire in one.
     """
 
     explained_variance: float
@@ -38,9 +38,9 @@ def measure(sae: SparseAutoencoder, embeddings: Tensor) -> Quality:
     fired = torch.zeros(sae.config.num_latents, dtype=torch.int64)
     for part in embeddings.split(max(1, CELLS // sae.config.num_latents)):
         x = part.float()
-        latents = sae.encode_dense(x)
-        fired += (latents > 0).sum(0)
-        residual += float((latents @ sae.decoder_weight + sae.decoder_bias - x).square().sum())
+        features = sae.encode_dense(x)
+        fired += (features > 0).sum(0)
+        residual += float((features @ sae.decoder_weight + sae.decoder_bias - x).square().sum())
         variance += float((x - center).square().sum())
     rows = len(embeddings)
     return Quality(

@@ -1,6 +1,6 @@
-"""Which latents fire in a batch, and the products that need those only.
+"""Which features fire in a batch, and the products that need those only.
 
-With k of L latents firing, all matrix products of training but the encoder's own can be had for k / L of their cost.
+With k of L features firing, all matrix products of training but the encoder's own can be had for k / L of their cost.
 """
 
 import warnings
@@ -16,15 +16,15 @@ from .team import Team
 
 @dataclass(frozen=True, eq=False)
 class Firing:
-    """The latents that fire in each of B embeddings: a sparse matrix [B, L] without its values.
+    """The features that fire in each of B embeddings: a sparse matrix [B, L] without its values.
 
     Attributes:
-        latents: [n] int64, those of the first embedding first.
+        features: [n] int64, those of the first embedding first.
         starts: [B + 1] int64: embedding b has the entries from starts[b] to starts[b + 1].
         count: L.
     """
 
-    latents: Tensor
+    features: Tensor
     starts: Tensor
     count: int
 
@@ -33,37 +33,37 @@ class Firing:
         """[n] int64: the embedding that each entry belongs to."""
         sizes = self.starts.diff()
         return torch.repeat_interleave(
-            torch.arange(len(sizes), device=sizes.device), sizes, output_size=len(self.latents)
+            torch.arange(len(sizes), device=sizes.device), sizes, output_size=len(self.features)
         )
 
     @cached_property
-    def _by_latent(self) -> tuple[Tensor, Tensor]:
-        """The order that puts entries of one latent side by side, and where each latent's begin."""
-        counts = torch.bincount(self.latents, minlength=self.count)
-        return self.latents.argsort(), counts.cumsum(0) - counts
+    def _by_feature(self) -> tuple[Tensor, Tensor]:
+        """The order that puts entries of one feature side by side, and where each feature's begin."""
+        counts = torch.bincount(self.features, minlength=self.count)
+        return self.features.argsort(), counts.cumsum(0) - counts
 
     def dots(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return a[row] @ b[latent] of each entry. [B, D], [L, D] -> [n]."""
+        """Return a[row] @ b[feature] of each entry. [B, D], [L, D] -> [n]."""
         if a.device.type in ("cpu", "cuda"):
             _expect_sparse_warning()
-            zeros = torch.zeros(len(self.latents), dtype=a.dtype, device=a.device)
+            zeros = torch.zeros(len(self.features), dtype=a.dtype, device=a.device)
             size = (len(a), self.count)
-            pattern = torch.sparse_csr_tensor(self.starts, self.latents, zeros, size, check_invariants=False)
+            pattern = torch.sparse_csr_tensor(self.starts, self.features, zeros, size, check_invariants=False)
             return torch.sparse.sampled_addmm(pattern, a, b.T, beta=0).values()
-        return (a[self.rows] * b[self.latents]).sum(1)
+        return (a[self.rows] * b[self.features]).sum(1)
 
     def times(self, values: Tensor, b: Tensor) -> Tensor:
         """Return the matrix with these values [n], times b [L, D]. -> [B, D]."""
-        return F.embedding_bag(self.latents, b, self.starts[:-1], per_sample_weights=values, mode="sum")
+        return F.embedding_bag(self.features, b, self.starts[:-1], per_sample_weights=values, mode="sum")
 
     def transposed_times(self, values: Tensor, a: Tensor) -> Tensor:
         """Return the transposed matrix with these values [n], times a [B, D]. -> [L, D]."""
-        order, starts = self._by_latent
+        order, starts = self._by_feature
         return F.embedding_bag(self.rows[order], a, starts, per_sample_weights=values[order], mode="sum")
 
     def column_sums(self, values: Tensor) -> Tensor:
-        """Return the sums of values [n] for each latent. -> [L]."""
-        return torch.zeros(self.count, dtype=values.dtype, device=values.device).index_add_(0, self.latents, values)
+        """Return the sums of values [n] for each feature. -> [L]."""
+        return torch.zeros(self.count, dtype=values.dtype, device=values.device).index_add_(0, self.features, values)
 
 
 @cache

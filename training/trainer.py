@@ -1,7 +1,7 @@
-"""The trainer: parameters, optimiser and what is known about the latents, one step at a time.
+"""The trainer: parameters, optimiser and what is known about the features, one step at a time.
 
 Method: Gao et al. 2024, "Scaling and evaluating sparse autoencoders" (arXiv 2406.04093): TopK, decoder rows of unit
-norm, and an auxiliary loss that lets dead latents explain what the living ones leave over.
+norm, and an auxiliary loss that lets dead features explain what the living ones leave over.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ class Outcome:
 
     Attributes:
         unexplained: residual variance / variance of the batch; 0 is perfect.
-        dead_share: share of latents (0..1) that have not fired for ``dead_after`` embeddings.
+        dead_share: share of features (0..1) that have not fired for ``dead_after`` embeddings.
     """
 
     unexplained: float = 1.0
@@ -77,7 +77,7 @@ class Trainer:
             config.num_latents, config.d_in, generator=torch.Generator().manual_seed(settings.seed)
         )
         directions = F.normalize(directions, dim=1).to(device)
-        # Starting the encoder as the decoder's transpose leaves far fewer latents dead.
+        # Starting the encoder as the decoder's transpose leaves far fewer features dead.
         centered = (sample[:GAIN_ROWS].float() - center).to(device) / self.scale
         encoder = directions * _best_gain(centered, directions, config.k, settings.rule)
         values = (encoder, torch.zeros(config.num_latents, device=device), center.to(device) / self.scale, directions)
@@ -91,7 +91,7 @@ class Trainer:
 
         Args:
             embeddings: this process's share of the batch, [n, D], any floating dtype; n is the same in all.
-            labels: [n, C] uint8 for the first C latents, or None.
+            labels: [n, C] uint8 for the first C features, or None.
 
         Raises:
             NotFinite: the loss is; the parameters are what they were before.
@@ -138,7 +138,7 @@ class Trainer:
     def sae(self) -> SparseAutoencoder:
         """Return the SAE as it is now, with its decoder, float32, on the CPU, in the scale of the data.
 
-        After ``batchtopk`` its activation is ``jumprelu`` with one threshold for all latents.
+        After ``batchtopk`` its activation is ``jumprelu`` with one threshold for all features.
         """
         config = self.config
         if self.settings.rule == "batchtopk":
@@ -198,7 +198,7 @@ def _best_gain(x: Tensor, directions: Tensor, k: int, rule: str) -> float:
     """Return what the encoder must be multiplied by for x, centred, to be explained best before any training.
 
     Random directions overlap, so k of them at their full projections would overshoot several times over; where a whole
-    batch shares its latents, embeddings far from the centre get so many that they overshoot more.
+    batch shares its features, embeddings far from the centre get so many that they overshoot more.
     """
     pre = x @ directions.T
     firing = topk_firing(pre, k) if rule == "topk" else batch_topk_firing(pre, k, 0.0, Team())[0]

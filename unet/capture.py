@@ -82,7 +82,7 @@ class Capture(Observer):
 
 
 @dataclass(frozen=True, eq=False)
-class FiredLatents:
+class FiredFeatures:
     """Which latents fired for the positive prompts of one call.
 
     Attributes:
@@ -98,7 +98,7 @@ class FiredLatents:
     grid: tuple[int, int]
 
 
-class LatentCapture(Capture):
+class FeatureCapture(Capture):
     """Watches what one SAE sees, and keeps its few firing latents instead of the embeddings.
 
     Args:
@@ -108,9 +108,9 @@ class LatentCapture(Capture):
     def __init__(self, sae: LoadedSAE) -> None:
         super().__init__([sae.config.hookpoint], sae.config.reads)
         self.sae = sae
-        self.fired: list[FiredLatents] = []
+        self.fired: list[FiredFeatures] = []
 
-    def take_fired(self) -> list[FiredLatents]:
+    def take_fired(self) -> list[FiredFeatures]:
         """Return what was collected since the last call, and forget it."""
         taken, self.fired = self.fired, []
         return taken
@@ -127,4 +127,4 @@ class LatentCapture(Capture):
                 f"the activations of {hookpoint} hold NaN or infinity at timestep {timestep:.0f}. The model itself is "
                 "producing invalid values: try another precision (for example --force-fp32)"
             )
-        self.fired.append(FiredLatents(timestep, values, indices, (read.shape[-2], read.shape[-1])))
+        self.fired.append(FiredFeatures(timestep, values, indices, (read.shape[-2], read.shape[-1])))

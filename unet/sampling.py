@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..sae_models.loaded import LoadedSAE
-from .capture import FiredLatents, LatentCapture
+from .capture import FeatureCapture, FiredFeatures
 from .hooks import attach_observer
 
 Conditioning = list[list[Any]]
@@ -40,7 +40,7 @@ class Observed:
         latents: the pictures that came out, [N, C, h, w].
     """
 
-    fired: list[list[FiredLatents]]
+    fired: list[list[FiredFeatures]]
     latents: Tensor
 
 
@@ -82,11 +82,11 @@ def _draw(
     sampling: Sampling,
 ) -> Observed:
     """See ``draw``; batches as ``_batches`` gives them."""
-    capture = LatentCapture(sae)
+    capture = FeatureCapture(sae)
     watched = attach_observer(model, capture, [sae.patcher])
     negative = encode(clip, "")
     progress = comfy.utils.ProgressBar(sum(count for _, _, count in batches) * sampling.steps)
-    fired: list[list[FiredLatents]] = []
+    fired: list[list[FiredFeatures]] = []
     latents = []
     for start, positive, count in batches:
         blank = comfy.sample.fix_empty_latent_channels(model, torch.zeros_like(empty[:1]))
@@ -137,7 +137,7 @@ def look(
     latents: Tensor,
     timesteps: Sequence[float],
     seed: int,
-) -> list[list[FiredLatents]]:
+) -> list[list[FiredFeatures]]:
     """Noise pictures to several timesteps and let the model look at each once, conditional half only.
 
     Args:
@@ -149,7 +149,7 @@ def look(
     Returns:
         What fired, for each picture its timesteps.
     """
-    capture = LatentCapture(sae)
+    capture = FeatureCapture(sae)
     watched = attach_observer(model, capture, [sae.patcher])
     progress = comfy.utils.ProgressBar(len(timesteps))
     for number, timestep in enumerate(timesteps):
@@ -169,7 +169,7 @@ def look_at_each(
     latents: Tensor,
     timesteps: Sequence[float],
     seed: int,
-) -> list[list[FiredLatents]]:
+) -> list[list[FiredFeatures]]:
     """Look at pictures as ``look`` does, each with a prompt of its own.
 
     Args:
@@ -257,9 +257,9 @@ def starting_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds])
 
 
-def _split(calls: Sequence[FiredLatents], pictures: int) -> list[list[FiredLatents]]:
+def _split(calls: Sequence[FiredFeatures], pictures: int) -> list[list[FiredFeatures]]:
     """Turn calls of a batch into the calls of each picture."""
     return [
-        [FiredLatents(c.timestep, c.values[i : i + 1], c.indices[i : i + 1], c.grid) for c in calls]
+        [FiredFeatures(c.timestep, c.values[i : i + 1], c.indices[i : i + 1], c.grid) for c in calls]
         for i in range(pictures)
     ]

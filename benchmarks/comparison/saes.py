@@ -28,7 +28,7 @@ from ...dev.demo_model.sampling import SAE_SEEDS
 from ...sae_models.concepts import Concept, ConceptBand, ConceptDictionary
 from ...sae_models.formats import native
 from ...sae_models.sae import SAEConfig, SparseAutoencoder
-from ...sae_models.scoring import score_latents
+from ...sae_models.scoring import score_features
 from ...training import Trainer, TrainingSettings, measure
 from ...training.store import UNKNOWN
 from ..framework import storage
@@ -169,7 +169,7 @@ def ranked(means: Tensor) -> ConceptDictionary:
     tau = means.mean(0)
     concepts = {}
     for row, name in enumerate(OBJECTS):
-        scores = score_latents(means, row)
+        scores = score_features(means, row)
         bands = []
         for band, best in enumerate(scores.topk(RANKED).indices):
             parts = (tau[band, best], scores[band, best], means[row, band, best])
@@ -204,7 +204,7 @@ def make(reads: str) -> None:
             if path_of(kind + part).exists():
                 continue
             if part == ".ranked":
-                dictionary = ranked(train_sae.latent_means(sae, found.generated))
+                dictionary = ranked(train_sae.feature_means(sae, found.generated))
             else:
                 count = 1 if guided or part == ".one" else LATENTS
                 dictionary = train_sae.build_dictionary(sae, found.generated, found.noised, count, QUANTILE, guided)

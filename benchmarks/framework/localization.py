@@ -29,9 +29,9 @@ def quality(concept: Concept, features: Tensor, cover: Tensor, timestep: float) 
     """Return (AUC, IoU) of a concept at one timestep, given all features of patches and what an object covers."""
     band = concept.bands[concept.band_index(timestep)]
     inside, outside = cover.flatten() >= 0.5, cover.flatten() < 0.02
-    if not band.latents:
+    if not band.features:
         return 0.5, 0.0
-    score = band_score(features[:, list(band.latents + band.against)], band, concept.combine)
+    score = band_score(features[:, list(band.features + band.against)], band, concept.combine)
     overlap = ((score > 1) & inside).sum() / (((score > 1) & outside) | inside).sum()
     return roc_auc(score[inside], score[outside]), float(overlap)
 

@@ -87,8 +87,8 @@ def best_features(concept: Concept, count: int | None) -> Concept:
         return concept
 
     def best(band: ConceptBand) -> ConceptBand:
-        order = sorted(range(len(band.latents)), key=lambda i: -band.scores[i])[:count]
-        parts = (band.latents, band.thresholds, band.scores, band.means)
+        order = sorted(range(len(band.features)), key=lambda i: -band.scores[i])[:count]
+        parts = (band.features, band.thresholds, band.scores, band.means)
         return ConceptBand(*(tuple(part[i] for i in order if part) for part in parts))
 
     return replace(concept, bands=tuple(best(band) for band in concept.bands))

@@ -117,7 +117,7 @@ def as_read(seen: Seen, reads: str) -> Tensor:
     return (seen.given if reads == "output" else seen.given - seen.taken).flatten(2).transpose(1, 2)
 
 
-def some_latents(sae: Any, patches: Tensor) -> list[int]:
+def some_features(sae: Any, patches: Tensor) -> list[int]:
     """Pick latents that each fire in a few of the patches [N, C].
 
     Several, because replacement at an earlier block shifts what fires here; few patches, so that it does so little.
@@ -176,7 +176,7 @@ def prove(
                 seen.clear()
             silent, loud, records = model, model, {}
             for block, sae in saes.items():
-                chosen = some_latents(sae, as_read(first[block], sae.config.reads).flatten(0, 1))
+                chosen = some_features(sae, as_read(first[block], sae.config.reads).flatten(0, 1))
                 silent, _ = put_on(silent, sae, chosen, 0.0, "random")
                 loud, records[block] = put_on(loud, sae, chosen, 1.0, "random")
             expect(torch.equal(denoise(silent, noise, positive, negative, steps), bare), "neutral is exact")

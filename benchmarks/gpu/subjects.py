@@ -115,7 +115,7 @@ class Subject:
         concept, (sae, whole) = self._concept, self._saes
         detector = Detector(sae, concept)
         similar, self.record = attach(model, detector, Replacement())
-        published = FullReconstruction(whole.module, concept.latents())
+        published = FullReconstruction(whole.module, concept.features())
         return {
             BARE: model,
             NONE: attach(model, detector, Replacement("none"))[0],

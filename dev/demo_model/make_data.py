@@ -91,7 +91,7 @@ def make_images(count: int) -> None:
         save_chunk(chunk_file(folder, seeds), images=images, labels=labels)
 
 
-def make_latents(count: int) -> None:
+def make_features(count: int) -> None:
     """Store each scene's latent, float16 [N, 4, 16, 16]."""
     import torch
 
@@ -119,4 +119,4 @@ def main() -> None:
     if args.kind == "images":
         make_images(1000 * (args.count or 24))
     else:
-        make_latents(1000 * (args.count or 80))
+        make_features(1000 * (args.count or 80))

@@ -16,7 +16,7 @@ from ...demo_model.vocabulary import OBJECTS
 from ...sae_models.concepts import Concept, ConceptDictionary
 from ...sae_models.formats import native
 from ...sae_models.sae import SAEConfig, SparseAutoencoder
-from ...sae_models.scoring import calibrated_band, fitted_weights, score_latents
+from ...sae_models.scoring import calibrated_band, fitted_weights, score_features
 from ...training import Quality, TrainingSettings, measure, progress_printer, train
 from ...unet.blocks import hookpoints
 from . import scenes
@@ -64,7 +64,7 @@ def train_site(site: str, generated: Generated, settings: TrainingSettings) -> t
 
 
 @torch.no_grad()
-def latent_means(sae: SparseAutoencoder, generated: Generated) -> Tensor:
+def feature_means(sae: SparseAutoencoder, generated: Generated) -> Tensor:
     """Return the mean activation of every latent on each object's single-object prompts, [objects, bands, L]."""
     means = torch.zeros(len(OBJECTS), len(generated.embeddings), sae.config.num_latents)
     for row, name in enumerate(OBJECTS):
@@ -93,11 +93,11 @@ def build_dictionary(
         quantile: share of the patches without the object that stay undetected.
         tied: whether the n-th object is tied to the n-th latent, as guided training does it; no other is used then.
     """
-    means = latent_means(sae, generated)
-    dense = [dense_latents(sae, band) for band in noised.embeddings]
+    means = feature_means(sae, generated)
+    dense = [dense_features(sae, band) for band in noised.embeddings]
     concepts = {}
     for row, name in enumerate(OBJECTS):
-        scores = score_latents(means, row)
+        scores = score_features(means, row)
         bands = []
         for band in range(len(scores)):
             candidates = torch.tensor([row]) if tied else scores[band].topk(CANDIDATES).indices
@@ -114,7 +114,7 @@ def build_dictionary(
 
 
 @torch.no_grad()
-def dense_latents(sae: SparseAutoencoder, embeddings: Tensor) -> Tensor:
+def dense_features(sae: SparseAutoencoder, embeddings: Tensor) -> Tensor:
     """Return all latents of patch embeddings, [..., C] -> [..., L] float16."""
     parts = embeddings.reshape(-1, sae.config.d_in).split(20_000)
     return torch.cat([sae.encode_dense(part.float()).half() for part in parts]).reshape(*embeddings.shape[:-1], -1)

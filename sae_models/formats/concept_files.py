@@ -20,7 +20,7 @@ from .files import require_plain, write_safetensors
 from .native import SAEFileError, require_finite
 
 FORMAT = "sae-concept/1"
-MAX_BYTES = 16 * 2**20  # a concept that uses a hundred thousand latents in ten bands
+MAX_BYTES = 16 * 2**20  # a concept that uses a hundred thousand features in ten bands
 MAX_NAME = 100
 TEXTS = ("format", "dictionary", "concept")
 
@@ -30,7 +30,7 @@ class StoredConcept:
     """What a concept file holds.
 
     Attributes:
-        concept: with the SAE it belongs to and the names of its latents.
+        concept: with the SAE it belongs to and the names of its features.
         facts: how it was made, for people.
     """
 
@@ -50,7 +50,7 @@ def save(path: str | Path, concept: Concept, facts: Mapping[str, Any] | None = N
     tensors, dictionary = ConceptDictionary({concept.name: concept}, concept.band_edges).to_tensors()
     about = {
         "sae": {"name": concept.sae.name, "digest": concept.sae.digest},
-        "latent_names": {str(index): name for index, name in concept.latent_names},
+        "latent_names": {str(index): name for index, name in concept.feature_names},
         "facts": dict(facts or {}),
     }
     metadata = {"format": FORMAT, "dictionary": json.dumps(dictionary), "concept": json.dumps(about)}
@@ -85,8 +85,8 @@ def load(path: str | Path) -> StoredConcept:
     try:
         (concept,) = ConceptDictionary.from_tensors(tensors, json.loads(metadata["dictionary"])).concepts.values()
         about = json.loads(metadata["concept"])
-        owner, names = _owner(about["sae"]), _latent_names(about["latent_names"])
-        return StoredConcept(replace(concept, sae=owner, latent_names=names), dict(about.get("facts", {})))
+        owner, names = _owner(about["sae"]), _feature_names(about["latent_names"])
+        return StoredConcept(replace(concept, sae=owner, feature_names=names), dict(about.get("facts", {})))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise SAEFileError(f"{path.name}: the concept in it is damaged ({error})") from error
 
@@ -110,17 +110,17 @@ def _owner(about: Mapping[str, Any]) -> SAEIdentity:
     return SAEIdentity(name[:MAX_NAME], digest)
 
 
-def _latent_names(about: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
+def _feature_names(about: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
     if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in about.values()):
         raise ValueError("a latent's name is no text, or too long")
     return tuple(sorted((int(index), name) for index, name in about.items()))
 
 
-def parse_latent_names(text: str) -> tuple[tuple[int, str], ...]:
-    """Read names that a person gave to latents: one a line, such as ``17: whiskers``; empty lines are skipped.
+def parse_feature_names(text: str) -> tuple[tuple[int, str], ...]:
+    """Read names that a person gave to features: one a line, such as ``17: whiskers``; empty lines are skipped.
 
     Raises:
-        ValueError: a line has another form, a name is too long, or a latent is named twice.
+        ValueError: a line has another form, a name is too long, or a feature is named twice.
     """
     names: dict[int, str] = {}
     for line in filter(None, map(str.strip, text.splitlines())):
@@ -136,12 +136,12 @@ def parse_latent_names(text: str) -> tuple[tuple[int, str], ...]:
 
 
 def describe(concept: Concept) -> str:
-    """Return a concept in words, for the text below a node: bands, latents, their names, its SAE."""
-    used = concept.latents()
-    named = dict(concept.latent_names)
+    """Return a concept in words, for the text below a node: bands, features, their names, its SAE."""
+    used = concept.features()
+    named = dict(concept.feature_names)
     listed = ", ".join(f"{i} ({named[i]})" if i in named else str(i) for i in used[:40])
     more = f" and {len(used) - 40} more" if len(used) > 40 else ""
-    empty = sum(not band.latents for band in concept.bands)
+    empty = sum(not band.features for band in concept.bands)
     silent = f" In {empty} of them it finds nothing." if empty else ""
     return (
         f"'{concept.name}': {len(used)} latents in {len(concept.bands)} timestep bands.{silent} "

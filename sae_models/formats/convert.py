@@ -26,7 +26,7 @@ def convert(
     reads: str = "",
     activations: Path | None = None,
     bands: int = 10,
-    latents: int = 2,
+    features: int = 2,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a native file.
@@ -37,7 +37,7 @@ def convert(
         hookpoint: the block that it reads, in either spelling; "" if the source says it.
         reads: see SAEConfig; "" for what the format has.
         activations: a ``cls_latents_dict_*.pkl`` of SAeUron, made with this SAE.
-        bands, latents: see ``saeuron.read_dictionary``.
+        bands, features: see ``saeuron.read_dictionary``.
         dtype: of the weights; None keeps that of the source.
 
     Raises:
@@ -49,15 +49,15 @@ def convert(
     file.config = replace(file.config, hookpoint=hookpoint or file.config.hookpoint, reads=reads or file.config.reads)
     dictionary = file.dictionary()
     if activations is not None:
-        dictionary = saeuron.read_dictionary(activations, bands, latents)
-        assert dictionary.latent_means is not None
-        found = dictionary.latent_means.shape[1]
+        dictionary = saeuron.read_dictionary(activations, bands, features)
+        assert dictionary.feature_means is not None
+        found = dictionary.feature_means.shape[1]
         if found != file.config.num_latents:
             raise native.SAEFileError(
                 f"{activations.name}: speaks of {found} latents, {source.name} has {file.config.num_latents}. It was "
                 "made with another SAE"
             )
-    known = dictionary if dictionary.concepts or dictionary.latent_means is not None else None
+    known = dictionary if dictionary.concepts or dictionary.feature_means is not None else None
     native.save(target, load_whole(file), known, {**file.facts, "converted_from": source.name}, dtype)
 
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reads", default="", choices=["", *READS])
     parser.add_argument("--activations", type=Path, help="SAeUron's cls_latents_dict_*.pkl: gives the file concepts")
     parser.add_argument("--bands", type=int, default=10, help="timestep bands of the concepts (10)")
-    parser.add_argument("--latents", type=int, default=2, help="latents of a concept in each band (2)")
+    parser.add_argument("--features", type=int, default=2, help="latents of a concept in each band (2)")
     parser.add_argument("--weights", default="keep", choices=WEIGHTS, help="how numbers are stored (as in the source)")
     parser.add_argument("--overwrite", action="store_true", help="replace the target if it is there")
     given = parser.parse_args(arguments)
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given.reads,
             given.activations,
             given.bands,
-            given.latents,
+            given.features,
             WEIGHTS[given.weights],
         )
     except (OSError, ValueError) as error:

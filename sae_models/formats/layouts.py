@@ -29,7 +29,7 @@ class Layout:
         threshold: tensor of jumprelu's thresholds, [L] or a single one; "" if there is none.
         threshold_is_log: whether exp() must be taken of it.
         gate_bias, gate_log_scale: tensors of a gated SAE.
-        by_decoder_norm: whether a latent counts in units of its decoder direction's length.
+        by_decoder_norm: whether a feature counts in units of its decoder direction's length.
     """
 
     format: str
@@ -93,7 +93,7 @@ def sparsify(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
 
 
 def pre_bias(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
-    """sdxl-unbox and G-SAE: a bias before the encoder and one on the latents."""
+    """sdxl-unbox and G-SAE: a bias before the encoder and one on the features."""
     found = [key.removesuffix("pre_bias") for key in shapes if key.endswith("pre_bias")]
     prefix = found[0] if len(found) == 1 else None
     if prefix is None or not {prefix + "encoder.weight", prefix + "latent_bias"} <= set(shapes):
@@ -222,7 +222,7 @@ def dictionary_learning(shapes: Shapes, config: Mapping[str, Any]) -> Layout | N
             gate_log_scale="r_mag",
         )
     if "bias" in shapes:
-        # The library brings an AutoEncoder's decoder to length one as it loads it, and its latents with it.
+        # The library brings an AutoEncoder's decoder to length one as it loads it, and its features with it.
         parts = ("encoder.weight", "encoder.bias", "decoder.weight", "bias")
         return Layout("dictionary_learning", *parts, decoder_transposed=True, activation="relu", by_decoder_norm=True)
     if "b_dec" not in shapes:
@@ -245,7 +245,7 @@ WIDTHS = ("d_in", "d_model", "n_inputs", "activation_dim")
 COUNTS = ("num_latents", "n_dirs_local", "d_sae", "dict_size")
 
 
-def check_sizes(config: Mapping[str, Any], width: int, latents: int) -> None:
+def check_sizes(config: Mapping[str, Any], width: int, features: int) -> None:
     """Check the sizes that tensors have against those that a configuration states; a size of 0 is none.
 
     Raises:
@@ -253,7 +253,7 @@ def check_sizes(config: Mapping[str, Any], width: int, latents: int) -> None:
     """
     trainer = config.get("trainer")
     for part in (config, trainer if isinstance(trainer, Mapping) else {}):
-        for keys, found in ((WIDTHS, width), (COUNTS, latents)):
+        for keys, found in ((WIDTHS, width), (COUNTS, features)):
             for key in keys:
                 if part.get(key) and part[key] != found:
                     raise Unsupported(f"its tensors say {found}, its configuration says {key} = {part[key]!r}")

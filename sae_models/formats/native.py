@@ -100,9 +100,9 @@ class SAEFile:
             raise SAEFileError(f"{self.path.name}: {error}") from error
 
     def _check_shapes(self) -> None:
-        width, latents = self.config.d_in, self.config.num_latents
-        expected: dict[str, tuple[int, ...]] = dict.fromkeys(self._encoder_keys(), (latents,))
-        expected |= {"encoder.weight": (latents, width), "decoder_bias": (width,), "decoder_weight": (latents, width)}
+        width, features = self.config.d_in, self.config.num_latents
+        expected: dict[str, tuple[int, ...]] = dict.fromkeys(self._encoder_keys(), (features,))
+        expected |= {"encoder.weight": (features, width), "decoder_bias": (width,), "decoder_weight": (features, width)}
         for key, shape in expected.items():
             if key not in self._shapes:
                 if key == "decoder_weight":
@@ -127,7 +127,7 @@ class SAEFile:
         """Read the concept dictionary; an empty one if the file has none.
 
         Raises:
-            SAEFileError: it is damaged, or names latents that the SAE does not have.
+            SAEFileError: it is damaged, or names features that the SAE does not have.
         """
         if not self._dictionary_facts:
             return ConceptDictionary({})
@@ -138,11 +138,11 @@ class SAEFile:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise SAEFileError(f"{self.path.name}: its concept dictionary is damaged ({error})") from error
-        means = dictionary.latent_means
+        means = dictionary.feature_means
         if means is not None and not (means.is_floating_point() and means.shape[1] == self.config.num_latents):
             raise SAEFileError(f"{self.path.name}: dictionary.latent_means does not hold one number for each latent")
         for concept in dictionary.concepts.values():
-            if concept.max_latent() >= self.config.num_latents:
+            if concept.max_feature() >= self.config.num_latents:
                 raise SAEFileError(f"{self.path.name}: concept {concept.name} uses a latent the SAE lacks")
         return dictionary
 

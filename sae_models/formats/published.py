@@ -114,14 +114,14 @@ class PublishedSAE:
             raise SAEFileError(
                 f"{self.path.name}: {layout.encoder_bias} or {layout.decoder_bias} is missing or has a wrong shape"
             )
-        latents, width = bias[0], center[0]
-        self._expect(layout.encoder, (latents, width), layout.encoder_transposed)
+        features, width = bias[0], center[0]
+        self._expect(layout.encoder, (features, width), layout.encoder_transposed)
         if layout.decoder:
-            self._expect(layout.decoder, (latents, width), layout.decoder_transposed)
+            self._expect(layout.decoder, (features, width), layout.decoder_transposed)
         for key in (layout.gate_bias, layout.gate_log_scale):
             if key:
-                self._expect(key, (latents,), False)
-        if layout.threshold and shapes.get(layout.threshold, (0,)) not in ((), (1,), (latents,)):
+                self._expect(key, (features,), False)
+        if layout.threshold and shapes.get(layout.threshold, (0,)) not in ((), (1,), (features,)):
             raise SAEFileError(f"{self.path.name}: {layout.threshold} is neither one number nor one a latent")
         if not hookpoint:
             raise SAEFileError(
@@ -129,10 +129,10 @@ class PublishedSAE:
                 CHOOSE_BLOCK,
             )
         try:
-            check_sizes(settings, width, latents)
+            check_sizes(settings, width, features)
             return SAEConfig(
                 width,
-                latents,
+                features,
                 layout.k,
                 hookpoint,
                 layout.reads,
@@ -181,7 +181,7 @@ class PublishedSAE:
         if layout.gate_bias:
             tensors["gate_bias"] = read(layout.gate_bias)
             tensors["gate_scale"] = read(layout.gate_log_scale).exp()
-        # Rows of a latent lie together then, whatever the file does: detection picks rows.
+        # Rows of a feature lie together then, whatever the file does: detection picks rows.
         return assemble(self.config, tensors, self.path.name, operations, dtype)
 
     @property

@@ -1,6 +1,6 @@
 """Concepts out of SAeUron's pickled activations, without unpickling them.
 
-SAeUron (Cywinski & Deja 2025, arXiv 2501.18052; SAEmnesia too) publishes what its SAE's latents do for each concept:
+SAeUron (Cywinski & Deja 2025, arXiv 2501.18052; SAEmnesia too) publishes what its SAE's features do for each concept:
 ``cls_latents_dict_<hookpoint>.pkl``, a pickle of concept -> array [prompts, steps, L], mean activations over the
 patches of a picture, gigabytes in all. ``inert_pickles`` says where in the file the arrays lie; they are read in
 blocks, and what is kept of them are means over prompts in bands of timesteps.
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..concepts import Concept, ConceptBand, ConceptDictionary
 from ..sae import MAX_LATENTS
-from ..scoring import score_latents
+from ..scoring import score_features
 from .inert_pickles import Call, Name, Persistent, PickleRefused, Span, read_pickle
 from .native import SAEFileError
 
@@ -59,22 +59,23 @@ class StoredArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_dictionary(path: str | Path, bands: int = 10, latents: int = 2) -> ConceptDictionary:
+def read_dictionary(path: str | Path, bands: int = 10, features: int = 2) -> ConceptDictionary:
     """Make a concept dictionary out of a published one.
 
-    In each band a concept gets the latents of the best positive scores, as SAeUron scores them; each counts as firing
+    In each band a concept gets the features of the best positive scores, as SAeUron scores them; each counts as firing
     above its mean activation over all concepts, and one of them is enough.
 
     Args:
         path: the pickle.
         bands: of timesteps, of equal width.
-        latents: how many a concept gets in a band; SAeUron's percentiles 99.99 to 99.999 of 20480 latents keep 2 to 1.
+        features: how many a concept gets in a band; SAeUron's percentiles 99.99 to 99.999 of 20480 features keep 2
+        to 1.
 
     Raises:
-        SAEFileError: the file is damaged, does more than hold arrays, or does not hold activations of latents.
+        SAEFileError: the file is damaged, does more than hold arrays, or does not hold activations of features.
     """
     path = Path(path)
-    if bands < 1 or latents < 1:
+    if bands < 1 or features < 1:
         raise ValueError("bands and latents must be 1 or more")
     try:
         with path.open("rb") as file:
@@ -86,14 +87,14 @@ def read_dictionary(path: str | Path, bands: int = 10, latents: int = 2) -> Conc
     typical = means.mean(0)
     concepts = {}
     for i, name in enumerate(arrays):
-        scores, best = score_latents(means, i).topk(min(latents, means.shape[-1]), dim=-1)
+        scores, best = score_features(means, i).topk(min(features, means.shape[-1]), dim=-1)
         parts = [_band(best[b][scores[b] > 0], scores[b][scores[b] > 0], means[i, b], typical[b]) for b in range(bands)]
         concepts[name] = Concept(name, edges, tuple(parts), combine="any")
     return ConceptDictionary(concepts, edges, typical)
 
 
-def _band(latents: Tensor, scores: Tensor, means: Tensor, typical: Tensor) -> ConceptBand:
-    values = (latents, typical[latents], scores, means[latents])
+def _band(features: Tensor, scores: Tensor, means: Tensor, typical: Tensor) -> ConceptBand:
+    values = (features, typical[features], scores, means[features])
     return ConceptBand(*(tuple(value.tolist()) for value in values))
 
 
@@ -126,9 +127,9 @@ def _array(file: BinaryIO, value: Any, name: str) -> StoredArray:
         raise PickleRefused(f"holds no array for {name}")
     try:
         shape, dtype, span = LAYOUTS[value.name.rpartition(".")[2]](file, value)
-        prompts, steps, latents = _whole(shape)
-        array = StoredArray((prompts, steps, latents), dtype, span.start)
-        if min(shape) < 1 or latents > MAX_LATENTS or span.length < array.size:
+        prompts, steps, features = _whole(shape)
+        array = StoredArray((prompts, steps, features), dtype, span.start)
+        if min(shape) < 1 or features > MAX_LATENTS or span.length < array.size:
             raise PickleRefused(f"the array of {name} has no sensible shape {shape}, or lacks numbers")
         return array
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -221,13 +222,13 @@ def band_means(file: BinaryIO, array: StoredArray, bands: int) -> Tensor:
     Raises:
         PickleRefused: a band has no step, or a number is negative, NaN or infinite.
     """
-    prompts, steps, latents = array.shape
+    prompts, steps, features = array.shape
     timesteps = (steps - 1 - torch.arange(steps)) * (TIMESTEPS / steps) + 1
     band_of_step = (timesteps * bands / TIMESTEPS).long().clamp(max=bands - 1)
     counts = band_of_step.bincount(minlength=bands)
     if not counts.all():
         raise PickleRefused(f"{steps} steps cannot be divided into {bands} bands; ask for fewer bands")
-    sums = torch.zeros(bands, latents, dtype=torch.float64)
+    sums = torch.zeros(bands, features, dtype=torch.float64)
     for first, rows in _rows(file, array):
         if not (rows >= 0).all() or torch.isinf(rows).any():
             raise PickleRefused("holds numbers that are no activations: negative, NaN or infinite")
@@ -238,10 +239,10 @@ def band_means(file: BinaryIO, array: StoredArray, bands: int) -> Tensor:
 
 def _rows(file: BinaryIO, array: StoredArray) -> Iterator[tuple[int, Tensor]]:
     """Yield blocks of an array's rows [n, L], with the number of their first one."""
-    prompts, steps, latents = array.shape
-    size = latents * array.dtype.itemsize
+    prompts, steps, features = array.shape
+    size = features * array.dtype.itemsize
     at_once = max(1, BLOCK_BYTES // size)
     file.seek(array.start)
     for first in range(0, prompts * steps, at_once):
         content = bytearray(file.read(size * min(at_once, prompts * steps - first)))
-        yield first, torch.frombuffer(content, dtype=array.dtype).view(-1, latents)
+        yield first, torch.frombuffer(content, dtype=array.dtype).view(-1, features)

@@ -29,16 +29,16 @@ class Size:
     """What kind of SAE to train; zeros are chosen by the width of the block.
 
     Attributes:
-        latents, k: of the SAE.
+        features, k: of the SAE.
     """
 
-    latents: int = 0
+    features: int = 0
     k: int = 0
 
     def for_width(self, width: int) -> tuple[int, int]:
-        """Return latents and k for a block of some width."""
+        """Return features and k for a block of some width."""
         small = width <= SMALL
-        return self.latents or width * (12 if small else 16), self.k or (16 if small else 32)
+        return self.features or width * (12 if small else 16), self.k or (16 if small else 32)
 
     def bytes_to_train(self, width: int) -> int:
         """Return about how much memory training takes."""
@@ -126,8 +126,8 @@ class SAETraining:
             rows = sum(shard.rows for shard in store.shards(folder))
             if rows < FIRST_BATCHES * self.settings.batch and not self.source.finished:
                 return None
-            latents, k = self.size.for_width(self.widths[hookpoint])
-            self.sessions[hookpoint] = Session(folder, folder / STATE, latents, k, self.settings, self.team)
+            features, k = self.size.for_width(self.widths[hookpoint])
+            self.sessions[hookpoint] = Session(folder, folder / STATE, features, k, self.settings, self.team)
         return self.sessions[hookpoint]
 
     def _keep(self) -> None:
