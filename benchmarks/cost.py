@@ -22,7 +22,7 @@ from ..dev.demo_model.sampling import sample
 from ..erasure.attach import attach
 from ..erasure.detection import Detector
 from ..erasure.eraser import Eraser
-from ..erasure.record import ErasureRecord
+from ..erasure.history import ErasureRecord
 from ..erasure.replacement import Replacement
 from ..nodes import files
 from ..unet.hooks import attach_observer

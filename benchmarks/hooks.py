@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ..erasure.detection import Detector
 from ..erasure.eraser import Eraser
-from ..erasure.record import ErasureRecord
+from ..erasure.history import ErasureRecord
 from ..erasure.replacement import Replacement
 from ..sae_models.concepts import Concept, ConceptBand
 from ..sae_models.sae import SAEConfig, SparseAutoencoder

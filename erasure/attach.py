@@ -8,7 +8,7 @@ from ..unet.blocks import check_fit, hookpoints, require_blocks
 from ..unet.hooks import attach_observer
 from .detection import DetectionTree, blocks_read, detectors
 from .eraser import Eraser
-from .record import ErasureRecord
+from .history import ErasureRecord
 from .replacement import Replacement
 
 

@@ -15,8 +15,9 @@ from ..sae_models.sae import as_read
 from ..unet.calls import POSITIVE, Call, Chunk, NonFiniteActivations, Run, is_known_off, patches_of
 from ..unet.hooks import Observer
 from .detection import Detection, DetectionTree, Detector, blocks_read, detectors, refinements
+from .history import ErasureRecord
 from .masks import MaskState
-from .record import ErasureRecord, Recorder
+from .recorder import Recorder
 from .refinement import resize_mask
 from .replacement import (
     Replacement,

@@ -1,26 +1,16 @@
-"""The record of what one Patch Replacer did: which patches it detected and replaced at each step.
+"""The record of one sampling run: which patches were detected and replaced at each step. All of it is on the CPU."""
 
-While a run lasts, what is noted stays on the device of the model, so that nothing waits for it; when the run ends it is
-brought to the CPU at once. The last runs are kept, each with fingerprints of the images that the sampler returned.
-"""
-
-import zlib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..unet.calls import NEGATIVE, POSITIVE, Call, Chunk, Run
+from ..unet.calls import NEGATIVE, POSITIVE
 from .refinement import resize_mask
 from .statistics import Statistics
-
-# A list of latents makes a run of each, and a cached sampler may be older than the last few.
-MOST_RUNS, MOST_BYTES = 64, 64 * 2**20
-# ComfyUI may hand latents on in half precision.
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,61 +51,6 @@ class StepEntry:
         replaced = tuple(self.replaced[row] for row in rows)
         known = tuple(new for new, _ in places)
         return replace(self, mask=self.mask[rows], replaced=replaced, images=known, before=before, after=after)
-
-
-@dataclass(eq=False)
-class Noted:
-    """A StepEntry on the device of the model, see there.
-
-    Attributes:
-        key: what its rows belong to, see Chunk.
-        replaced: int [B].
-        stuck: images of which all was detected, so that nothing was replaced, bool [B]; None where nothing was to be.
-        active: whether any detector looked at this noise level, bool []; None for always.
-    """
-
-    hookpoint: str
-    chunk: Chunk
-    sigma: Tensor
-    timestep: Tensor
-    mask: Tensor
-    replaced: Tensor
-    stuck: Tensor | None
-    active: Tensor | None
-    looked: bool
-    before: Statistics
-    after: Statistics
-
-    def tensors(self) -> list[Tensor]:
-        """Return all that is on the device."""
-        kept = [self.sigma.float(), self.timestep.float(), self.mask, self.replaced, self.stuck, self.active]
-        kept += [self.before.squares, self.before.values, self.after.source]
-        if self.after.squares is not self.before.squares:
-            kept += [self.after.squares, self.after.values]
-        return [each for each in kept if each is not None]
-
-    def entry(self, values: Iterable[Tensor]) -> tuple[StepEntry, bool, int]:
-        """Make an entry of what ``tensors`` returned, on the CPU.
-
-        Returns:
-            it; whether any detector looked; and how many images could not be edited.
-        """
-        left = iter(values)
-        sigma, timestep, mask, replaced = (next(left) for _ in range(4))
-        stuck = 0 if self.stuck is None else int(next(left).sum())
-        active = self.active is None or bool(next(left))
-        before = Statistics(next(left), next(left))
-        source = None if self.after.source is None else next(left)
-        after = Statistics(before.squares, before.values, source)
-        if self.after.squares is not self.before.squares:
-            after = Statistics(next(left), next(left), source)
-        chunk = self.chunk
-        images = chunk.images if chunk.whole else None
-        counts = tuple(int(count) for count in replaced)
-        entry = StepEntry(
-            self.hookpoint, chunk.role, float(sigma), float(timestep), mask, counts, images, self.looked, before, after
-        )
-        return entry, active, stuck
 
 
 @dataclass(eq=False)
@@ -271,157 +206,3 @@ class RunRecord:
         """Return roughly how many bytes it holds."""
         kept = (each for e in self.entries.values() for each in (e.before, e.after) if each is not None)
         return sum(each.squares.nbytes + each.values.nbytes for each in kept)
-
-
-class Recorder:
-    """Writes the record of one run while it lasts.
-
-    Attributes:
-        record: what is written, complete once ``finish`` was called.
-    """
-
-    def __init__(self, run: Run, record: RunRecord) -> None:
-        self.record = record
-        self._run = run
-        self._noted: list[Noted] = []
-        self._finite: list[tuple[str, Tensor, Tensor]] = []
-
-    def check(self, hookpoint: str, timestep: Tensor, finite: Tensor) -> None:
-        """Note whether the activations of a block were finite, bool []."""
-        self._finite.append((hookpoint, timestep, finite))
-
-    def add(
-        self,
-        hookpoint: str,
-        call: Call,
-        chunk: Chunk,
-        mask: Tensor,
-        before: Statistics,
-        source: Tensor | None = None,
-        after: Statistics | None = None,
-        stuck: Tensor | None = None,
-        active: Tensor | None = None,
-        looked: bool = True,
-    ) -> None:
-        """Note what happened to a chunk.
-
-        Args:
-            hookpoint, call, chunk: where.
-            mask: see StepEntry.
-            before: see StepEntry.
-            source: by which patch each was replaced, see ``replacement``; None if none was.
-            after: see StepEntry; None if patches were only replaced, or not even that.
-            stuck, active, looked: see Noted.
-        """
-        flat = mask.flatten(1)
-        if after is not None:
-            replaced = flat.sum(1)
-        elif source is None:
-            replaced = torch.zeros(len(flat), dtype=torch.long, device=flat.device)
-        else:
-            replaced = (source != torch.arange(source.shape[1], device=source.device)).sum(1)
-        short = None if source is None else source.to(torch.int32)
-        after = Statistics(before.squares, before.values, short) if after is None else after
-        self._noted.append(
-            Noted(hookpoint, chunk, call.sigma, call.timestep, mask, replaced, stuck, active, looked, before, after)
-        )
-
-    def finish(self, samples: Tensor | None, all_detected: str = "") -> tuple[str, float] | None:
-        """Bring everything to the CPU and complete the record.
-
-        Args:
-            samples: what the sampler returned, [B, C, h, w]; None if it failed.
-            all_detected: note for images that could not be edited, as everything in them was detected.
-
-        Returns:
-            block and timestep of the first activations that were not finite, None if all were.
-        """
-        noted = [entry.tensors() for entry in self._noted]
-        checks = [each for _, timestep, finite in self._finite for each in (timestep.float(), finite)]
-        moved = iter(on_cpu([*(each for tensors in noted for each in tensors), *checks]))
-        for entry, tensors in zip(self._noted, noted, strict=True):
-            step, active, stuck = entry.entry([next(moved) for _ in tensors])
-            if active:
-                self.record.entries[step.hookpoint, entry.chunk.key, step.sigma] = step
-                if stuck:
-                    self._run.note(all_detected, stuck)
-        bad = [(name, float(next(moved)), bool(next(moved))) for name, _, _ in self._finite]
-        if samples is not None:
-            self.record.fingerprints = [fingerprints(image) for image in samples]
-        return next(((name, timestep) for name, timestep, finite in bad if not finite), None)
-
-
-class ErasureRecord:
-    """The handle that travels through the ERASURE_RECORD socket: the last runs of one Patch Replacer.
-
-    ComfyUI may take the Patch Replacer from its cache and run only the sampler again, and nodes with the same inputs
-    share one output, so the handle outlives a run and may hold runs of several samplers.
-    """
-
-    def __init__(self) -> None:
-        self.runs: list[RunRecord] = []
-        self._count = 0
-
-    @property
-    def latest(self) -> RunRecord | None:
-        """The run that began last."""
-        return self.runs[-1] if self.runs else None
-
-    def begin(self, run: Run) -> Recorder:
-        """Start the record of a new run."""
-        self._count += 1
-        record = RunRecord(self._count, run.seed, run.image_keys, run.latent_size, notes=run.notes)
-        self.runs.append(record)
-        held = 0
-        for index, each in enumerate(reversed(self.runs)):
-            held += each.size()
-            if index and (index >= MOST_RUNS or held > MOST_BYTES):
-                del self.runs[: len(self.runs) - index]
-                break
-        return Recorder(run, record)
-
-    def made(self, samples: Tensor) -> RunRecord | None:
-        """Return the record of the run that made some latents, of their images alone and in their order.
-
-        Args:
-            samples: [B, C, h, w], as the sampler returned them, or some of them.
-
-        Returns:
-            it; None if no run kept made all of them.
-        """
-        wanted = [_fingerprint(image) for image in samples]
-        for run in reversed(self.runs):
-            known = [prints.get(samples.dtype) for prints in run.fingerprints]
-            if wanted and all(each in known for each in wanted):
-                return run.of([known.index(each) for each in wanted])
-        return None
-
-    def sampled_from(self, image_keys: Sequence[int]) -> RunRecord | None:
-        """Return the record of the latest run that began with some images' noise, None if there is none."""
-        for run in reversed(self.runs):
-            if run.entries and all(key in run.image_keys for key in image_keys):
-                return run.of([run.image_keys.index(key) for key in image_keys])
-        return None
-
-
-def on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Bring many small tensors to the CPU, those of one shape in one transfer."""
-    groups: dict[tuple, list[int]] = {}
-    for index, each in enumerate(tensors):
-        groups.setdefault((each.device, each.dtype, each.shape), []).append(index)
-    moved: list[Tensor] = list(tensors)
-    for (device, _, _), indices in groups.items():
-        if device.type != "cpu":
-            for index, each in zip(indices, torch.stack([tensors[i] for i in indices]).cpu(), strict=True):
-                moved[index] = each
-    return moved
-
-
-def fingerprints(image: Tensor) -> dict[torch.dtype, int]:
-    """Name an image of latents [C, h, w] by its bits, in each dtype in which it may be handed on."""
-    whole = image.detach().float().cpu()
-    return {dtype: _fingerprint(whole.to(dtype)) for dtype in DTYPES}
-
-
-def _fingerprint(image: Tensor) -> int:
-    return zlib.crc32(image.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

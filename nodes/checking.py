@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..erasure.detection import DetectionTree
-from ..erasure.record import ErasureRecord
+from ..erasure.history import ErasureRecord
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..erasure.record import ErasureRecord
+from ..erasure.history import ErasureRecord
 from ..reports.preview import heat_overlay, image_mask, step_tiles, with_words
 from .checking import checked
 from .showing import latent_input, picture_and_words, shown_run

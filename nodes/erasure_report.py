@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..erasure.record import ErasureRecord
+from ..erasure.history import ErasureRecord
 from ..reports.erasure_report import draw_report
 from ..reports.preview import with_words
 from .checking import checked

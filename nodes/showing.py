@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..erasure.record import ErasureRecord, RunRecord
+from ..erasure.history import ErasureRecord
+from ..erasure.record import RunRecord
 
 NOT_KNOWN = (
     "No run kept in this record made that latent, so this is the latest run: connect the LATENT of the sampler "

@@ -2,7 +2,7 @@
 
 from comfy.model_patcher import ModelPatcher
 
-from ..erasure.record import ErasureRecord
+from ..erasure.history import ErasureRecord
 from ..unet.blocks import check_fit
 from ..unet.hooks import attach_observer
 from .steerer import SteeredConcept, Steerer

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..erasure.record import ErasureRecord, Recorder
+from ..erasure.history import ErasureRecord
+from ..erasure.recorder import Recorder
 from ..erasure.statistics import statistics_of
 from ..sae_models.concepts import Concept, band_index
 from ..sae_models.loaded import LoadedSAE

@@ -388,7 +388,7 @@ def test_guided_latents_fire_at_even_odds_and_explain_what_is_left(pack):
 
 def test_gradients_pass_steered_patches_as_if_nothing_was_added(bench):
     from concept_erasure.benchmarks.comparison.attack import PassedOn
-    from concept_erasure.erasure.record import ErasureRecord
+    from concept_erasure.erasure.history import ErasureRecord
     from concept_erasure.steering.steerer import SteeredConcept, Steerer
     from concept_erasure.steering.steering import Steering
 

@@ -58,7 +58,7 @@ def concept_of(against=()):
 def steps(detection, replacement, shape, dtype, count=2, blocks=("middle_block.1", "output_blocks.4.1")):
     """Run some sampling steps on fake CUDA maps: (outputs, transfers during them, the eraser and its run)."""
     from concept_erasure.erasure.eraser import Eraser
-    from concept_erasure.erasure.record import ErasureRecord
+    from concept_erasure.erasure.history import ErasureRecord
 
     images, channels, height, width = shape
     eraser = Eraser(detection, replacement, ErasureRecord(), blocks)
@@ -189,7 +189,7 @@ def test_a_planted_read_is_noticed(fake, monkeypatch):
 
 
 def test_everything_is_read_when_the_run_ends_in_few_transfers(fake):
-    from concept_erasure.erasure.record import on_cpu
+    from concept_erasure.erasure.recorder import on_cpu
 
     sae, counted = sae_of("topk", 1280, torch.float16), []
     for count in (2, 6):

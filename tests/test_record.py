@@ -68,7 +68,7 @@ def test_the_unedited_run_of_the_same_noise_is_found(canvas, erased):
 
 
 def test_old_runs_are_dropped_by_number_and_size(pack, monkeypatch):
-    from concept_erasure.erasure import record as module
+    from concept_erasure.erasure import history as module
     from concept_erasure.erasure.statistics import statistics_of
 
     record = module.ErasureRecord()
@@ -86,7 +86,7 @@ def test_old_runs_are_dropped_by_number_and_size(pack, monkeypatch):
 
 
 def test_a_repeated_call_overwrites_its_entry_and_inactive_steps_leave_none(pack):
-    from concept_erasure.erasure.record import ErasureRecord
+    from concept_erasure.erasure.history import ErasureRecord
     from concept_erasure.erasure.statistics import statistics_of
 
     run = run_of(images=2)

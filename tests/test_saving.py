@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_sae_trainer import train
+from support.running import train
 
 WHERE = "is_default in extra_model_paths.yaml"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from load import ROOT
-from test_readers import write
+from support.sae_formats import write
 
 WATCHED = ROOT / "tests" / "support" / "watched_nodes.py"
 

@@ -42,7 +42,7 @@ def classes(pack):
 def objects(classes, canvas):
     """What comes by a socket, as it should be."""
     from concept_erasure.erasure.detection import Detector
-    from concept_erasure.erasure.record import ErasureRecord
+    from concept_erasure.erasure.history import ErasureRecord
     from concept_erasure.nodes import files
 
     sae = classes["ConceptErasureSAELoader"].execute(files.names()[0]).args[0]

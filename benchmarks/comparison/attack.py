@@ -26,7 +26,7 @@ from torch import Tensor
 from ...demo_model.text_encoder import PAD, START, TOKENS, WORDS, split_words
 from ...demo_model.vocabulary import OBJECTS, STYLES
 from ...dev.demo_model.sampling import SCHEDULER, STEPS, sample
-from ...erasure.record import ErasureRecord
+from ...erasure.history import ErasureRecord
 from ...steering.steerer import Steerer
 from ...unet.calls import Call
 from ...unet.hooks import attach_observer

@@ -18,7 +18,7 @@ from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, generate
 from ...dev.demo_model.train_sae import file_of
 from ...erasure.attach import attach
 from ...erasure.detection import DetectionTree, Detector, Join, Refine
-from ...erasure.record import ErasureRecord
+from ...erasure.history import ErasureRecord
 from ...sae_models.loaded import LoadedSAE
 from ...steering.attach import steer
 from ...steering.steerer import SteeredConcept

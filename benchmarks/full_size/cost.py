@@ -19,7 +19,7 @@ import torch
 
 from ...erasure.detection import Detector
 from ...erasure.eraser import Eraser
-from ...erasure.record import ErasureRecord
+from ...erasure.history import ErasureRecord
 from ...erasure.replacement import Replacement
 from ...sae_models.hookpoints import find
 from ...sae_models.sae import SparseAutoencoder

@@ -15,7 +15,7 @@ import torch
 
 from ...erasure.detection import Detector
 from ...erasure.eraser import Eraser
-from ...erasure.record import ErasureRecord
+from ...erasure.history import ErasureRecord
 from ...erasure.replacement import Replacement, draws_for, random_sources, similar_sources
 from ...sae_models.concepts import Concept, ConceptBand
 from ...sae_models.hookpoints import find

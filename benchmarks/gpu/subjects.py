@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...erasure.attach import attach
 from ...erasure.detection import Detector
-from ...erasure.record import ErasureRecord
+from ...erasure.history import ErasureRecord
 from ...erasure.replacement import Replacement
 from ...sae_models.concepts import Concept
 from ...sae_models.loaded import LoadedSAE
