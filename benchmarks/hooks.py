@@ -35,9 +35,9 @@ from ..erasure.replacement import Replacement
 from ..sae_models.concepts import Concept, ConceptBand
 from ..sae_models.sae import SAEConfig, SparseAutoencoder
 from ..unet.calls import NEGATIVE, POSITIVE, Call, Chunk, Run, patches_of
+from .framework.storage import WORK
 from .full_size.models import Seen, plant_concept, random_sae
 from .timing import alternate, quartiles, ratios
-from .work import WORK
 
 BEFORE = "7838560a28b39e682a2b791f3e078cf7dfb6decc"
 PACKAGE = "concept_erasure_before"
