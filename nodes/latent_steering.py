@@ -69,7 +69,7 @@ class LatentSteering(io.ComfyNode):
                 io.Model.Output(display_name="model", tooltip="The model with steering attached, for a sampler."),
                 ERASURE_RECORD.Output(
                     display_name="record",
-                    tooltip="Which patches were changed in the latest sampling run, for the Detection Preview.",
+                    tooltip="Which patches were changed in the last sampling runs, for the Detection Preview.",
                 ),
             ],
         )
