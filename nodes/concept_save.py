@@ -50,9 +50,9 @@ class SaveConcept(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, concept: Concept, name: str, feature_names: str = "", overwrite: bool = False) -> io.NodeOutput:
+    def execute(cls, concept: Concept, name: str, latent_names: str = "", overwrite: bool = False) -> io.NodeOutput:
         path = files.new_file(name, overwrite, NAME, files.CONCEPTS)
-        named = replace(concept, feature_names=_merged_names(concept, feature_names))
+        named = replace(concept, feature_names=_merged_names(concept, latent_names))
         try:
             concept_files.save(path, named)
         except OSError as error:

@@ -1,6 +1,7 @@
 """Where files are saved, what is found out before work begins, and what is said when a file cannot be written."""
 
 import errno
+import importlib.util
 import itertools
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from load import comfyui_path
 from support.running import train
 
 WHERE = "is_default in extra_model_paths.yaml"
@@ -204,8 +206,11 @@ def configured(monkeypatch, tmp_path: Path, text: str) -> list[str]:
     import folder_paths
     from comfy.cli_args import args
     from concept_erasure.nodes import files
-    from utils.extra_config import load_extra_path_config
 
+    # By its file: other programs have a module of the name `utils` too.
+    spec = importlib.util.spec_from_file_location("extra_config", comfyui_path() / "utils" / "extra_config.py")
+    extra_config = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(extra_config)
     path = tmp_path / "Pfade für mich.yaml"
     path.write_text(text, encoding="utf-8")
     for kind in ("sae", "loras"):
@@ -213,7 +218,7 @@ def configured(monkeypatch, tmp_path: Path, text: str) -> list[str]:
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, (paths, set()))
     del folder_paths.folder_names_and_paths["sae"]
     monkeypatch.setattr(args, "extra_model_paths_config", [[str(path)]])
-    load_extra_path_config(str(path))
+    extra_config.load_extra_path_config(str(path))
     files.register_folder()
     files.register_folder()
     # The kinds that ComfyUI knows from the start are the standard: what stands first there, stands first here.
