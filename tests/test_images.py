@@ -96,3 +96,14 @@ def test_lines_with_names_have_a_legend(pack):
         _, y = colored(chart, color)
         assert (y < 50).any()
     assert not len(colored(line_chart((300, 200), "", [Line([], BLUE)], ("", "")), BLUE)[0])
+
+
+def test_sentences_stand_below_the_images_and_change_nothing_above(pack):
+    from concept_erasure.reports.preview import with_words
+
+    images = torch.rand(2, 64, 200, 3)
+    assert with_words(images, []) is images
+    written = with_words(images, ["Another node rearranges what the model is asked (12 times)."])
+    assert written.shape[0] == 2 and written.shape[1] > 64 and written.shape[2:] == (200, 3)
+    assert torch.equal(written[:, :64], images)
+    assert torch.equal(written[0, 64:], written[1, 64:]) and written[:, 64:].std() > 0.05, "words are drawn there"
