@@ -7,6 +7,7 @@ rest.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,17 @@ def tests(session: nox.Session) -> None:
 def research(session: nox.Session) -> None:
     """Run the tests that only the benchmarks need: methods that are compared, damage, attacks, training in full."""
     session.run(prepare(session), "-m", "pytest", "-m", "research", *session.posargs)
+
+
+@nox.session
+def frontends(session: nox.Session) -> None:
+    """Run the browser tests on the newest frontend on PyPI, beside the one that the test host has."""
+    python = prepare(session)
+    folder = ROOT / ".host" / "frontend"
+    session.run(*pip(python), "--no-deps", "--upgrade", "--target", str(folder), "comfyui-frontend-package")
+    static = folder / "comfyui_frontend_package" / "static"
+    options = f"{os.environ.get('COMFYUI_OPTIONS', '')} --front-end-root {shlex.quote(str(static))}"
+    session.run(python, "-m", "pytest", "-m", "browser", *session.posargs, env={"COMFYUI_OPTIONS": options})
 
 
 @nox.session

@@ -7,13 +7,17 @@ from comfy.model_patcher import ModelPatcher
 from ..unet.blocks import check_fit, hookpoints, require_blocks
 from ..unet.hooks import attach_observer
 from .detection import DetectionTree, blocks_read, detectors
-from .eraser import Eraser
+from .eraser import Eraser, Show
 from .history import ErasureRecord
 from .replacement import Replacement
 
 
 def attach(
-    model: ModelPatcher, tree: DetectionTree, replacement: Replacement, blocks: Sequence[str] | None = None
+    model: ModelPatcher,
+    tree: DetectionTree,
+    replacement: Replacement,
+    blocks: Sequence[str] | None = None,
+    show: Show | None = None,
 ) -> tuple[ModelPatcher, ErasureRecord]:
     """Return a clone of the model that detects and replaces while it samples, and the record of what it does.
 
@@ -22,6 +26,7 @@ def attach(
         tree: what to find.
         replacement: what to do where it is found.
         blocks: the UNet modules to edit; None for those of ``usual_blocks``.
+        show: is told of each step, see ``eraser.Show``; None if nobody watches.
 
     Raises:
         ValueError: an SAE does not fit the model, or it lacks a block where patches are to be replaced.
@@ -33,8 +38,9 @@ def attach(
     require_blocks(model, blocks)
     record = ErasureRecord()
     patchers = {id(detector.sae.patcher): detector.sae.patcher for detector in used}
-    patched = attach_observer(model, Eraser(tree, replacement, record, blocks), list(patchers.values()))
-    return patched, record
+    eraser = Eraser(tree, replacement, record, blocks)
+    eraser.show = show
+    return attach_observer(model, eraser, list(patchers.values())), record
 
 
 def usual_blocks(model: ModelPatcher, tree: DetectionTree) -> list[str]:

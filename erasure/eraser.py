@@ -5,7 +5,7 @@ stays on the device of the feature map, and nothing in here waits for it; that a
 the run ends (docs/decisions/0012).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 import torch
@@ -39,6 +39,11 @@ UNSURE = (
 )
 
 
+# Takes a step's number from 1, the number of steps, the denoised latents [B, C, h, w], and the detected patches of the
+# first image, bool [H, W] (None if nothing is known of it). All of it is where the model is.
+Show = Callable[[int, int, Tensor, Tensor | None], None]
+
+
 class _State:
     """What one sampling run knows."""
 
@@ -60,6 +65,9 @@ class _State:
 class Eraser(Observer):
     """Carries out one detection, and one replacement at the blocks that it reads or at others.
 
+    Attributes:
+        show: is told of each step; None if nobody watches.
+
     Args:
         tree: what to find.
         replacement: what to do where it is found.
@@ -74,6 +82,8 @@ class Eraser(Observer):
         self.replacement = replacement
         self.record = record
         self.blocks = tuple(blocks) or blocks_read(tree)
+        self.show: Show | None = None
+        self._shown: list[Tensor] = []
         self._state: _State | None = None
 
     @property
@@ -136,6 +146,14 @@ class Eraser(Observer):
             mask = self._mask(state, chunk, call, output, active)
             if mask is None:
                 continue
+            if (
+                self.show is not None
+                and chunk.role == POSITIVE
+                and chunk.whole
+                and chunk.images
+                and not chunk.images[0]
+            ):
+                self._shown.append(mask[0])
             part = output[chunk.rows]
             source = self._source(state, hookpoint, chunk, call, part, mask)
             if source is not None:
@@ -144,6 +162,17 @@ class Eraser(Observer):
             stuck = None if source is None else mask.flatten(1).all(1)
             state.recorder.add(hookpoint, call, chunk, mask, statistics_of(part), source, None, stuck, active, looked)
         return output if edited is None else edited
+
+    def on_step(self, step: int, steps: int, latents: Tensor) -> None:
+        """Show what was detected in the first image since the step before; see Observer."""
+        if self._state is None or self.show is None:
+            return
+        masks, self._shown = self._shown, []
+        finest = max(masks, key=lambda mask: mask.numel(), default=None)
+        if finest is not None:
+            grid = int(finest.shape[0]), int(finest.shape[1])
+            finest = torch.cat([resize_mask(mask[None], grid) for mask in masks]).any(0)
+        self.show(step, steps, latents, finest)
 
     def _chunks(self, call: Call) -> Iterator[Chunk]:
         """Yield the rows that are looked at."""
@@ -213,3 +242,8 @@ class Eraser(Observer):
         run, seed = state.run, self.replacement.seed
         seeds = [draw_seed(seed, key, hookpoint, run.first_sigma, call.step) for key in keys]
         return random_sources(flat, pool, draws_for(seeds, flat.shape[1]).to(flat.device, non_blocking=True))
+
+
+def _is_of_the_first_image(chunk: Chunk) -> bool:
+    """Tell whether the first row of a chunk is the whole first image of the run, for a positive prompt."""
+    return chunk.role == POSITIVE and chunk.whole and bool(chunk.images) and chunk.images[0] == 0

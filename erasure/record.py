@@ -189,14 +189,17 @@ class RunRecord:
 
     def summary(self) -> str:
         """Return a few sentences for a person."""
+        return " ".join([self.figures(), *self.warnings()])
+
+    def figures(self) -> str:
+        """Return what was detected and replaced in one sentence."""
         name = f"Run {self.number} (seed {self.seed}"
         if not self.entries:
-            return " ".join([f"{name}): the detector did not look at any step.", *self.warnings()])
-        text = (
+            return f"{name}): the detector did not look at any step."
+        return (
             f"{name}, {self.images} image(s), {len(self.steps)} steps looked at): {float(self.heat().mean()):.1%} of "
             f"all patches detected, {self.replaced()} patch embeddings replaced."
         )
-        return " ".join([text, *self.warnings()])
 
     def warnings(self) -> list[str]:
         """Return what could not be done, a sentence each."""

@@ -53,13 +53,16 @@ class Finding:
         return f"{low:.0f}-{high:.0f}"
 
     def summary(self) -> str:
-        """Return the warning, then AUC and number of features in each band, noisiest first."""
+        """Return the warning, if there is one, then the figures."""
+        return f"{self.warning}\n{self.figures()}" if self.warning else self.figures()
+
+    def figures(self) -> str:
+        """Return AUC and number of features in each band, noisiest first."""
         bands = [
             f"t {self._span(i)}: AUC {found.auc:.2f}, {len(found.band.features)} latents"
             for i, found in reversed(list(enumerate(self.found)))
         ]
-        text = f"'{self.concept.name}', held-out separation (0.5 is chance): " + "; ".join(bands) + "."
-        return f"{self.warning}\n{text}" if self.warning else text
+        return f"'{self.concept.name}', held-out separation (0.5 is chance): " + "; ".join(bands) + "."
 
 
 def find_concept(

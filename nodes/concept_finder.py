@@ -16,7 +16,7 @@ from ..unet.calls import NonFiniteActivations
 from ..unet.sampling import Sampling
 from .checking import checked
 from .finding_sockets import found_outputs, sampler_inputs, seed_input, size_input
-from .showing import picture_and_words
+from .showing import image_and_words
 from .sockets import CATEGORY, SAE
 
 NAME = "Concept Finder"
@@ -138,5 +138,6 @@ class ConceptFinder(io.ComfyNode):
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         report = finder_report(finding, examples, sae.config.num_latents)
-        shown = picture_and_words(report, finding.summary(), cls)
+        warnings = [finding.warning] if finding.warning else []
+        report, shown = image_and_words(report, finding.figures(), cls, warnings)
         return io.NodeOutput(finding.concept, report, finding.summary(), ui=shown)

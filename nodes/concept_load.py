@@ -1,11 +1,12 @@
 """Load Concept: a concept file becomes a concept."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..sae_models.formats.concept_files import describe
 from ..sae_models.formats.native import SAEFileError
 from . import files
 from .checking import FileChoice, checked
+from .showing import words_alone
 from .sockets import CATEGORY, CONCEPT
 
 NAME = "Load Concept"
@@ -61,4 +62,4 @@ class LoadConcept(io.ComfyNode):
             raise ValueError(f"{NAME}: {error} (input 'concept_file'). {error.advice}") from error
         except ValueError as error:
             raise ValueError(f"{NAME}: {error} (input 'concept_file').") from error
-        return io.NodeOutput(concept, ui=ui.PreviewText(describe(concept)))
+        return io.NodeOutput(concept, ui=words_alone(describe(concept), cls))

@@ -1,11 +1,12 @@
 """Concept Math: two concepts become one."""
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..sae_models.arithmetic import OPERATIONS, difference, union
 from ..sae_models.concepts import Concept
 from ..sae_models.formats.concept_files import describe
 from .checking import checked
+from .showing import words_alone
 from .sockets import CATEGORY, CONCEPT
 
 NAME = "Concept Math"
@@ -50,4 +51,4 @@ class ConceptMath(io.ComfyNode):
             concept = combine(first, second, name.strip())
         except ValueError as error:
             raise ValueError(f"{NAME}: {error} (inputs 'first' and 'second').") from error
-        return io.NodeOutput(concept, ui=ui.PreviewText(describe(concept)))
+        return io.NodeOutput(concept, ui=words_alone(describe(concept), cls))

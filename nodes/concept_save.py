@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..sae_models.concepts import Concept
 from ..sae_models.formats import concept_files
 from . import files, targets
 from .checking import checked
+from .showing import words_alone
 from .sockets import CATEGORY, CONCEPT
 
 NAME = "Save Concept"
@@ -61,7 +62,7 @@ class SaveConcept(io.ComfyNode):
             raise ValueError(
                 f"{NAME}: {error} (input 'concept'). Connect one from another node of this pack."
             ) from error
-        return io.NodeOutput(ui=ui.PreviewText(f"Saved {path}. {concept_files.describe(named)}"))
+        return io.NodeOutput(ui=words_alone(f"Saved {path}. {concept_files.describe(named)}", cls))
 
 
 def _merged_names(concept: Concept, text: str) -> tuple[tuple[int, str], ...]:

@@ -6,9 +6,9 @@ import torch
 from comfy_api.latest import io
 
 from ..erasure.history import ErasureRecord
-from ..reports.preview import heat_overlay, image_mask, step_tiles, with_words
+from ..reports.preview import heat_overlay, image_mask, step_tiles
 from .checking import checked
-from .showing import latent_input, picture_and_words, shown_run
+from .showing import image_and_words, latent_input, shown_run
 from .sockets import CATEGORY, ERASURE_RECORD
 
 NAME = "Detection Preview"
@@ -68,7 +68,6 @@ class DetectionPreview(io.ComfyNode):
         run, doubt = shown_run(record, latent, image, NAME)
         mask = image_mask(run, (image.shape[1], image.shape[2]), any_step=mask_from == MASKS[0])
         preview = torch.cat([heat_overlay(run, image), *step_tiles(run, image, tiles)], dim=2)
-        # What could not be done must be seen, and a node's image is what every frontend shows.
-        preview = with_words(preview, [*([doubt] if doubt else []), *run.warnings()])
-        text = " ".join([*([doubt] if doubt else []), run.summary()])
-        return io.NodeOutput(preview, mask, ui=picture_and_words(preview, text, cls))
+        warnings = [*([doubt] if doubt else []), *run.warnings()]
+        preview, shown = image_and_words(preview, run.figures(), cls, warnings)
+        return io.NodeOutput(preview, mask, ui=shown)

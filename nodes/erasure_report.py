@@ -7,9 +7,8 @@ from comfy_api.latest import io
 
 from ..erasure.history import ErasureRecord
 from ..reports.erasure_report import draw_report
-from ..reports.preview import with_words
 from .checking import checked
-from .showing import latent_input, latest_run, picture_and_words, require_pictures_of, shown_run
+from .showing import image_and_words, latent_input, latest_run, require_pictures_of, shown_run
 from .sockets import CATEGORY, ERASURE_RECORD
 
 NAME = "Erasure Report"
@@ -89,7 +88,7 @@ class ErasureReport(io.ComfyNode):
                 f"{NAME}: {error}. Sample 'reference' with the same sampler, scheduler and steps as 'record', and let "
                 "its detector read the same block over the whole range."
             ) from error
-        words = [*([doubt] if doubt else []), *run.warnings()]
-        report = with_words(report, words)
-        text = "\n".join([*words, *(verdict.sentence() for verdict in verdicts)])
-        return io.NodeOutput(report, text, ui=picture_and_words(report, text, cls))
+        warnings = [*([doubt] if doubt else []), *run.warnings()]
+        sentences = [verdict.sentence() for verdict in verdicts]
+        report, shown = image_and_words(report, "\n".join(sentences), cls, warnings, sentences)
+        return io.NodeOutput(report, "\n".join([*warnings, *sentences]), ui=shown)

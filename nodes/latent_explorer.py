@@ -21,7 +21,7 @@ from . import folders
 from .checking import checked
 from .concept_detector import parse_features
 from .finding_sockets import sampler_inputs, seed_input, size_input
-from .showing import picture_and_words
+from .showing import image_and_words
 from .sockets import CATEGORY, CONCEPT, SAE
 
 NAME = "Latent Explorer"
@@ -147,7 +147,8 @@ class LatentExplorer(io.ComfyNode):
         names = dict(concept.feature_names) if concept is not None else {}
         images, said = feature_sheets(examples, shown, names, size, given)
         text = "\n".join(said)
-        return io.NodeOutput(images, text, ui=picture_and_words(images, text, cls))
+        images, shown_words = image_and_words(images, text, cls, each=said)
+        return io.NodeOutput(images, text, ui=shown_words)
 
     @classmethod
     def validate_inputs(cls, image_folder: str | None = None) -> bool | str:

@@ -8,6 +8,7 @@ from ..erasure.detection import DetectionTree, blocks_read
 from ..erasure.replacement import APPLY_TO, MODES, Replacement
 from ..sae_models import hookpoints
 from .checking import checked
+from .live import LiveHeat
 from .sockets import CATEGORY, DETECTION, ERASURE_RECORD
 
 DEFAULTS = Replacement()
@@ -81,6 +82,7 @@ class PatchReplacer(io.ComfyNode):
                     tooltip="What was detected and replaced while sampling, for the Detection Preview.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -100,9 +102,8 @@ class PatchReplacer(io.ComfyNode):
             replacement, replace_at, source_share = "random", SAE_BLOCK, 1.0
         chosen = Replacement(replacement, apply_to, source_seed, source_share)
         places = {MIDDLE_TOO: None, SAE_BLOCK: blocks_read(detection)}
-        return io.NodeOutput(
-            *attach(model, detection, chosen, places[replace_at] if replace_at in places else _listed(blocks))
-        )
+        at = places[replace_at] if replace_at in places else _listed(blocks)
+        return io.NodeOutput(*attach(model, detection, chosen, at, LiveHeat.of(cls, model)))
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -1,12 +1,13 @@
 """SAE Save: an SAE becomes a file of the pack's own format."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..sae_models.formats import load_whole, native
 from ..sae_models.loaded import LoadedSAE
 from . import files, targets
 from .checking import checked
+from .showing import words_alone
 from .sockets import CATEGORY, SAE
 
 AS_LOADED = "as in its file"
@@ -68,4 +69,4 @@ class SAESave(io.ComfyNode):
         parts = "encoder and decoder" if whole.decoder_weight is not None else "encoder"
         concepts = len(sae.dictionary.concepts)
         size = path.stat().st_size / 1e6
-        return io.NodeOutput(ui=ui.PreviewText(f"Saved {path}: {parts}, {concepts} concepts, {size:.1f} MB"))
+        return io.NodeOutput(ui=words_alone(f"Saved {path}: {parts}, {concepts} concepts, {size:.1f} MB", cls))

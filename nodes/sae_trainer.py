@@ -14,7 +14,7 @@ from ..training.from_model.run import UNFINISHED, train_for_model
 from ..training.settings import RULES
 from . import files, folders
 from .checking import FileChoice, checked
-from .showing import picture_and_words
+from .showing import image_and_words
 from .sockets import CATEGORY, SAE, part_inputs
 
 NAME = "SAE Trainer"
@@ -247,8 +247,8 @@ class SAETrainer(io.ComfyNode):
             return files.new_file(files.without_extension(name) + part, overwrite, NAME, ending=UNFINISHED)
 
         result = train_for_model(model, clip, request, target, files.training_folder, vae)
-        shown = picture_and_words(result.curves, result.summary, cls)
-        return io.NodeOutput(result.sae, result.curves, ui=shown)
+        curves, shown = image_and_words(result.curves, result.summary, cls)
+        return io.NodeOutput(result.sae, curves, ui=shown)
 
     @classmethod
     def validate_inputs(cls, prompts_file: str | None = None, image_folder: str | None = None) -> bool | str:

@@ -1,5 +1,10 @@
-"""What several nodes show and check alike: images with words, and the run that a record is of."""
+"""What several nodes show and check alike: words, and the run that a record is of.
 
+ComfyUI's frontends show a node's images and nothing else that every version keeps: the text that a node returns is
+shown by Preview Any alone, and progress text goes when the run ends. So the words are part of an image.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,6 +12,7 @@ from comfy_api.latest import io, ui
 
 from ..erasure.history import ErasureRecord
 from ..erasure.record import RunRecord
+from ..reports.images import card, with_caption
 
 NOT_KNOWN = (
     "No run kept in this record made that latent, so this is the latest run: connect the LATENT of the sampler "
@@ -14,9 +20,29 @@ NOT_KNOWN = (
 )
 
 
-def picture_and_words(picture: torch.Tensor, text: str, cls: type[io.ComfyNode]) -> dict[str, Any]:
-    """Return what makes a node show a picture and the words below it."""
-    return {**ui.PreviewImage(picture, cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
+def image_and_words(
+    image: torch.Tensor, text: str, cls: type[io.ComfyNode], warnings: Sequence[str] = (), each: Sequence[str] = ()
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Write words below an image that a node shows.
+
+    Args:
+        image: [B, H, W, 3].
+        text: the words, without the warnings.
+        cls: the node.
+        warnings: what could not be done, a sentence each.
+        each: the words below each image of the batch, where they differ.
+
+    Returns:
+        the image with the words, which is also what the node hands on, and its ``ui``.
+    """
+    written = with_caption(image, each or [text], warnings)
+    said = "\n".join([text, *warnings])
+    return written, {**ui.PreviewImage(written, cls=cls).as_dict(), **ui.PreviewText(said).as_dict()}
+
+
+def words_alone(text: str, cls: type[io.ComfyNode]) -> dict[str, Any]:
+    """Return the ``ui`` of a node that has only words to show."""
+    return {**ui.PreviewImage(card(text), cls=cls).as_dict(), **ui.PreviewText(text).as_dict()}
 
 
 def latent_input() -> io.Input:

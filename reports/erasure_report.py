@@ -10,9 +10,9 @@ from torch import Tensor
 from ..erasure.record import RunRecord
 from ..erasure.statistics import REACH, Distance, Statistics, distance, pooled_counts
 from .chart import Line, line_chart
-from .images import batch, resized, scaled, sheet, titled, to_pil, words
+from .images import batch, resized, scaled, sheet, titled, to_pil
 from .preview import heat_overlay, step_tiles
-from .style import BLUE, INK, RED, TITLE
+from .style import BLUE, RED, TITLE
 
 PANEL, GAP, CHART = 320, 10, 190  # pixels
 WIDTH = 3 * PANEL + 2 * GAP
@@ -86,7 +86,7 @@ def draw_report(
     verdicts = [_judge(run, pairs, i, versus) for i in range(run.images)]
     heat, masks = heat_overlay(run, image), _masks(run, image, tiles)
     sheets = []
-    for i, verdict in enumerate(verdicts):
+    for i in range(run.images):
         shown = [("edited", image[i]), ("where it was found", heat[i])]
         if before is not None:
             shown.insert(0, ("before", before[i]))
@@ -94,7 +94,6 @@ def draw_report(
             [titled(title, scaled(to_pil(each), PANEL), TITLE) for title, each in shown],
             [to_pil(mask[i]) for mask in masks],
             _charts(run, pairs, i),
-            [words(verdict.sentence(), WIDTH, TITLE, INK if verdict.is_usual else RED)],
         ]
         sheets.append(sheet(rows, GAP, margin=GAP))
     return batch(sheets), verdicts

@@ -8,9 +8,8 @@ from torch import Tensor
 from ..finding.examples import Example
 from ..finding.fitting import Finding
 from ..sae_models.scoring import strongest_features
-from .heat import LABEL, TILE, caption_row, concept_heat, feature_heat, image_row
-from .images import GAP, batch, sheet, words
-from .style import RED
+from .heat import caption_row, concept_heat, feature_heat, image_row
+from .images import batch, sheet
 
 SHOWN_FEATURES = 8
 
@@ -26,10 +25,8 @@ def finder_report(finding: Finding, examples: Sequence[Example], num_features: i
     Returns:
         [1, H, W, 3].
     """
-    concept, warning = finding.concept, finding.warning
-    width = LABEL + max(len(examples), 4) * (TILE + GAP)
-    rows = [[words(warning, width, color=RED)]] if warning else []
-    rows += [[words(finding.summary().removeprefix(warning).strip(), width)], image_row("images", examples)]
+    concept = finding.concept
+    rows = [image_row("images", examples)]
     if any(example.caption for example in examples):
         rows.append(caption_row([example.caption for example in examples]))
     if any(example.painted is not None for example in examples):

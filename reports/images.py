@@ -11,11 +11,13 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from .style import BACKGROUND, HEAT, INK, OUTLINE, TEXT, Color, Font, font
+from .style import BACKGROUND, HEAT, INK, OUTLINE, RED, TEXT, Color, Font, font
 
 GAP = 4  # pixels between the images of a sheet
 PAD = 4  # pixels around text
 LEADING = 5  # pixels between lines of text
+CARD = 512  # pixels; a narrower image is enlarged before words are written below it
+CHARACTER = 28  # a caption's font is this part of the width, so that it is read in a node that is 300 pixels wide
 STRENGTH = 0.75  # of the tint of a patch that is as hot as can be; what is below stays visible
 
 
@@ -121,6 +123,32 @@ def captioned(image: Image.Image, caption: str, size: int = TEXT) -> Image.Image
 def scaled(image: Image.Image, width: int) -> Image.Image:
     """Return an image at some width in pixels; the height follows."""
     return image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS)
+
+
+def with_caption(images: Tensor, captions: Sequence[str], warnings: Sequence[str] = ()) -> Tensor:
+    """Write words below images, large enough to be read in a node.
+
+    Args:
+        images: [B, H, W, 3 or more]; those narrower than ``CARD`` are enlarged, their pixels stay sharp.
+        captions: of each image, or one for all.
+        warnings: what could not be done, a sentence each, written in another color below all of them.
+
+    Returns:
+        [B, H', W', 3] on the CPU.
+    """
+    times = -(-CARD // images.shape[2])
+    large = images[..., :3].float().cpu().repeat_interleave(times, 1).repeat_interleave(times, 2)
+    width = large.shape[2]
+    # A tall image is shown smaller, or the node would be higher than the screen.
+    size = max(width, large.shape[1] * 2 // 3) // CHARACTER
+    told = [words("\n".join(warnings), width, size, RED)] if warnings else []
+    below = batch([sheet([[words(caption, width, size)], told], gap=0) for caption in captions])
+    return torch.cat([large, below.expand(len(images), -1, -1, -1)], dim=1)
+
+
+def card(text: str) -> Tensor:
+    """Return an image of words alone, [1, H, CARD, 3]."""
+    return batch([words(text, CARD, CARD // CHARACTER)])
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,15 +1,13 @@
 """A run's record over its images: where and when a concept was detected. Images are float [B, H, W, 3] in 0..1."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
 from ..erasure.record import RunRecord
-from .images import enlarged, outlined, paled, tinted, to_pil, to_tensor, words
-from .style import BACKGROUND, INK, RED, SMALL, font
+from .images import enlarged, outlined, paled, tinted, to_pil, to_tensor
+from .style import BACKGROUND, INK, SMALL, font
 
 
 def heat_overlay(run: RunRecord, image: Tensor) -> Tensor:
@@ -59,14 +57,6 @@ def _note(image: Image.Image, text: str) -> Image.Image:
     pen.rectangle(pen.textbbox((2, 1), text, face), fill=BACKGROUND)
     pen.text((2, 1), text, fill=INK, font=face)
     return image
-
-
-def with_words(images: Tensor, sentences: Sequence[str]) -> Tensor:
-    """Write warnings below images, [B, H, W, 3] -> [B, H + lines, W, 3]; without any, the images as they are."""
-    if not sentences:
-        return images
-    below = to_tensor(words("\n".join(sentences), images.shape[2], SMALL, RED))
-    return torch.cat([images, below.expand(len(images), -1, -1, -1)], dim=1)
 
 
 def image_mask(run: RunRecord, size: tuple[int, int], any_step: bool) -> Tensor:

@@ -29,7 +29,7 @@ def refreshed():
 def test_a_saved_concept_comes_back_whole(nodes, sae, sae_folder):
     concept = sae.concept("cat")
     first = concept.features()[0]
-    said = nodes.SaveConcept.execute(concept, "my cat", f"\n{first}:  fur: grey \n").ui.as_dict()["text"][0]
+    said = nodes.SaveConcept.execute(concept, "my cat", f"\n{first}:  fur: grey \n").ui["text"][0]
     assert str(sae_folder / "concepts" / "my cat.safetensors") in said and f"{first} (fur: grey)" in said
     refreshed()
     loaded = nodes.LoadConcept.execute("concepts/my cat.safetensors").args[0]

@@ -98,12 +98,32 @@ def test_lines_with_names_have_a_legend(pack):
     assert not len(colored(line_chart((300, 200), "", [Line([], BLUE)], ("", "")), BLUE)[0])
 
 
-def test_sentences_stand_below_the_images_and_change_nothing_above(pack):
-    from concept_erasure.reports.preview import with_words
+def test_words_stand_below_the_images_and_change_nothing_above(pack):
+    from concept_erasure.reports.images import CARD, with_caption
 
-    images = torch.rand(2, 64, 200, 3)
-    assert with_words(images, []) is images
-    written = with_words(images, ["Another node rearranges what the model is asked (12 times)."])
-    assert written.shape[0] == 2 and written.shape[1] > 64 and written.shape[2:] == (200, 3)
+    images = torch.rand(2, 64, CARD, 3)
+    written = with_caption(images, ["576 patch embeddings replaced."])
+    assert written.shape[0] == 2 and written.shape[1] > 64 and written.shape[2:] == (CARD, 3)
     assert torch.equal(written[:, :64], images)
     assert torch.equal(written[0, 64:], written[1, 64:]) and written[:, 64:].std() > 0.05, "words are drawn there"
+    warned = with_caption(images, ["576 patch embeddings replaced."], ["Another node rearranges it (12 times)."])
+    assert warned.shape[1] > written.shape[1]
+    red = (warned[..., 0] - warned[..., 2])[:, 64:]
+    assert (red > 0.2).any() and not ((written[..., 0] - written[..., 2])[:, 64:] > 0.2).any()
+
+
+def test_words_of_each_image_stand_below_it(pack):
+    from concept_erasure.reports.images import with_caption
+
+    written = with_caption(torch.zeros(2, 64, 512, 3), ["one", "another"])
+    assert not torch.equal(written[0, 64:], written[1, 64:])
+
+
+def test_words_are_read_in_a_node_of_300_pixels(pack):
+    """A font of 8 pixels on the screen is read; so a small image is enlarged before it gets words."""
+    from concept_erasure.reports.images import card, with_caption
+
+    for image in (card("words"), with_caption(torch.zeros(1, 96, 96, 3), ["words"])):
+        lines = (image[0].std(dim=(1, 2)) > 0.02).nonzero().flatten()
+        height = int(lines.max() - lines.min()) + 1  # of the letters "words", which reach neither up nor down
+        assert height * 300 / image.shape[2] >= 6

@@ -296,7 +296,8 @@ def test_preview_shapes_and_mask(nodes, sae, canvas):
     kept = image.clone()
     output = nodes.DetectionPreview.execute(record, image, 3, "any step")
     preview, mask = output.args
-    assert preview.shape == (2, 128, 192 * 4, 3) and mask.shape == (2, 128, 192)
+    assert preview.shape[0] == 2 and preview.shape[1] > 128 and preview.shape[2:] == (192 * 4, 3)
+    assert mask.shape == (2, 128, 192)
     assert set(mask.unique().tolist()) <= {0.0, 1.0} and mask.max() == 1
     assert torch.equal(image, kept), "the input picture is not drawn on"
     _, share = nodes.DetectionPreview.execute(record, image, 0, "share of steps").args

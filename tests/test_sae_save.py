@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("sae_folder")
 def test_a_published_sae_is_saved_with_its_block(nodes, sae_folder, case):
     path = write(sae_folder, case)
     sae = nodes.SAELoader.execute(path.name, "middle_block.1 = mid_block.attentions.0").args[0]
-    said = nodes.SAESave.execute(sae, "mine").ui.as_dict()["text"][0]
+    said = nodes.SAESave.execute(sae, "mine").ui["text"][0]
     assert "mine.safetensors: encoder and decoder, 0 concepts" in said
     again = nodes.SAELoader.execute("mine.safetensors").args[0]
     assert again.config == sae.config and again.config.hookpoint == "middle_block.1"

@@ -249,7 +249,7 @@ def test_files_go_where_comfyui_says(pack, tmp_path, monkeypatch):
 def test_a_file_lands_in_the_marked_folder(nodes, sae, tmp_path, monkeypatch):
     (tmp_path / "one two").mkdir()
     configured(monkeypatch, tmp_path, SECTION.format(name="one", base=tmp_path / "one two") + "    is_default: true\n")
-    said = nodes.SAESave.execute(sae, "mine").ui.as_dict()["text"][0]
+    said = nodes.SAESave.execute(sae, "mine").ui["text"][0]
     path = tmp_path / "one two" / "sae" / "mine.safetensors"
     assert path.is_file() and re.search(re.escape(str(path)), said)
     assert nodes.SAELoader.execute("mine.safetensors").args[0].config == sae.config

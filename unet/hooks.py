@@ -24,6 +24,9 @@ BYPASSED = (
 )
 
 
+CALLBACK = 3  # place of the sampler's callback among what outer_sample takes after noise and latent_image
+
+
 class Observer:
     """Something that looks at, and may edit, the output of blocks. What it leaves out does nothing."""
 
@@ -45,6 +48,15 @@ class Observer:
             call: the call of the UNet.
         """
         return output
+
+    def on_step(self, step: int, steps: int, latents: Tensor) -> None:
+        """The sampler has done a step.
+
+        Args:
+            step: which, from 1.
+            steps: how many there are.
+            latents: denoised as far as the model can tell, [B, C, h, w].
+        """
 
     def end_call(self, call: Call) -> None:
         """A call of the UNet is over, however it ended."""
@@ -102,6 +114,7 @@ class _Session:
         self.reader.begin(run, guider, sampling)
         self.run, self.seen = run, False
         samples = None
+        args, kwargs = self._told_of_steps(args, kwargs)
         try:
             self.observer.begin(run)
             samples = executor(noise, latent_image, *args, **kwargs)
@@ -112,6 +125,20 @@ class _Session:
             self.run = None
             self.reader.end()
             self.observer.end(run, samples if isinstance(samples, Tensor) else None)
+
+    def _told_of_steps(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Let the observer hear of each step beside the sampler's own callback."""
+        by_place = len(args) > CALLBACK
+        own = args[CALLBACK] if by_place else kwargs.get("callback")
+
+        def callback(step: int, latents: Tensor, noised: Tensor, steps: int) -> None:
+            self.observer.on_step(step + 1, steps, latents)
+            if own is not None:
+                own(step, latents, noised, steps)
+
+        if by_place:
+            return (*args[:CALLBACK], callback, *args[CALLBACK + 1 :]), kwargs
+        return args, {**kwargs, "callback": callback}
 
     def predict(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Count what the sampler asks of the guider."""

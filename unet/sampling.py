@@ -15,6 +15,7 @@ from torch import Tensor
 from ..sae_models.loaded import LoadedSAE
 from .capture import FeatureCapture, FiredFeatures
 from .hooks import attach_observer
+from .preview import Progress
 
 Conditioning = list[list[Any]]
 MOST_AT_ONCE = 16
@@ -85,7 +86,7 @@ def _draw(
     capture = FeatureCapture(sae)
     watched = attach_observer(model, capture, [sae.patcher])
     negative = encode(clip, "")
-    progress = comfy.utils.ProgressBar(sum(count for _, _, count in batches) * sampling.steps)
+    progress = Progress(model, sum(count for _, _, count in batches) * sampling.steps)
     fired: list[list[FiredFeatures]] = []
     latents = []
     for start, positive, count in batches:
@@ -103,7 +104,7 @@ def _draw(
                 positive,
                 negative,
                 blank,
-                callback=lambda *_, count=count: progress.update(count),
+                callback=lambda _step, x0, *_, count=count: progress.update(count, x0),
                 disable_pbar=True,
                 seed=sampling.seed,
             )
@@ -151,13 +152,13 @@ def look(
     """
     capture = FeatureCapture(sae)
     watched = attach_observer(model, capture, [sae.patcher])
-    progress = comfy.utils.ProgressBar(len(timesteps))
+    progress = Progress(model, len(timesteps))
     for number, timestep in enumerate(timesteps):
         comfy.model_management.throw_exception_if_processing_interrupted()
         seeds = range(seed + number, seed + number + len(latents) * len(timesteps), len(timesteps))
         noise = starting_noise(latents, seeds)
         ask_once(watched, noise, latents, timestep, conditioning, seeds[0])
-        progress.update(1)
+        progress.update(1, latents)
     return _split(capture.take_fired(), len(latents))
 
 

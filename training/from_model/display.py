@@ -8,6 +8,7 @@ from PIL import Image
 
 from ...reports import curves
 from ...reports.images import sheet
+from ...unet.preview import previews_are_on
 from .alternating import SAETraining
 
 DRAW_EVERY = 2.0  # seconds
@@ -30,7 +31,7 @@ class Display:
             return
         self._shown = now
         preview = None
-        if now - self._drawn > DRAW_EVERY:
+        if previews_are_on() and now - self._drawn > DRAW_EVERY:
             self._drawn = now
             preview = ("JPEG", draw(self.training, self._left(now, share)), None)
         self._bar.update_absolute(int(share * TICKS), TICKS, preview)
