@@ -113,7 +113,6 @@ def compare(session: nox.Session) -> None:
 def trainers(session: nox.Session) -> None:
     """Train beside the public SAE libraries on the same activations: speed and what is explained (fetches 600 MB)."""
     interpreter = libraries(session)
-    session.run(*pip(interpreter), "overcomplete==0.3.0", "matplotlib<3.9")  # it uses what 3.9 removed
     session.run(interpreter, "dev/host", "benchmarks.trainers", *session.posargs)
 
 

@@ -99,6 +99,24 @@ def dictionary_learning(folder: Path, kind: str, **options: Any) -> tuple[Tensor
     return latents, loaded.decode(latents)
 
 
+def overcomplete(folder: Path, kind: str, **settings: Any) -> tuple[Tensor, Tensor]:
+    """The library leaves it to its user to write a state_dict, and what it does not hold into a file beside it."""
+    import overcomplete.sae as library
+
+    options = {"top_k": settings["top_k"]} if "top_k" in settings else {}
+    made = shake(getattr(library, kind)(D, L, **options))
+    if kind == "BatchTopKSAE":
+        made.train()(X)
+        settings["running_threshold"] = float(made.running_threshold)
+    folder.mkdir(parents=True)
+    torch.save(made.state_dict(), folder / "state_dict.pth")
+    if kind != "JumpSAE":
+        (folder / "config.json").write_text(json.dumps({"sae_class": kind, **settings}))
+    made.eval()
+    _, codes, restored = made(X)
+    return codes, restored
+
+
 CASES: dict[str, Callable[[Path], tuple[Tensor, Tensor]]] = {
     "sparsify topk": lambda folder: sparsify(folder),
     "sparsify groupmax": lambda folder: sparsify(folder, activation="groupmax"),
@@ -112,6 +130,10 @@ CASES: dict[str, Callable[[Path], tuple[Tensor, Tensor]]] = {
     "saelens layer norm": lambda folder: saelens(folder, "TopK", k=K, normalize_activations="layer_norm"),
     "saelens constant norm": lambda folder: saelens(folder, "Standard", normalize_activations="constant_norm_rescale"),
     "saelens decoder norm": lambda folder: saelens(folder, "TopK", k=K, rescale_acts_by_decoder_norm=True),
+    "overcomplete topk": lambda folder: overcomplete(folder, "TopKSAE", top_k=K),
+    "overcomplete batchtopk": lambda folder: overcomplete(folder, "BatchTopKSAE", top_k=K * len(X)),
+    "overcomplete jump": lambda folder: overcomplete(folder, "JumpSAE"),
+    "overcomplete plain": lambda folder: overcomplete(folder, "SAE"),
     "dictionary_learning": lambda folder: dictionary_learning(folder, "AutoEncoder"),
     "dictionary_learning topk": lambda folder: dictionary_learning(folder, "AutoEncoderTopK", k=K),
     "dictionary_learning batchtopk": lambda folder: dictionary_learning(folder, "BatchTopKSAE", k=K),

@@ -14,7 +14,16 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Unsupported(ValueError):
-    """The format is known, but this file uses something of it that cannot be run here; the message says what."""
+    """The format is known, but this file uses something of it that cannot be run here; the message says what.
+
+    Args:
+        message: what.
+        advice: what to do about it; "" where only another file helps, or the configuration that is missing.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.advice = advice
 
 
 @dataclass(frozen=True)
@@ -23,13 +32,15 @@ class Layout:
 
     Attributes:
         format: name of the format, for people.
-        encoder, encoder_bias, decoder, decoder_bias: names of tensors; the decoder may be "" if there is none.
+        encoder, encoder_bias, decoder, decoder_bias: names of tensors; those of the decoder may be "" if there is none.
         encoder_transposed, decoder_transposed: whether they are stored [D, L] and [D, L] instead of [L, D].
         activation, k, center, normalize, reads: as in SAEConfig.
         threshold: tensor of jumprelu's thresholds, [L] or a single one; "" if there is none.
         threshold_is_log: whether exp() must be taken of it.
+        threshold_value: jumprelu's threshold where no tensor holds it.
         gate_bias, gate_log_scale: tensors of a gated SAE.
         by_decoder_norm: whether a feature counts in units of its decoder direction's length.
+        decoder_log_scale: tensor [] whose exp() the decoder's directions, brought to length one, are multiplied by.
     """
 
     format: str
@@ -46,9 +57,11 @@ class Layout:
     reads: str = "output"
     threshold: str = ""
     threshold_is_log: bool = False
+    threshold_value: float | None = None
     gate_bias: str = ""
     gate_log_scale: str = ""
     by_decoder_norm: bool = False
+    decoder_log_scale: str = ""
     notes: tuple[str, ...] = field(default=())
 
 
@@ -241,6 +254,45 @@ def dictionary_learning(shapes: Shapes, config: Mapping[str, Any]) -> Layout | N
     )
 
 
+TOP_K, BATCH_TOP_K, PLAIN = "TopKSAE", "BatchTopKSAE", "SAE"
+WRITE_IT = (
+    'Write a text file config.json beside it with what its authors say, such as {"sae_class": "TopKSAE", "top_k": 32}; '
+    'for BatchTopKSAE also its "running_threshold".'
+)
+
+
+def overcomplete(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
+    """Overcomplete: weights alone, as its modules hold them. Only JumpSAE's tell what becomes of them."""
+    dictionary = "dictionary._weights"
+    if dictionary not in shapes:
+        return None
+    encoder = ("encoder.final_block.0.weight", "encoder.final_block.0.bias")
+    others = [key for key in shapes if key.startswith("encoder.") and key not in encoder]
+    if others or not set(encoder) <= set(shapes) or "dictionary.multiplier" not in shapes:
+        raise Unsupported("its encoder or its dictionary is of another kind than Overcomplete's usual ones")
+    parts = ("overcomplete", *encoder, dictionary, "")
+
+    def layout(activation: str, **more: Any) -> Layout:
+        scale = "dictionary.multiplier"
+        return Layout(*parts, activation=activation, center=False, decoder_log_scale=scale, **more)
+
+    if "thresholds" in shapes:
+        return layout("jumprelu", threshold="thresholds", threshold_is_log=True)
+    kind = str(config.get("sae_class", TOP_K if "top_k" in config else ""))
+    if kind == TOP_K:
+        return layout("topk", k=whole_number(config, "top_k", "k"))
+    if kind == PLAIN:
+        return layout("relu")
+    if kind == BATCH_TOP_K:
+        threshold = config.get("running_threshold")
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not threshold >= 0:
+            raise Unsupported("a BatchTopKSAE keeps its threshold outside of its weights", WRITE_IT)
+        return layout("jumprelu", threshold_value=float(threshold))
+    raise Unsupported(
+        f"its weights do not say which kind of SAE of Overcomplete it is ({TOP_K}, {BATCH_TOP_K} or {PLAIN})", WRITE_IT
+    )
+
+
 WIDTHS = ("d_in", "d_model", "n_inputs", "activation_dim")
 COUNTS = ("num_latents", "n_dirs_local", "d_sae", "dict_size")
 
@@ -264,4 +316,5 @@ RECOGNISERS: tuple[Callable[[Shapes, Mapping[str, Any]], Layout | None], ...] = 
     pre_bias,
     saelens,
     dictionary_learning,
+    overcomplete,
 )

@@ -95,6 +95,8 @@ class PublishedSAE:
                 if layout is not None:
                     return layout
         except Unsupported as error:
+            if error.advice:
+                raise SAEFileError(f"{self.path.name}: {error}", error.advice) from error
             if configuration is None:
                 weights = self._tensors.path
                 missing = CONFIG_FILES[0] if is_safetensors(weights) else CONFIG_FILES[1]
@@ -109,7 +111,9 @@ class PublishedSAE:
     def _config(self, settings: Mapping[str, Any], hookpoint: str) -> SAEConfig:
         """Check shapes against each other and the configuration, and return ours."""
         layout, shapes = self.layout, self._tensors.shapes
-        bias, center = shapes.get(layout.encoder_bias, ()), shapes.get(layout.decoder_bias, ())
+        bias = shapes.get(layout.encoder_bias, ())
+        # What has no bias of its decoder says by the encoder how wide it is.
+        center = shapes.get(layout.decoder_bias, ()) if layout.decoder_bias else shapes.get(layout.encoder, ())[-1:]
         if len(bias) != 1 or len(center) != 1:
             raise SAEFileError(
                 f"{self.path.name}: {layout.encoder_bias} or {layout.decoder_bias} is missing or has a wrong shape"
@@ -171,13 +175,18 @@ class PublishedSAE:
         weight, bias = read(layout.encoder), read(layout.encoder_bias)
         dtype = dtype or (weight.dtype if weight.dtype != torch.float64 else torch.float32)
         weight = weight.T if layout.encoder_transposed else weight
-        tensors = {"encoder.weight": weight, "encoder.bias": bias, "decoder_bias": read(layout.decoder_bias)}
+        center = read(layout.decoder_bias) if layout.decoder_bias else bias.new_zeros(self.config.d_in)
+        tensors = {"encoder.weight": weight, "encoder.bias": bias, "decoder_bias": center}
         if layout.by_decoder_norm:
             norms = self._decoder().norm(dim=1)
             tensors |= {"encoder.weight": weight * norms[:, None], "encoder.bias": bias * norms}
         if layout.threshold:
             raw = read(layout.threshold)
             tensors["threshold"] = (raw.exp() if layout.threshold_is_log else raw).expand(self.config.num_latents)
+        if layout.threshold_value is not None:
+            limit = torch.full((self.config.num_latents,), layout.threshold_value)
+            # Ours must be exceeded, theirs only be reached.
+            tensors["threshold"] = torch.nextafter(limit, torch.zeros(()))
         if layout.gate_bias:
             tensors["gate_bias"] = read(layout.gate_bias)
             tensors["gate_scale"] = read(layout.gate_log_scale).exp()
@@ -207,7 +216,10 @@ class PublishedSAE:
 
     def _decoder(self) -> Tensor:
         weight = self._tensors.read(self.layout.decoder)
-        return weight.T if self.layout.decoder_transposed else weight
+        weight = weight.T if self.layout.decoder_transposed else weight
+        if self.layout.decoder_log_scale:
+            weight = weight / weight.norm(dim=1, keepdim=True) * self._tensors.read(self.layout.decoder_log_scale).exp()
+        return weight
 
 
 def block_text(settings: Mapping[str, Any]) -> str:

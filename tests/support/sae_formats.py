@@ -108,6 +108,13 @@ def learning(dict_class: str, **more) -> dict:
     return {"trainer": {"dict_class": dict_class, "activation_dim": D, "dict_size": L, **more}, "buffer": {}}
 
 
+OVERCOMPLETE = {
+    "encoder.final_block.0.weight": ENC,
+    "encoder.final_block.0.bias": B_ENC,
+    "dictionary._weights": DEC,
+    "dictionary.multiplier": torch.tensor(0.0),
+}
+
 CASES = {
     "saeuron": ("sae.safetensors", SPARSIFY, SAEURON, topk),
     "saeuron normalised": (
@@ -115,6 +122,20 @@ CASES = {
         SPARSIFY,
         {**SAEURON, "input_unit_norm": True},
         lambda x: topk(layer_norm(x)),
+    ),
+    "overcomplete topk": ("state_dict.pth", OVERCOMPLETE, {"sae_class": "TopKSAE", "top_k": K}, transcode),
+    "overcomplete plain": ("state_dict.pth", OVERCOMPLETE, {"sae_class": "SAE"}, lambda x: relu(affine(x, False))),
+    "overcomplete jump": (
+        "state_dict.pth",
+        {**OVERCOMPLETE, "thresholds": THETA.log()},
+        {},
+        lambda x: np.where(affine(x, False) > n(THETA), affine(x, False), 0),
+    ),
+    "overcomplete batchtopk": (
+        "state_dict.pth",
+        OVERCOMPLETE,
+        {"sae_class": "BatchTopKSAE", "running_threshold": 0.7},
+        lambda x: np.where(affine(x, False) > 0.7, affine(x, False), 0),
     ),
     "groupmax": ("sae.safetensors", SPARSIFY, {"activation": "groupmax", "k": K, "d_in": D}, groupmax),
     "transcoder": ("sae.safetensors", SPARSIFY, {"transcode": True, "k": K, "d_in": D}, transcode),
