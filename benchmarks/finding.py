@@ -26,7 +26,7 @@ from ..dev.demo_model.activations import from_scenes
 from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
 from ..finding.fitting import Finding
 from ..finding.prompts import around, default_prompts
-from ..finding.search import Generation, Painting, Search, find_by_prompts, find_in_mask
+from ..finding.search import Generation, MaskedImages, Search, find_by_prompts, find_in_mask
 from ..nodes import ConceptFinder, ConceptFromMask
 from ..nodes.files import BEST, SHIPPED
 from ..sae_models.concepts import Concept
@@ -53,7 +53,7 @@ def default(node: type[io.ComfyNode], name: str) -> Any:
 def from_word(canvas: Model, sae: LoadedSAE, word: str, kind: str = "object") -> Finding:
     """Find a word as the Concept Finder does at its defaults, with the model's own sampler settings."""
     images, bands, percentile, seed = (
-        default(ConceptFinder, name) for name in ("pictures", "bands", "percentile", "seed")
+        default(ConceptFinder, name) for name in ("images", "timestep_bands", "percentile", "seed")
     )
     way = ConceptFinder.define_schema().inputs
     select = next(each.options for each in way if each.id == "select")[0]
@@ -68,12 +68,12 @@ def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding
     scene = scene_with(word, seeds)
     image = torch.from_numpy(scene.image)[None].float() / 255
     painted = torch.from_numpy((scene.masks[word] >= 0.5).astype(np.float32))[None]
-    names = ("bands", "looks", "seed", "contrast_pictures", "more_pictures")
+    names = ("timestep_bands", "noise_samples", "seed", "contrast_images", "extra_images")
     bands, looks, seed, images, more = (default(ConceptFromMask, name) for name in names)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
     without, similar = around(word, join_objects(scene.objects), "")
     generation = Generation(clip, without, images, more, sampling, similar)
-    painting = Painting(word, image, vae.encode(image), painted, encode(clip, scene.caption))
+    painting = MaskedImages(word, image, vae.encode(image), painted, encode(clip, scene.caption))
     return find_in_mask(model, vae, sae, painting, bands, looks, seed, generation)[0]
 
 

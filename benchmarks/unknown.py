@@ -24,7 +24,7 @@ from ..erasure.attach import attach
 from ..erasure.detection import Detector
 from ..erasure.replacement import Replacement
 from ..finding.fitting import WAYS, Finding
-from ..finding.search import Painting, Search, find_by_prompts, find_in_mask
+from ..finding.search import MaskedImages, Search, find_by_prompts, find_in_mask
 from ..nodes import ConceptFromMask
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
@@ -76,8 +76,8 @@ def red_from_masks(world: World, sae: LoadedSAE, seeds: range) -> Finding:
         if len(shown) == PAINTINGS:
             break
     images = torch.stack(shown)
-    painting = Painting("red", images, world.vae.encode(images), is_red(images).float(), encode(world.clip, ""))
-    bands, looks, seed = (default(ConceptFromMask, name) for name in ("bands", "looks", "seed"))
+    painting = MaskedImages("red", images, world.vae.encode(images), is_red(images).float(), encode(world.clip, ""))
+    bands, looks, seed = (default(ConceptFromMask, name) for name in ("timestep_bands", "noise_samples", "seed"))
     return find_in_mask(world.model, world.vae, sae, painting, bands, looks, seed)[0]
 
 

@@ -25,16 +25,19 @@ class Detection(NamedTuple):
         raw_score: how strongly each patch speaks for the concept before other features compete, float from 0, same
             shape. A patch of the mask has more than one.
         active: whether the detector looks at this noise level, bool []; None for always.
+        each: the same as ``mask`` for each concept of the detector, with one dimension more in front; None if nobody
+            needs it.
     """
 
     mask: Tensor
     raw_score: Tensor
     active: Tensor | None = None
+    each: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Detector:
-    """Find one concept with one SAE.
+    """Find one concept, or any of several, with one SAE.
 
     Attributes:
         sae: the SAE, which also says where in the UNet it reads.
@@ -42,6 +45,7 @@ class Detector:
         sensitivity: divides the thresholds; 1 uses them as they are, 0 detects nothing.
         start, end: share of the sampling range (0..1) in which it looks, as ComfyUI's start_percent and
             end_percent.
+        also: further concepts of the same SAE; a patch is detected where any of them is found.
     """
 
     sae: LoadedSAE
@@ -49,6 +53,12 @@ class Detector:
     sensitivity: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    also: tuple[Concept, ...] = ()
+
+    @property
+    def concepts(self) -> tuple[Concept, ...]:
+        """All that it finds."""
+        return (self.concept, *self.also)
 
     @property
     def hookpoint(self) -> str:

@@ -58,7 +58,9 @@ class _State:
         """Return what scores patches for a detector's concept."""
         key = id(detector), device
         if key not in self._scorers:
-            self._scorers[key] = ConceptScorer(detector.sae.module, detector.concept, detector.sensitivity, device)
+            self._scorers[key] = ConceptScorer(
+                detector.sae.module, detector.concept, detector.sensitivity, device, detector.also
+            )
         return self._scorers[key]
 
 
@@ -194,6 +196,7 @@ class Eraser(Observer):
                 grid = (len(read), *read.shape[-2:])
                 found, finite = scorer(patches_of(read).reshape(-1, read.shape[1]), call.timestep)
                 state.recorder.check(hookpoint, call.timestep, finite)
+                state.recorder.found(detector, chunk, found.each, grid, active)
                 answer = Detection(found.mask.reshape(grid), found.raw_score.reshape(grid), active)
                 state.masks.update(detector, chunk.key, answer)
             looked = True
@@ -246,4 +249,4 @@ class Eraser(Observer):
 
 def _is_of_the_first_image(chunk: Chunk) -> bool:
     """Tell whether the first row of a chunk is the whole first image of the run, for a positive prompt."""
-    return chunk.role == POSITIVE and chunk.whole and bool(chunk.images) and chunk.images[0] == 0
+    return chunk.role == POSITIVE and chunk.whole and (chunk.images or (None,))[0] == 0

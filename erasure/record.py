@@ -65,6 +65,8 @@ class RunRecord:
         entries: by (hookpoint, key of the chunk, sigma); a repeated call overwrites its entry.
         notes: what could not be done, and how often.
         fingerprints: of each image that the sampler returned, by dtype.
+        concepts: in which share of the steps (0..1) each concept was found in each patch, before masks are refined,
+            name -> [B, H, W].
     """
 
     number: int
@@ -74,6 +76,7 @@ class RunRecord:
     entries: dict[tuple[str, Hashable, float], StepEntry] = field(default_factory=dict)
     notes: Counter[str] = field(default_factory=Counter)
     fingerprints: list[dict[torch.dtype, int]] = field(default_factory=list)
+    concepts: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -91,6 +94,7 @@ class RunRecord:
             {key: entry for key, entry in found.items() if entry is not None},
             self.notes,
             [self.fingerprints[i] for i in images] if self.fingerprints else [],
+            {name: heat[list(images)] for name, heat in self.concepts.items()},
         )
 
     @cached_property
@@ -198,8 +202,18 @@ class RunRecord:
             return f"{name}): the detector did not look at any step."
         return (
             f"{name}, {self.images} image(s), {len(self.steps)} steps looked at): {float(self.heat().mean()):.1%} of "
-            f"all patches detected, {self.replaced()} patch embeddings replaced."
+            f"all patches detected, {self.replaced()} patch embeddings replaced.{self.found_each()}"
         )
+
+    def found_each(self) -> str:
+        """Return which of several concepts was found, and in how much of the images."""
+        if len(self.concepts) < 2:
+            return ""
+        found = {name: float((heat > 0).float().mean()) for name, heat in self.concepts.items() if heat.any()}
+        missing = [name for name in self.concepts if name not in found]
+        parts = [f"{name} in {share:.1%}" for name, share in sorted(found.items(), key=lambda pair: -pair[1])]
+        said = f" Found in patches at some step: {', '.join(parts)}." if parts else ""
+        return said + (f" Not found: {', '.join(missing)}." if missing else "")
 
     def warnings(self) -> list[str]:
         """Return what could not be done, a sentence each."""

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..unet.calls import Call, Chunk, Run
+from ..unet.calls import POSITIVE, Call, Chunk, Run
+from .detection import Detector
 from .record import RunRecord, StepEntry
 from .statistics import Statistics
 
@@ -86,6 +87,25 @@ class Recorder:
         self._run = run
         self._noted: list[Noted] = []
         self._finite: list[tuple[str, Tensor, Tensor]] = []
+        self._found: dict[Detector, tuple[Tensor, Tensor]] = {}
+
+    def found(
+        self, detector: Detector, chunk: Chunk, each: Tensor | None, grid: tuple[int, int, int], active: Tensor | None
+    ) -> None:
+        """Count where a detector found each of its concepts, in calls that hold the whole run for a positive prompt.
+
+        Args:
+            detector, chunk: which, and in what.
+            each: bool [concepts, B * H * W].
+            grid: (B, H, W).
+            active: see Noted.
+        """
+        if each is None or chunk.role != POSITIVE or not chunk.whole or chunk.images != tuple(range(self._run.images)):
+            return
+        now = each.unflatten(1, grid).float()
+        once = torch.ones((), device=now.device) if active is None else active.float()
+        total, calls = self._found.get(detector, (0.0, 0.0))
+        self._found[detector] = total + now * once, calls + once
 
     def check(self, hookpoint: str, timestep: Tensor, finite: Tensor) -> None:
         """Note whether the activations of a block were finite, bool []."""
@@ -139,6 +159,7 @@ class Recorder:
         """
         noted = [entry.tensors() for entry in self._noted]
         checks = [each for _, timestep, finite in self._finite for each in (timestep.float(), finite)]
+        self.record.concepts = self._concepts()
         moved = iter(on_cpu([*(each for tensors in noted for each in tensors), *checks]))
         for entry, tensors in zip(self._noted, noted, strict=True):
             step, active, stuck = entry.entry([next(moved) for _ in tensors])
@@ -150,6 +171,16 @@ class Recorder:
         if samples is not None:
             self.record.fingerprints = [fingerprints(image) for image in samples]
         return next(((name, timestep) for name, timestep, finite in bad if not finite), None)
+
+    def _concepts(self) -> dict[str, Tensor]:
+        """Return in which share of calls each concept was found in each patch, name -> [B, H, W]."""
+        shares: dict[str, Tensor] = {}
+        for detector, (total, calls) in self._found.items():
+            share = (total / calls.clamp(min=1)).cpu()
+            for concept, heat in zip(detector.concepts, share, strict=True):
+                before = shares.get(concept.name, heat)
+                shares[concept.name] = torch.maximum(before, heat) if before.shape == heat.shape else heat
+        return shares
 
 
 def on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:

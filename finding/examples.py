@@ -14,7 +14,7 @@ from ..sae_models.loaded import LoadedSAE
 from ..sae_models.scoring import score_features
 from ..sae_models.sparse_codes import mean_activations
 from ..unet.capture import FiredFeatures
-from ..unet.sampling import Observed, look_at_each
+from ..unet.sampling import Observed, read_each_noised
 from .labelling import TIMESTEPS
 
 NOISE_LEVELS = 5  # that a given image is noised to
@@ -30,14 +30,14 @@ class Example:
         calls: of the model, each with B = 1.
         caption: its prompt, or the name of its file; may be empty.
         generated: whether the model generated it; any other was noised.
-        painted: what a person painted in it, on the model's grid, [h, w] in 0..1; None if nobody was asked to.
+        masked: what a person painted in it, on the model's grid, [h, w] in 0..1; None if nobody was asked to.
     """
 
     image: Tensor
     calls: Sequence[FiredFeatures]
     caption: str = ""
     generated: bool = False
-    painted: Tensor | None = None
+    masked: Tensor | None = None
 
 
 def generated_examples(seen: Observed, images: Tensor, prompts: Sequence[str]) -> list[Example]:
@@ -70,7 +70,7 @@ def noised_examples(
     while part := list(itertools.islice(remaining, batch)):
         latents = vae.encode(torch.stack([image[..., :3] for _, image, _ in part]))
         prompts = [prompt for _, _, prompt in part]
-        fired = look_at_each(model, clip, sae, prompts, latents, timesteps, seed + len(examples) * NOISE_LEVELS)
+        fired = read_each_noised(model, clip, sae, prompts, latents, timesteps, seed + len(examples) * NOISE_LEVELS)
         examples += [
             Example(_thumbnail(image), calls, name) for (name, image, _), calls in zip(part, fired, strict=True)
         ]

@@ -11,7 +11,7 @@ from .selection import LEAST_AUC, Found, Patches, evidence_in, find_by_detection
 
 # Chosen on the tuning split, with six objects: docs/decisions/0009.
 REFITS = 2
-PAINTED_REFITS = 5  # from a few painted patches on, it takes longer until other styles are reached
+MASKED_REFITS = 5  # from a few masked patches on, it takes longer until other styles are reached
 # Where noise hides most, patches are told apart less well, and one step with a poor detector is better than none.
 LEAST_LOCATED_AUC = 0.6
 WAYS = ("held-out detection", "percentile (paper)")
@@ -36,7 +36,7 @@ class Finding:
         best = max(found.auc for found in self.found)
         if len(lost) == len(self.found):
             return (
-                f"WARNING: no latent of this SAE tells '{self.concept.name}' apart: on what was held out the best AUC "
+                f"WARNING: no feature of this SAE tells '{self.concept.name}' apart: on what was held out the best AUC "
                 f"is {best:.2f} (0.5 is chance, {self.found[0].needed:.2f} is needed). The concept finds nothing. Look "
                 "whether the images show it at all, try other prompts or more images, or an SAE of another block."
             )
@@ -59,7 +59,7 @@ class Finding:
     def figures(self) -> str:
         """Return AUC and number of features in each band, noisiest first."""
         bands = [
-            f"t {self._span(i)}: AUC {found.auc:.2f}, {len(found.band.features)} latents"
+            f"t {self._span(i)}: AUC {found.auc:.2f}, {len(found.band.features)} features"
             for i, found in reversed(list(enumerate(self.found)))
         ]
         return f"'{self.concept.name}', held-out separation (0.5 is chance): " + "; ".join(bands) + "."
@@ -102,7 +102,7 @@ def find_concept(
 
     given = list(in_bands(labels))
     finding = search(given)
-    refits = REFITS if labels.sought is None else PAINTED_REFITS
+    refits = REFITS if labels.sought is None else MASKED_REFITS
     for _ in range(refits if way == WAYS[0] else 0):
         regions = located(images, labels, finding.concept, num_features)
         if regions is None:
@@ -114,7 +114,7 @@ def find_concept(
 def _judged_on(given: Sequence[Patches], finding: Finding, num_features: int) -> Finding:
     """Judge each band anew by the patches as they were given, since the regions that it was fitted to were found.
 
-    Few painted patches say little where there is much noise. If most bands do well by them, the others stay that did
+    Few masked patches say little where there is much noise. If most bands do well by them, the others stay that did
     well by the regions that were found.
     """
     found = []

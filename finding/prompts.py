@@ -82,7 +82,7 @@ def _a(name: str) -> str:
 
 
 def around(name: str, shown: str, contrast: str) -> tuple[list[str], list[str]]:
-    """Return prompts around a painted image: those without the concept, and those that show what the image shows.
+    """Return prompts around a masked image: those without the concept, and those that show what the image shows.
 
     Args:
         name: of the concept.
@@ -92,7 +92,7 @@ def around(name: str, shown: str, contrast: str) -> tuple[list[str], list[str]]:
     """
     without, shown = lines(contrast) or default_prompts(name, "object")[1], " ".join(shown.split())
     named, rest = parted(shown, name)
-    # Alone it is found more easily, beside the rest as it was painted.
+    # Alone it is found more easily, beside the rest as in the masked image.
     similar = [prompt for thing in dict.fromkeys((named, shown)) if thing for prompt in in_styles(thing)]
     return mixed(without, in_styles(rest) if rest else []), similar
 

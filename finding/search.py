@@ -11,7 +11,17 @@ from torch.nn import functional as F
 
 from ..sae_models.loaded import LoadedSAE
 from ..unet.capture import FiredFeatures
-from ..unet.sampling import Conditioning, Observed, Sampling, at_once, blank, draw, draw_more, look, look_at_each
+from ..unet.sampling import (
+    Conditioning,
+    Observed,
+    Sampling,
+    at_once,
+    blank,
+    generate,
+    generate_more,
+    read_each_noised,
+    read_noised,
+)
 from .examples import Example
 from .fitting import Finding, find_concept
 from .labelling import INSIDE, OUTSIDE, TIMESTEPS, UNKNOWN, Labels
@@ -48,7 +58,7 @@ def find_by_prompts(
     Args:
         model, clip, vae: as ComfyUI gives them; the VAE decodes the examples.
         sae: fits the model.
-        empty, sampling: see ``draw``.
+        empty, sampling: see ``generate``.
 
     Returns:
         What was found, and held-out examples of both kinds.
@@ -57,7 +67,7 @@ def find_by_prompts(
     contrasts = _in_turn(search.contrasts, CONTRASTS * search.images)
     prompts = [prompt for prompt, _ in targets + contrasts]
     held = torch.tensor([held for _, held in targets + contrasts])
-    seen = draw(model, clip, sae, prompts, empty, sampling)
+    seen = generate(model, clip, sae, prompts, empty, sampling)
     inside = torch.arange(len(prompts)) < len(targets)
     finding = find_concept(
         search.name,
@@ -78,7 +88,7 @@ def find_by_prompts(
 
 
 @dataclass(frozen=True, eq=False)
-class Painting:
+class MaskedImages:
     """Images in which somebody painted over a concept.
 
     Attributes:
@@ -98,15 +108,15 @@ class Painting:
 
 @dataclass(frozen=True, eq=False)
 class Generation:
-    """What the model generates beside the painted images.
+    """What the model generates beside the masked images.
 
     Attributes:
         clip: the text encoder.
         prompts: of images without the concept; they take turns until there are enough images.
         images: how many do not show it.
-        more: how many more are generated of what the painted images show.
-        sampling: see ``draw``.
-        similar: prompts of these, in turn; if there are none, the painted images' conditioning.
+        more: how many more are generated of what the masked images show.
+        sampling: see ``generate``.
+        similar: prompts of these, in turn; if there are none, the masked images' conditioning.
     """
 
     clip: Any
@@ -121,7 +131,7 @@ def find_in_mask(
     model: ModelPatcher,
     vae: Any,
     sae: LoadedSAE,
-    painting: Painting,
+    masked: MaskedImages,
     bands: int,
     repeats: int,
     seed: int,
@@ -132,40 +142,40 @@ def find_in_mask(
     Args:
         model, vae: as ComfyUI gives them; the VAE decodes generated examples.
         sae: fits the model.
-        painting: the images and the mask.
+        masked: the images and the mask.
         bands: of timesteps; each image is noised to the middle of each.
-        repeats: how often each painted image is noised anew, 2 or more.
+        repeats: how often each masked image is noised anew, 2 or more.
         seed: of the noise.
         generation: images that lie wholly outside, and more of the kind that was painted in, in which the concept is
-            looked for. Without them only the rest of the painted images tells what the concept is not.
+            looked for. Without them only the rest of the masked images tells what the concept is not.
 
     Returns:
-        What was found, and examples: the painted images, then held-out ones of those generated.
+        What was found, and examples: the masked images, then held-out ones of those generated.
 
     Raises:
         ValueError: the mask covers half of no patch, or leaves no patch free.
     """
-    image, latents = painting.image, painting.latents
+    image, latents = masked.image, masked.latents
     timesteps = [TIMESTEPS * (band + 0.5) / bands for band in reversed(range(bands))]
     fired = []
     for number in range(repeats):
         first = seed + number * bands * len(latents)
-        fired += look(model, sae, painting.conditioning, latents, timesteps, first)
+        fired += read_noised(model, sae, masked.conditioning, latents, timesteps, first)
     grid = fired[0][0].grid
-    cover = _cover(painting.mask, grid, len(latents))
+    cover = _cover(masked.mask, grid, len(latents))
     labels = Labels(cover.repeat(repeats, 1), (torch.arange(repeats) % 2 == 1).repeat_interleave(len(latents)))
     # What fired the last time was held out.
     examples = [
-        Example(image[i, ..., :3], fired[i - len(latents)], painted=cover[i].reshape(grid))
+        Example(image[i, ..., :3], fired[i - len(latents)], masked=cover[i].reshape(grid))
         for i in range(min(len(latents), SHOWN))
     ]
     if generation is not None:
         free = _without(model, sae, generation, latents, timesteps, seed)
-        similar = _more(model, sae, generation, painting.conditioning, latents, timesteps, seed)
+        similar = _more(model, sae, generation, masked.conditioning, latents, timesteps, seed)
         labels = _with_generated(labels, free, similar)
         examples += [*_held_examples(similar, vae), *_held_examples(free, vae)]
         fired += free.fired + similar.fired
-    finding = find_concept(painting.name, sae.identity, sae.config.num_latents, fired, labels, bands)
+    finding = find_concept(masked.name, sae.identity, sae.config.num_latents, fired, labels, bands)
     return finding, examples
 
 
@@ -201,10 +211,10 @@ def _without(
     """Generate images without a concept, and noise each as those that were painted in.
 
     What fires is noted when they are noised as well as while they are generated, or they would be told apart by that
-    from painted ones.
+    from masked ones.
 
     Args:
-        like: the latents of the painted images; those generated have their size.
+        like: the latents of the masked images; those generated have their size.
     """
     prompts = _in_turn(generation.prompts, generation.images)
     return _generated(model, sae, generation, prompts, like, timesteps, seed)
@@ -219,7 +229,7 @@ def _more(
     timesteps: Sequence[float],
     seed: int,
 ) -> _Generated:
-    """Generate more of what the painted images show, and noise each as them; see ``_without``."""
+    """Generate more of what the masked images show, and noise each as them; see ``_without``."""
     count = generation.more
     if not count:
         return _Generated([], torch.zeros(0, dtype=torch.bool), like[:0], [])
@@ -230,12 +240,12 @@ def _more(
         other = replace(generation, sampling=sampling)
         return _generated(model, sae, other, _in_turn(generation.similar, count), like, timesteps, seed)
     batch = at_once(model, like)
-    drawn = draw_more(model, generation.clip, sae, conditioning, count, blank(like, batch), sampling)
-    looks = []
+    generated = generate_more(model, generation.clip, sae, conditioning, count, blank(like, batch), sampling)
+    views = []
     for start in range(0, count, batch):
         first = seed + start * len(timesteps)
-        looks += look(model, sae, conditioning, drawn.latents[start : start + batch], timesteps, first)
-    return _seen(["generated like yours"] * count, torch.arange(count) % 2 == 1, drawn, looks)
+        views += read_noised(model, sae, conditioning, generated.latents[start : start + batch], timesteps, first)
+    return _seen(["generated like yours"] * count, torch.arange(count) % 2 == 1, generated, views)
 
 
 def _generated(
@@ -250,27 +260,27 @@ def _generated(
     """Generate prompts, each with whether it is held out, and noise what comes out; see ``_without``."""
     prompts, held = [prompt for prompt, _ in chosen], torch.tensor([held for _, held in chosen])
     batch = at_once(model, like)
-    drawn = draw(model, generation.clip, sae, prompts, blank(like, batch), generation.sampling)
-    looks = []
+    generated = generate(model, generation.clip, sae, prompts, blank(like, batch), generation.sampling)
+    views = []
     for start in range(0, len(prompts), batch):
         part = slice(start, start + batch)
         first = seed + start * len(timesteps)
-        looks += look_at_each(model, generation.clip, sae, prompts[part], drawn.latents[part], timesteps, first)
-    return _seen(prompts, held, drawn, looks)
+        views += read_each_noised(model, generation.clip, sae, prompts[part], generated.latents[part], timesteps, first)
+    return _seen(prompts, held, generated, views)
 
 
-def _seen(prompts: list[str], held: Tensor, drawn: Observed, looks: Sequence[list[FiredFeatures]]) -> _Generated:
+def _seen(prompts: list[str], held: Tensor, generated: Observed, views: Sequence[list[FiredFeatures]]) -> _Generated:
     """Join what fired when images were noised and, which costs nothing more, at each step of generating them."""
-    fired = [[*noised, *calls] for noised, calls in zip(looks, drawn.fired, strict=True)]
-    return _Generated(prompts, held, drawn.latents, fired)
+    fired = [[*noised, *calls] for noised, calls in zip(views, generated.fired, strict=True)]
+    return _Generated(prompts, held, generated.latents, fired)
 
 
-def _with_generated(painted: Labels, free: _Generated, similar: _Generated) -> Labels:
+def _with_generated(masked: Labels, free: _Generated, similar: _Generated) -> Labels:
     """Add generated images to the labels: those without the concept, and those in which it is sought."""
-    patches = painted.cover.shape[1]
-    covers = (painted.cover, torch.zeros(len(free.fired), patches), torch.full((len(similar.fired), patches), UNKNOWN))
-    sought = torch.cat([torch.zeros(len(painted.held) + len(free.fired)), torch.ones(len(similar.fired))]).bool()
-    return Labels(torch.cat(covers), torch.cat([painted.held, free.held, similar.held]), sought)
+    patches = masked.cover.shape[1]
+    covers = (masked.cover, torch.zeros(len(free.fired), patches), torch.full((len(similar.fired), patches), UNKNOWN))
+    sought = torch.cat([torch.zeros(len(masked.held) + len(free.fired)), torch.ones(len(similar.fired))]).bool()
+    return Labels(torch.cat(covers), torch.cat([masked.held, free.held, similar.held]), sought)
 
 
 def _held_examples(kind: _Generated, vae: Any) -> list[Example]:

@@ -10,14 +10,15 @@ from .concept_from_mask import ConceptFromMask
 from .concept_load import LoadConcept
 from .concept_math import ConceptMath
 from .concept_save import SaveConcept
+from .detect_in_image import DetectInImage
 from .detection_preview import DetectionPreview
 from .erasure_report import ErasureReport
-from .latent_explorer import LatentExplorer
-from .latent_steering import LatentSteering
+from .feature_explorer import FeatureExplorer
+from .feature_steering import FeatureSteering
 from .mask_refiner import MaskRefiner
 from .patch_replacer import PatchReplacer
 from .sae_loader import SAELoader
-from .sae_save import SAESave
+from .sae_save import SaveSAE
 from .sae_trainer import SAETrainer
 
 
@@ -29,18 +30,19 @@ class ConceptErasureExtension(ComfyExtension):
         files.register_folder()
         return [
             SAELoader,
-            SAESave,
+            SaveSAE,
             SAETrainer,
             ConceptDetector,
             ConceptFinder,
             ConceptFromMask,
-            LatentExplorer,
+            FeatureExplorer,
             SaveConcept,
             LoadConcept,
             ConceptMath,
             MaskRefiner,
             PatchReplacer,
-            LatentSteering,
+            FeatureSteering,
+            DetectInImage,
             DetectionPreview,
             ErasureReport,
             CanvasCheckpoint,

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..demo_model import checkpoint
 from ..demo_model.vocabulary import OBJECTS, STYLES
 from .checking import checked
-from .sockets import CATEGORY
+from .sockets import LOAD
 
 
 class CanvasCheckpoint(io.ComfyNode):
@@ -16,9 +16,9 @@ class CanvasCheckpoint(io.ComfyNode):
         return io.Schema(
             node_id="ConceptErasureCanvasCheckpoint",
             display_name="Canvas Checkpoint",
-            category=CATEGORY,
-            description="A tiny text-to-image model that comes with this pack, to learn and to test with: it draws "
-            "128 x 128 pictures in seconds, also without a GPU. Prompts look like 'A cat and a dog image in photo "
+            category=LOAD,
+            description="A tiny text-to-image model that comes with this pack, to learn and to test with: it generates "
+            "128 x 128 images in seconds, also without a GPU. Prompts look like 'A cat and a dog image in photo "
             f"style'. It knows the objects {', '.join(OBJECTS)} and the styles {', '.join(STYLES)}; other words "
             "are ignored.",
             inputs=[],

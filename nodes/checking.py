@@ -90,7 +90,7 @@ SOCKETS = {
     "SAE": Socket(_is(LoadedSAE), "an SAE, as the SAE Loader gives it"),
     "CONCEPT": Socket(_is(Concept), "a CONCEPT, as a Concept Detector or Load Concept gives it"),
     "DETECTION": Socket(_is(DetectionTree), "a DETECTION, as a Concept Detector or a Mask Refiner gives it"),
-    "ERASURE_RECORD": Socket(_is(ErasureRecord), "the record of a Patch Replacer or of Latent Steering"),
+    "ERASURE_RECORD": Socket(_is(ErasureRecord), "the record of a Patch Replacer or of Feature Steering"),
 }
 
 

@@ -8,9 +8,10 @@ from ..sae_models.formats.native import SAEFileError
 from ..sae_models.loaded import LoadedSAE
 from . import files
 from .checking import FileChoice, checked
-from .sockets import CATEGORY, CONCEPT, DETECTION, SAE, part_inputs
+from .sockets import ADVANCED, CONCEPT, DETECTION, EDIT, SAE, part_inputs
 
 NAME = "Concept Detector"
+ALL = "all"
 
 
 class ConceptDetector(io.ComfyNode):
@@ -19,11 +20,11 @@ class ConceptDetector(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ConceptErasureDetector",
+            node_id="ConceptErasureConceptDetector",
             display_name=NAME,
-            category=CATEGORY,
-            description="Says what to look for: a concept that the SAE knows. Chain several detectors through "
-            "'join_with' to look for several concepts, or with several SAEs, at once.",
+            category=EDIT,
+            description="Says what to look for: one concept that the SAE knows, or several. To join detections of "
+            "several SAEs, chain detectors through 'join_with'.",
             inputs=[
                 SAE.Input("sae", tooltip="The SAE that does the looking, from the SAE Loader."),
                 FileChoice(
@@ -47,16 +48,24 @@ class ConceptDetector(io.ComfyNode):
                     "When to stop looking: 1 is the end of sampling.",
                 ),
                 io.String.Input(
-                    "latents",
+                    "features",
                     default="",
-                    tooltip="For experts: latent indices such as '17, 204'. If filled in, they are used instead "
-                    "of the concept.",
+                    tooltip="For experts: indices of SAE features, such as '17, 204'. If filled in, they are used "
+                    "instead of the concept.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "join_mode",
                     options=list(JOINS),
                     tooltip="With join_with connected: 'union' finds what either detector finds, 'intersection' "
                     "only what both find.",
+                    **ADVANCED,
+                ),
+                io.String.Input(
+                    "more_concepts",
+                    default="",
+                    tooltip="Further concepts to find, separated by commas, such as 'dog, bird'. 'all' stands for all "
+                    "that the SAE file knows.",
                 ),
                 DETECTION.Input(
                     "join_with",
@@ -99,52 +108,75 @@ class ConceptDetector(io.ComfyNode):
         sensitivity: float,
         start_percent: float,
         end_percent: float,
-        latents: str,
+        features: str,
         join_mode: str,
+        more_concepts: str = "",
         join_with: DetectionTree | None = None,
         custom_concept: Concept | None = None,
     ) -> io.NodeOutput:
-        chosen = _choose(sae, concept, latents, custom_concept)
-        detection: DetectionTree = Detector(sae, chosen, sensitivity, start_percent, end_percent)
+        chosen = _choose(sae, concept, features, custom_concept)
+        more = tuple(each for each in _further(sae, more_concepts) if each.name != chosen.name)
+        detection: DetectionTree = Detector(sae, chosen, sensitivity, start_percent, end_percent, more)
         if join_with is not None:
             detection = Join(join_mode, join_with, detection)
         return io.NodeOutput(detection, chosen)
 
 
-def _choose(sae: LoadedSAE, name: str, latents: str, custom: Concept | None) -> Concept:
-    """Pick the concept: latent indices before a connected concept before the list."""
-    if latents.strip():
-        return sae.from_features(parse_features(latents, sae, NAME))
-    origin = "concept" if custom is None else "custom_concept"
+def _choose(sae: LoadedSAE, name: str, features: str, custom: Concept | None) -> Concept:
+    """Pick the concept: feature indices before a connected concept before the list."""
+    if features.strip():
+        return sae.from_features(parse_features(features, sae, NAME))
+    return _known(sae, name, "concept") if custom is None else _known(sae, custom, "custom_concept")
+
+
+def _further(sae: LoadedSAE, names: str) -> list[Concept]:
+    """Return the concepts that are named beside the chosen one, each once."""
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    if [name.lower() for name in listed] == [ALL]:
+        listed = sae.dictionary.names()
+    return [_known(sae, name, "more_concepts") for name in dict.fromkeys(listed)]
+
+
+def _known(sae: LoadedSAE, concept: str | Concept, origin: str) -> Concept:
+    """Return a concept of an SAE.
+
+    Args:
+        sae: whose it must be.
+        concept: it, or its name, or the name of a file of one.
+        origin: the input that it came by.
+
+    Raises:
+        ValueError: the SAE does not know it; the message names the node and the input.
+    """
     try:
-        if custom is not None:
-            return sae.require_own(custom)
-        if files.is_concept_file(name):
-            return sae.require_own(files.load_concept(name))
-        return sae.concept(name)
+        if isinstance(concept, Concept):
+            return sae.require_own(concept)
+        if files.is_concept_file(concept):
+            return sae.require_own(files.load_concept(concept))
+        return sae.concept(concept)
     except (KeyError, ValueError) as error:
         advice = f" {error.advice}" if isinstance(error, SAEFileError) else ""
         raise ValueError(f"{NAME}: input '{origin}': {error.args[0]}.{advice}") from error
 
 
 def parse_features(text: str, sae: LoadedSAE, node: str) -> list[int]:
-    """Read latent indices, separated by commas or spaces, from the input 'latents' of a node.
+    """Read feature indices, separated by commas or spaces, from the input 'features' of a node.
 
     Raises:
-        ValueError: they are no numbers, or the SAE has fewer latents.
+        ValueError: they are no numbers, or the SAE has fewer features.
     """
     try:
         indices = [int(part) for part in text.replace(",", " ").split()]
     except ValueError as error:
         raise ValueError(
-            f"{node}: input 'latents' must hold whole numbers separated by commas, such as '17, 204'; it holds "
+            f"{node}: input 'features' must hold whole numbers separated by commas, such as '17, 204'; it holds "
             f"'{text}'."
         ) from error
     limit = sae.config.num_latents
     outside = [i for i in indices if not 0 <= i < limit]
     if outside:
         raise ValueError(
-            f"{node}: input 'latents': {', '.join(map(str, outside))} is out of range; the SAE {sae.name} has "
-            f"latents 0 to {limit - 1}."
+            f"{node}: input 'features': {', '.join(map(str, outside))} is out of range; the SAE {sae.name} has "
+            f"features 0 to {limit - 1}."
         )
     return indices

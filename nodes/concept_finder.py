@@ -17,35 +17,36 @@ from ..unet.sampling import Sampling
 from .checking import checked
 from .finding_sockets import found_outputs, sampler_inputs, seed_input, size_input
 from .showing import image_and_words
-from .sockets import CATEGORY, SAE
+from .sockets import ADVANCED, FIND, SAE
 
 NAME = "Concept Finder"
 
 
 class ConceptFinder(io.ComfyNode):
-    """Find the latents of a concept by drawing it."""
+    """Find the features of a concept by generating it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ConceptErasureConceptFinder",
             display_name=NAME,
-            category=CATEGORY,
-            description="Finds which latents of an SAE stand for a concept: it lets the model draw pictures with and "
-            "without it and keeps the latents that tell them apart. Type what the concept is called and press Run; the "
-            "picture shows how well it worked.",
+            category=FIND,
+            description="Finds which features of an SAE stand for a concept. The model generates images with and "
+            "without it, and the features that tell them apart are kept. Type a word and press Run; the image shows "
+            "how well it worked.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the SAE was made for."),
                 io.Clip.Input("clip", tooltip="Its text encoder, for the prompts."),
-                io.Vae.Input("vae", tooltip="Its VAE, for the pictures in the report."),
-                SAE.Input("sae", tooltip="The SAE whose latents are searched."),
+                io.Vae.Input("vae", tooltip="Its VAE, for the images in the report."),
+                SAE.Input("sae", tooltip="The SAE whose features are searched."),
                 size_input(),
                 io.String.Input("word", default="cat", tooltip="What the concept is called, such as 'cat'."),
                 io.Combo.Input(
                     "kind",
                     options=list(prompts.KINDS),
-                    tooltip="What the word is. object: it is drawn in several styles, against other objects. style: "
-                    "several objects are drawn in it, against other styles. Used for prompts that are left empty.",
+                    tooltip="What the word is. object: generated in several styles, against other objects. style: "
+                    "several objects in it, against other styles. Used for prompts that are left empty.",
+                    **ADVANCED,
                 ),
                 io.String.Input(
                     "target_prompts",
@@ -59,29 +60,32 @@ class ConceptFinder(io.ComfyNode):
                     multiline=True,
                     tooltip="Prompts without it, one a line, as much like the others as possible: the same styles, "
                     "other objects. Empty: made from a list of common objects and styles.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
-                    "pictures",
+                    "images",
                     default=32,
                     min=4,
                     max=1024,
-                    tooltip="How many pictures with the concept are drawn; twice as many without. More find better.",
+                    tooltip="How many images with the concept are generated; twice as many without. More find better.",
                 ),
                 *sampler_inputs(),
-                seed_input("Seed of the pictures. The same seed finds the same latents."),
+                seed_input("Seed of the images. The same seed finds the same features."),
                 io.Int.Input(
-                    "bands",
+                    "timestep_bands",
                     default=5,
                     min=1,
                     max=50,
-                    tooltip="Into how many parts the steps are divided; each gets latents of its own, since a latent "
+                    tooltip="Into how many parts the steps are divided; each gets features of its own, since a feature "
                     "that means 'cat' late may mean nothing in the noise of the first steps.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "select",
                     options=list(WAYS),
-                    tooltip="How many latents are taken. held-out detection: as many as find the concept best in "
-                    "pictures of prompts that were kept back. percentile (paper): those scoring above a percentile.",
+                    tooltip="How many features are taken. held-out detection: as many as find the concept best in "
+                    "images of prompts that were kept back. percentile (paper): those scoring above a percentile.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "percentile",
@@ -89,7 +93,8 @@ class ConceptFinder(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.001,
-                    tooltip="For percentile (paper): 99.99 keeps 2 latents of 20480, and at least one.",
+                    tooltip="For percentile (paper): 99.99 keeps 2 features of 20480, and at least one.",
+                    **ADVANCED,
                 ),
             ],
             outputs=found_outputs(),
@@ -109,13 +114,13 @@ class ConceptFinder(io.ComfyNode):
         kind: str,
         target_prompts: str,
         contrast_prompts: str,
-        pictures: int,
+        images: int,
         steps: int,
         cfg: float,
         sampler_name: str,
         scheduler: str,
         seed: int,
-        bands: int,
+        timestep_bands: int,
         select: str,
         percentile: float,
     ) -> io.NodeOutput:
@@ -125,7 +130,7 @@ class ConceptFinder(io.ComfyNode):
         if not name:
             raise ValueError(f"{NAME}: type a word at input 'word', or prompts at input 'target_prompts'.")
         made = prompts.default_prompts(name, kind)
-        search = Search(name, targets or made[0], contrasts or made[1], pictures, bands, select, percentile)
+        search = Search(name, targets or made[0], contrasts or made[1], images, timestep_bands, select, percentile)
         both = set(search.targets) & set(search.contrasts)
         if both:
             raise ValueError(

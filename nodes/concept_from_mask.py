@@ -7,7 +7,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..finding import prompts
-from ..finding.search import Generation, Painting, find_in_mask
+from ..finding.search import Generation, MaskedImages, find_in_mask
 from ..reports.finder_report import finder_report
 from ..sae_models.loaded import LoadedSAE
 from ..unet.blocks import check_fit
@@ -16,69 +16,71 @@ from ..unet.sampling import Conditioning, Sampling
 from .checking import checked
 from .finding_sockets import found_outputs, sampler_inputs, seed_input
 from .showing import image_and_words
-from .sockets import CATEGORY, SAE
+from .sockets import ADVANCED, FIND, SAE
 
 NAME = "Concept From Mask"
 
 
 class ConceptFromMask(io.ComfyNode):
-    """Find the latents of what somebody painted over."""
+    """Find the features of what somebody painted over."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ConceptErasureConceptFromMask",
             display_name=NAME,
-            category=CATEGORY,
-            description="Finds the latents that fire where you painted over a picture and not elsewhere: noise is "
-            "added to the picture, as in the middle of sampling, and the model looks at it. Paint in ComfyUI's mask "
-            "editor. Connect clip, so that the model draws other things for contrast.",
+            category=FIND,
+            description="Finds the features that fire where you painted over an image and not elsewhere: noise is "
+            "added to the image, as in the middle of sampling, and the model looks at it. Paint in ComfyUI's mask "
+            "editor. Connect clip, so that the model generates other things for contrast.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the SAE was made for."),
                 io.Conditioning.Input(
-                    "positive", tooltip="What the picture shows, from CLIP Text Encode: its prompt, or a description."
+                    "positive", tooltip="What the image shows, from CLIP Text Encode: its prompt, or a description."
                 ),
-                io.Vae.Input("vae", tooltip="The model's VAE, to encode the picture."),
-                SAE.Input("sae", tooltip="The SAE whose latents are searched."),
+                io.Vae.Input("vae", tooltip="The model's VAE, to encode the image."),
+                SAE.Input("sae", tooltip="The SAE whose features are searched."),
                 io.MultiType.Input(
                     "image",
                     types=[io.Image, io.Latent],
-                    tooltip="The picture, or a batch of pictures of the same concept. Or their latents, as a KSampler "
+                    tooltip="The image, or a batch of images of the same concept. Or their latents, as a KSampler "
                     "gives them; they are used as they are, so nothing is lost by decoding and encoding.",
                 ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="White where the concept is: one mask, or one for each picture. From Load Image, after "
+                    tooltip="White where the concept is: one mask, or one for each image. From Load Image, after "
                     "painting in the mask editor.",
                 ),
                 io.String.Input(
                     "name",
                     default="my concept",
                     tooltip="What to call the concept. The plain word for it is best: things of that name are left out "
-                    "of what is drawn for contrast.",
+                    "of what is generated for contrast.",
                 ),
                 io.Int.Input(
-                    "bands",
+                    "timestep_bands",
                     default=5,
                     min=1,
                     max=50,
-                    tooltip="At how many noise levels the picture is looked at; each gets latents of its own.",
+                    tooltip="At how many noise levels the image is looked at; each gets features of its own.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
-                    "looks",
+                    "noise_samples",
                     default=6,
                     min=2,
                     max=100,
                     tooltip="How often each noise level is looked at, each time with new noise. Every other look is "
                     "kept back to measure with.",
+                    **ADVANCED,
                 ),
-                seed_input("Seed of the noise. The same seed finds the same latents."),
+                seed_input("Seed of the noise. The same seed finds the same features."),
                 io.Int.Input(
-                    "contrast_pictures",
+                    "contrast_images",
                     default=32,
                     min=2,
                     max=1024,
-                    tooltip="How many pictures without the concept are drawn for contrast, if clip is connected.",
+                    tooltip="How many images without the concept are generated for contrast, if clip is connected.",
                 ),
                 io.String.Input(
                     "contrast_prompts",
@@ -86,30 +88,29 @@ class ConceptFromMask(io.ComfyNode):
                     multiline=True,
                     tooltip="Prompts for contrast, one a line, none of which shows the concept. Empty: common objects "
                     "in several styles.",
+                    **ADVANCED,
                 ),
                 *sampler_inputs(),
                 io.Int.Input(
-                    "more_pictures",
+                    "extra_images",
                     default=32,
                     min=0,
                     max=1024,
-                    tooltip="How many more pictures like yours are drawn, if clip is connected. Where what you painted "
-                    "shows up in them it is learnt in other shapes and places. 0: from your picture alone.",
+                    tooltip="How many more images like yours are generated, if clip is connected. The concept is "
+                    "then learned in other shapes and places. 0: from your image alone.",
                 ),
                 io.String.Input(
-                    "picture_shows",
+                    "image_description",
                     default="",
                     multiline=True,
-                    tooltip="What the picture shows in words, without its style, such as 'a cat and a dog', with "
-                    "'name' among them. More pictures are then drawn from these words in several styles, half of them "
-                    "with the concept alone, and from the rest of the words for contrast, so that the concept is "
-                    "learnt in other styles too. Empty: they are drawn from 'positive'.",
+                    tooltip="Optional description of the image without its style, such as 'a cat and a dog', with the "
+                    "word at 'name' in it. Used to generate more training images in several styles.",
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="The model's text encoder. With it the model draws other things, and what fires there too "
-                    "is not taken for the concept. Without it only the rest of your picture is contrast.",
+                    tooltip="The model's text encoder. With it the model generates other things for contrast; "
+                    "without it only the rest of your image is contrast.",
                 ),
             ],
             outputs=found_outputs(),
@@ -127,17 +128,17 @@ class ConceptFromMask(io.ComfyNode):
         image: torch.Tensor | dict[str, Any],
         mask: torch.Tensor,
         name: str,
-        bands: int,
-        looks: int,
+        timestep_bands: int,
+        noise_samples: int,
         seed: int,
-        contrast_pictures: int,
+        contrast_images: int,
         contrast_prompts: str,
         steps: int,
         cfg: float,
         sampler_name: str,
         scheduler: str,
-        more_pictures: int,
-        picture_shows: str = "",
+        extra_images: int,
+        image_description: str = "",
         clip: Any = None,
     ) -> io.NodeOutput:
         check_fit(model, sae, NAME)
@@ -147,21 +148,21 @@ class ConceptFromMask(io.ComfyNode):
         mask = mask[None] if mask.ndim == 2 else mask
         if mask.ndim != 3 or len(mask) not in (1, len(given)):
             raise ValueError(
-                f"{NAME}: input 'mask' has shape {tuple(mask.shape)} for {len(given)} picture(s). Connect one mask, "
-                "or as many as there are pictures at input 'image'."
+                f"{NAME}: input 'mask' has shape {tuple(mask.shape)} for {len(given)} image(s). Connect one mask, "
+                "or as many as there are images at input 'image'."
             )
         if isinstance(image, dict):
             picture, latents = vae.decode(given), given
         else:
             picture, latents = image, vae.encode(image[..., :3])
-        painting = Painting(name.strip(), picture, latents, mask, positive)
+        masked = MaskedImages(name.strip(), picture, latents, mask, positive)
         generation = None
         if clip is not None:
             sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
-            without, similar = prompts.around(painting.name, picture_shows, contrast_prompts)
-            generation = Generation(clip, without, contrast_pictures, more_pictures, sampling, similar)
+            without, similar = prompts.around(masked.name, image_description, contrast_prompts)
+            generation = Generation(clip, without, contrast_images, extra_images, sampling, similar)
         try:
-            finding, examples = find_in_mask(model, vae, sae, painting, bands, looks, seed, generation)
+            finding, examples = find_in_mask(model, vae, sae, masked, timestep_bands, noise_samples, seed, generation)
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         except ValueError as error:

@@ -7,7 +7,7 @@ from ..sae_models.formats.native import SAEFileError
 from . import files
 from .checking import FileChoice, checked
 from .showing import words_alone
-from .sockets import CATEGORY, CONCEPT
+from .sockets import CONCEPT, LOAD
 
 NAME = "Load Concept"
 
@@ -20,7 +20,7 @@ class LoadConcept(io.ComfyNode):
         return io.Schema(
             node_id="ConceptErasureLoadConcept",
             display_name=NAME,
-            category=CATEGORY,
+            category=LOAD,
             description="Loads a concept that Save Concept wrote, to look at, to combine with others, or for a "
             "Concept Detector. The Concept Detector can also choose the file by itself.",
             inputs=[

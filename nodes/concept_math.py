@@ -7,7 +7,7 @@ from ..sae_models.concepts import Concept
 from ..sae_models.formats.concept_files import describe
 from .checking import checked
 from .showing import words_alone
-from .sockets import CATEGORY, CONCEPT
+from .sockets import CONCEPT, FIND
 
 NAME = "Concept Math"
 
@@ -20,7 +20,7 @@ class ConceptMath(io.ComfyNode):
         return io.Schema(
             node_id="ConceptErasureConceptMath",
             display_name=NAME,
-            category=CATEGORY,
+            category=FIND,
             description="Makes one concept out of two of the same SAE: what is either, or what is the first but not "
             "the second (cat but not dog).",
             inputs=[

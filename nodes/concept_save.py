@@ -9,20 +9,20 @@ from ..sae_models.formats import concept_files
 from . import files, targets
 from .checking import checked
 from .showing import words_alone
-from .sockets import CATEGORY, CONCEPT
+from .sockets import CONCEPT, FIND
 
 NAME = "Save Concept"
 
 
 class SaveConcept(io.ComfyNode):
-    """Save a concept, and what its latents are called."""
+    """Save a concept, and what its features are called."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ConceptErasureSaveConcept",
             display_name=NAME,
-            category=CATEGORY,
+            category=FIND,
             description="Saves a concept as a small file in models/sae/concepts. The file knows which SAE it belongs "
             "to and is refused with any other. After pressing R the Concept Detector lists it.",
             inputs=[
@@ -33,10 +33,10 @@ class SaveConcept(io.ComfyNode):
                     tooltip="What to call the file, without a folder. It appears as 'concepts/...' in lists.",
                 ),
                 io.String.Input(
-                    "latent_names",
+                    "feature_names",
                     default="",
                     multiline=True,
-                    tooltip="What you call its latents, one a line, such as '17: whiskers'. Names that the concept "
+                    tooltip="What you call its features, one a line, such as '17: whiskers'. Names that the concept "
                     "came with stay unless a line here says otherwise. May stay empty.",
                 ),
                 io.Boolean.Input(
@@ -51,9 +51,9 @@ class SaveConcept(io.ComfyNode):
 
     @classmethod
     @checked
-    def execute(cls, concept: Concept, name: str, latent_names: str = "", overwrite: bool = False) -> io.NodeOutput:
+    def execute(cls, concept: Concept, name: str, feature_names: str = "", overwrite: bool = False) -> io.NodeOutput:
         path = files.new_file(name, overwrite, NAME, files.CONCEPTS)
-        named = replace(concept, feature_names=_merged_names(concept, latent_names))
+        named = replace(concept, feature_names=_merged_names(concept, feature_names))
         try:
             concept_files.save(path, named)
         except OSError as error:
@@ -66,16 +66,16 @@ class SaveConcept(io.ComfyNode):
 
 
 def _merged_names(concept: Concept, text: str) -> tuple[tuple[int, str], ...]:
-    """Return the names of a concept's latents, those that were typed in before those it came with."""
+    """Return the names of a concept's features, those that were typed in before those it came with."""
     try:
         typed = concept_files.parse_feature_names(text)
     except ValueError as error:
-        raise ValueError(f"{NAME}: input 'latent_names': {error}. Write one name a line.") from error
+        raise ValueError(f"{NAME}: input 'feature_names': {error}. Write one name a line.") from error
     used = concept.features()
     foreign = [index for index, _ in typed if index not in used]
     if foreign:
         raise ValueError(
-            f"{NAME}: input 'latent_names': the concept '{concept.name}' does not use latent {foreign[0]}. It uses "
+            f"{NAME}: input 'feature_names': the concept '{concept.name}' does not use feature {foreign[0]}. It uses "
             f"{', '.join(map(str, used))}."
         )
     return tuple(sorted({**dict(concept.feature_names), **dict(typed)}.items()))

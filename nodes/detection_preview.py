@@ -9,27 +9,27 @@ from ..erasure.history import ErasureRecord
 from ..reports.preview import heat_overlay, image_mask, step_tiles
 from .checking import checked
 from .showing import image_and_words, latent_input, shown_run
-from .sockets import CATEGORY, ERASURE_RECORD
+from .sockets import ADVANCED, ERASURE_RECORD, INSPECT
 
 NAME = "Detection Preview"
 MASKS = ("any step", "share of steps")
 
 
 class DetectionPreview(io.ComfyNode):
-    """Draw the record of a Patch Replacer over a picture."""
+    """Draw the record of a Patch Replacer over an image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ConceptErasureDetectionPreview",
             display_name=NAME,
-            category=CATEGORY,
+            category=INSPECT,
             description="Shows where a Patch Replacer detected the concept: a heat map over the image, a tile for "
             "chosen steps, and a mask that any other node can use.",
             is_output_node=True,
             inputs=[
                 ERASURE_RECORD.Input("record", tooltip="From the Patch Replacer whose model was sampled."),
-                io.Image.Input("image", tooltip="The decoded picture of that run. It is drawn over, not changed."),
+                io.Image.Input("image", tooltip="The decoded image of that run. It is not changed."),
                 io.Int.Input(
                     "tiles",
                     default=4,
@@ -43,13 +43,14 @@ class DetectionPreview(io.ComfyNode):
                     options=list(MASKS),
                     tooltip="The mask output. any step: white where the concept was ever detected. share of "
                     "steps: the brighter, the more steps detected it.",
+                    **ADVANCED,
                 ),
                 latent_input(),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="preview",
-                    tooltip="The heat map over the picture, and the tiles to its right.",
+                    tooltip="The heat map over the image, and the tiles to its right.",
                 ),
                 io.Mask.Output(display_name="mask", tooltip="Where the concept was detected, at image size."),
             ],

@@ -1,4 +1,4 @@
-"""Erasure Report: one picture that says what was erased and whether the model kept to its distribution."""
+"""Erasure Report: one image that says what was erased and whether the model kept to its distribution."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ..erasure.history import ErasureRecord
 from ..reports.erasure_report import draw_report
 from .checking import checked
 from .showing import image_and_words, latent_input, latest_run, require_pictures_of, shown_run
-from .sockets import CATEGORY, ERASURE_RECORD
+from .sockets import ERASURE_RECORD, INSPECT
 
 NAME = "Erasure Report"
 
@@ -20,18 +20,18 @@ class ErasureReport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ConceptErasureReport",
+            node_id="ConceptErasureErasureReport",
             display_name=NAME,
-            category=CATEGORY,
-            description="Sums a run of a Patch Replacer or of Latent Steering up in one picture: before and after, "
+            category=INSPECT,
+            description="Sums a run of a Patch Replacer or of Feature Steering up in one image: before and after, "
             "where the concept was found, how much was edited a step, the model's inner values, and whether these "
             "stayed what the model makes by itself.",
             is_output_node=True,
             inputs=[
                 ERASURE_RECORD.Input(
-                    "record", tooltip="From the Patch Replacer or Latent Steering whose model was sampled."
+                    "record", tooltip="From the Patch Replacer or Feature Steering whose model was sampled."
                 ),
-                io.Image.Input("image", tooltip="The decoded picture of that run."),
+                io.Image.Input("image", tooltip="The decoded image of that run."),
                 ERASURE_RECORD.Input(
                     "reference",
                     optional=True,
@@ -40,7 +40,7 @@ class ErasureReport(io.ComfyNode):
                     "edit.",
                 ),
                 io.Image.Input(
-                    "image_before", optional=True, tooltip="The picture of the unedited run, to show beside the other."
+                    "image_before", optional=True, tooltip="The image of the unedited run, to show beside the other."
                 ),
                 io.Int.Input(
                     "tiles",
@@ -52,9 +52,9 @@ class ErasureReport(io.ComfyNode):
                 latent_input(),
             ],
             outputs=[
-                io.Image.Output(display_name="report", tooltip="The report, one picture for each picture of the run."),
+                io.Image.Output(display_name="report", tooltip="The report, one image for each image of the run."),
                 io.String.Output(
-                    display_name="verdict", tooltip="In distribution or not, with the figure; a line for each picture."
+                    display_name="verdict", tooltip="In distribution or not, with the figure; a line for each image."
                 ),
             ],
         )
@@ -78,7 +78,7 @@ class ErasureReport(io.ComfyNode):
             require_pictures_of(run, image_before, NAME, "image_before")
         if unedited is not None and unedited.images != run.images:
             raise ValueError(
-                f"{NAME}: input 'reference' is of a run of {unedited.images} picture(s), input 'record' of one of "
+                f"{NAME}: input 'reference' is of a run of {unedited.images} image(s), input 'record' of one of "
                 f"{run.images}. Sample both with the same latent."
             )
         try:

@@ -132,7 +132,7 @@ def resolve(name: str) -> str:
 
 
 def new_file(
-    name: str, overwrite: bool, node: str = "SAE Save", below: str = "", size: int = 0, ending: str = ""
+    name: str, overwrite: bool, node: str = "Save SAE", below: str = "", size: int = 0, ending: str = ""
 ) -> Path:
     """Return where to save a file: in the first ``models/sae`` folder, or in a folder below it.
 

@@ -1,4 +1,4 @@
-"""Inputs and outputs that the nodes which find concepts and look at latents have alike."""
+"""Inputs and outputs that the nodes which find concepts and look at features have alike."""
 
 import comfy.samplers
 from comfy_api.latest import io
@@ -12,9 +12,19 @@ def sampler_inputs() -> list[io.Input]:
     """Return the settings of the graph's KSampler."""
     return [
         io.Int.Input("steps", default=20, min=1, max=1000, tooltip="As in your KSampler."),
-        io.Float.Input("cfg", default=7.0, min=0.0, max=100.0, step=0.1, tooltip="As in your KSampler."),
-        io.Combo.Input("sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="As in your KSampler."),
-        io.Combo.Input("scheduler", options=comfy.samplers.KSampler.SCHEDULERS, tooltip="As in your KSampler."),
+        io.Float.Input("cfg", default=4.5, min=0.0, max=100.0, step=0.1, tooltip="As in your KSampler."),
+        io.Combo.Input(
+            "sampler_name",
+            options=comfy.samplers.KSampler.SAMPLERS,
+            default="euler",
+            tooltip="As in your KSampler.",
+        ),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="normal",
+            tooltip="As in your KSampler.",
+        ),
     ]
 
 
@@ -24,10 +34,10 @@ def seed_input(tooltip: str) -> io.Input:
 
 
 def size_input() -> io.Input:
-    """Return the latent that says how large pictures are and how many are drawn at once."""
+    """Return the latent that says how large images are and how many are generated at once."""
     return io.Latent.Input(
         "latent_image",
-        tooltip="An Empty Latent Image: its size is the size of the pictures, its batch size how many are drawn "
+        tooltip="An Empty Latent Image: its size is the size of the images, its batch size how many are generated "
         "at once.",
     )
 
@@ -38,6 +48,6 @@ def found_outputs() -> list[io.Output]:
         CONCEPT.Output(
             display_name="concept", tooltip="For the custom_concept of a Concept Detector, or Save Concept."
         ),
-        io.Image.Output(display_name="report", tooltip="How well it was found, its latents, and where they fire."),
+        io.Image.Output(display_name="report", tooltip="How well it was found, its features, and where they fire."),
         io.String.Output(display_name="summary", tooltip="The same in words, with a warning if it failed."),
     ]

@@ -30,7 +30,7 @@ def folder_input(tooltip: str) -> io.Input:
 
 
 def picture_folders() -> list[str]:
-    """Return the folders below ComfyUI's input folder that hold pictures, such as ``cats`` and ``pets/dogs``."""
+    """Return the folders below ComfyUI's input folder that hold images, such as ``cats`` and ``pets/dogs``."""
     root = Path(folder_paths.get_input_directory())
     folders = filter(is_text, folder_paths.get_input_subfolders())
     return [name for name in folders if next(_picture_names(root / name), None)]
@@ -57,8 +57,8 @@ def pictures_of(name: str, node: str, most: int | None = None) -> list[Path]:
     """
     if name not in picture_folders():
         raise ValueError(
-            f"{node}: there is no folder '{name}' with pictures (input 'image_folder'). Make a folder in ComfyUI's "
-            f"input folder, put pictures into it ({', '.join(sorted(end[1:] for end in EXTENSIONS))}), press R to "
+            f"{node}: there is no folder '{name}' with images (input 'image_folder'). Make a folder in ComfyUI's "
+            f"input folder, put images into it ({', '.join(sorted(end[1:] for end in EXTENSIONS))}), press R to "
             "refresh the lists, and choose it again."
         )
     found = _pictures_in(Path(folder_paths.get_input_directory()) / name)
@@ -85,7 +85,7 @@ def read_picture(path: Path, width: int, height: int, node: str) -> Tensor:
         fitted = ImageOps.fit(upright(path), (width, height), Image.Resampling.LANCZOS)
     except PictureError as error:
         raise ValueError(
-            f"{node}: {path.name} in folder {path.parent.name} cannot be read as a picture ({error.__cause__}; input "
+            f"{node}: {path.name} in folder {path.parent.name} cannot be read as an image ({error.__cause__}; input "
             "'image_folder'). Take it out of the folder, or save it anew."
         ) from error
     return torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)
@@ -110,12 +110,12 @@ def caption_of(path: Path, node: str) -> str:
 
 
 def captioned(name: str, node: str) -> list[tuple[Path, str]]:
-    """Return the pictures of a folder, each with its caption; see ``pictures_of`` and ``caption_of``."""
+    """Return the images of a folder, each with its caption; see ``pictures_of`` and ``caption_of``."""
     return [(path, caption_of(path, node)) for path in pictures_of(name, node)]
 
 
 def folder_fingerprint(name: str) -> tuple[tuple[str, int, int], ...]:
-    """Return what changes when a folder's pictures or captions change: names, sizes and times; () for no folder."""
+    """Return what changes when a folder's images or captions change: names, sizes and times; () for no folder."""
     if name not in picture_folders():
         return ()
     pictures = _pictures_in(Path(folder_paths.get_input_directory()) / name)
@@ -128,7 +128,7 @@ def _pictures_in(folder: Path) -> list[Path]:
 
 
 def _picture_names(folder: Path) -> Iterator[str]:
-    """Yield the names of a folder's pictures; of none if it may not be read, or has just gone."""
+    """Yield the names of a folder's images; of none if it may not be read, or has just gone."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):  # one that cannot be looked at leaves the others

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 from ..erasure.detection import DetectionTree, Refine
 from ..erasure.refinement import Refinement
 from .checking import checked
-from .sockets import CATEGORY, DETECTION
+from .sockets import ADVANCED, DETECTION, EDIT
 
 NAME = "Mask Refiner"
 
@@ -19,7 +19,7 @@ class MaskRefiner(io.ComfyNode):
         return io.Schema(
             node_id="ConceptErasureMaskRefiner",
             display_name=NAME,
-            category=CATEGORY,
+            category=EDIT,
             description="Shapes the detected region at every step, on the grid of patches that the SAE reads. With "
             "everything at zero and no region it changes nothing.",
             inputs=[
@@ -44,6 +44,7 @@ class MaskRefiner(io.ComfyNode):
                     min=0,
                     max=4096,
                     tooltip="Drop connected specks of fewer patches than this.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "persistence",
@@ -52,6 +53,7 @@ class MaskRefiner(io.ComfyNode):
                     max=1000,
                     tooltip="A patch that was detected at this many steps stays detected for the rest of the "
                     "image. 0 turns it off.",
+                    **ADVANCED,
                 ),
                 io.Mask.Input(
                     "region",

@@ -9,7 +9,7 @@ from ..erasure.replacement import APPLY_TO, MODES, Replacement
 from ..sae_models import hookpoints
 from .checking import checked
 from .live import LiveHeat
-from .sockets import CATEGORY, DETECTION, ERASURE_RECORD
+from .sockets import ADVANCED, DETECTION, EDIT, ERASURE_RECORD
 
 DEFAULTS = Replacement()
 # The paper's method in one choice: any undetected patch, where the SAE reads.
@@ -25,7 +25,7 @@ class PatchReplacer(io.ComfyNode):
         return io.Schema(
             node_id="ConceptErasurePatchReplacer",
             display_name="Patch Replacer",
-            category=CATEGORY,
+            category=EDIT,
             description="Erases what is detected: at every step, each detected patch of the model's feature map is "
             "replaced by another patch of the same image. Everything else keeps its exact values. Put it between the "
             "checkpoint (after LoRAs) and the sampler; several can follow each other.",
@@ -45,6 +45,7 @@ class PatchReplacer(io.ComfyNode):
                     default=MIDDLE_TOO,
                     tooltip="Where in the model patches are replaced. SAE block: where the SAE reads, as published. "
                     "middle and SAE block: also in the middle, which erases more thoroughly.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "source_share",
@@ -54,12 +55,14 @@ class PatchReplacer(io.ComfyNode):
                     step=0.05,
                     tooltip="How many of the undetected patches may be copied: 1 is all, as published; 0.25 the "
                     "quarter least like the concept, so that a part of it that was missed is not copied.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "apply_to",
                     options=list(APPLY_TO),
                     default=DEFAULTS.apply_to,
                     tooltip="Which prompts are edited: the positive ones only, or both kinds.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "source_seed",
@@ -67,12 +70,14 @@ class PatchReplacer(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     tooltip="Seed of 'random'; the same seed gives the same image. The other modes do not use it.",
+                    **ADVANCED,
                 ),
                 io.String.Input(
                     "blocks",
                     default="",
                     tooltip="For experts: the blocks for 'listed blocks', such as 'output_blocks.4.1, "
                     "mid_block.attentions.0'. One that runs before the SAE's takes the mask of the step before.",
+                    **ADVANCED,
                 ),
             ],
             outputs=[

@@ -4,13 +4,14 @@ from comfy_api.latest import io
 
 from ..sae_models import hookpoints
 from ..sae_models.formats.native import SAEFileError
-from ..sae_models.sae import READS
 from ..unet.loading import load_sae
 from . import files
 from .checking import FileChoice, checked
-from .sockets import CATEGORY, SAE
+from .sockets import ADVANCED, LOAD, SAE
 
 AUTOMATIC = "automatic"
+# What is chosen -> what a configuration calls it.
+INPUTS = {AUTOMATIC: "", "output": "output", "residual": "output_minus_input"}
 
 
 def block_names() -> list[str]:
@@ -27,9 +28,9 @@ class SAELoader(io.ComfyNode):
         return io.Schema(
             node_id="ConceptErasureSAELoader",
             display_name="SAE Loader",
-            category=CATEGORY,
-            description="Loads a sparse autoencoder (SAE), the detector that recognises concepts inside the model "
-            "while it draws. It must belong to the checkpoint in use.",
+            category=LOAD,
+            description="Loads a sparse autoencoder (SAE), the detector that recognizes concepts inside the model "
+            "while it generates. It must belong to the checkpoint in use.",
             inputs=[
                 FileChoice(
                     "sae_file",
@@ -46,14 +47,16 @@ class SAELoader(io.ComfyNode):
                     tooltip="The block of the model that the SAE reads, in ComfyUI's spelling, which counts, and in "
                     "diffusers' spelling for SD1.5, SD2 and SDXL. automatic: as its file, configuration or folder "
                     "says. Choose one where it says nothing.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
-                    "reads",
-                    options=[AUTOMATIC, *READS],
+                    "sae_input",
+                    options=list(INPUTS),
                     default=AUTOMATIC,
                     optional=True,
-                    tooltip="What of the block it reads: its output, or output minus input. automatic: as its format "
-                    "has it (output minus input for sdxl-unbox, else output).",
+                    tooltip="Whether the SAE reads the block's output, or the residual, which is output minus input. "
+                    "automatic: as its format has it (residual for sdxl-unbox, else output).",
+                    **ADVANCED,
                 ),
             ],
             outputs=[
@@ -70,18 +73,16 @@ class SAELoader(io.ComfyNode):
             return str(error)
 
     @classmethod
-    def fingerprint_inputs(cls, sae_file: str, hookpoint: str = AUTOMATIC, reads: str = AUTOMATIC) -> object:
+    def fingerprint_inputs(cls, sae_file: str, hookpoint: str = AUTOMATIC, sae_input: str = AUTOMATIC) -> object:
         """Load again when a file has changed on disk."""
-        return files.fingerprint(sae_file), hookpoint, reads
+        return files.fingerprint(sae_file), hookpoint, sae_input
 
     @classmethod
     @checked
-    def execute(cls, sae_file: str, hookpoint: str = AUTOMATIC, reads: str = AUTOMATIC) -> io.NodeOutput:
+    def execute(cls, sae_file: str, hookpoint: str = AUTOMATIC, sae_input: str = AUTOMATIC) -> io.NodeOutput:
         path = files.resolve(sae_file)
         block = "" if hookpoint == AUTOMATIC else hookpoint.partition(" = ")[0]
         try:
-            return io.NodeOutput(
-                load_sae(path, sae_file, block, "" if reads == AUTOMATIC else reads, files.listed_in(path))
-            )
+            return io.NodeOutput(load_sae(path, sae_file, block, INPUTS[sae_input], files.listed_in(path)))
         except SAEFileError as error:
             raise ValueError(f"SAE Loader: {error} (input 'sae_file'). {error.advice}") from error

@@ -1,4 +1,4 @@
-"""SAE Save: an SAE becomes a file of the pack's own format."""
+"""Save SAE: an SAE becomes a file of the pack's own format."""
 
 import torch
 from comfy_api.latest import io
@@ -8,21 +8,21 @@ from ..sae_models.loaded import LoadedSAE
 from . import files, targets
 from .checking import checked
 from .showing import words_alone
-from .sockets import CATEGORY, SAE
+from .sockets import ADVANCED, LOAD, SAE
 
 AS_LOADED = "as in its file"
 WEIGHTS = {AS_LOADED: None, "float16": torch.float16, "float32": torch.float32}
 
 
-class SAESave(io.ComfyNode):
+class SaveSAE(io.ComfyNode):
     """Save a sparse autoencoder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ConceptErasureSAESave",
-            display_name="SAE Save",
-            category=CATEGORY,
+            node_id="ConceptErasureSaveSAE",
+            display_name="Save SAE",
+            category=LOAD,
             description="Saves an SAE of any format as one safetensors file in models/sae: weights, the block that it "
             "reads, and its concepts. It cannot run code, and says by itself where it belongs.",
             inputs=[
@@ -39,6 +39,7 @@ class SAESave(io.ComfyNode):
                     default=AS_LOADED,
                     tooltip="How precisely numbers are stored. float16 halves a file of float32; what it finds may "
                     "then differ in rare patches.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "overwrite",
@@ -62,10 +63,10 @@ class SAESave(io.ComfyNode):
             native.save(path, whole, known, {**sae.file.facts, "saved_from": sae.name}, WEIGHTS[weights])
         except native.SAEFileError as error:
             raise ValueError(
-                f"SAE Save: {error} (input 'sae'). Nothing was saved. Load the SAE again, or choose other 'weights'."
+                f"Save SAE: {error} (input 'sae'). Nothing was saved. Load the SAE again, or choose other 'weights'."
             ) from error
         except OSError as error:
-            raise targets.unwritable(path, error, "SAE Save") from error
+            raise targets.unwritable(path, error, "Save SAE") from error
         parts = "encoder and decoder" if whole.decoder_weight is not None else "encoder"
         concepts = len(sae.dictionary.concepts)
         size = path.stat().st_size / 1e6

@@ -1,4 +1,4 @@
-"""SAE Trainer: a model, and prompts or pictures, become an SAE."""
+"""SAE Trainer: a model, and prompts or images, become an SAE."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..training.settings import RULES
 from . import files, folders
 from .checking import FileChoice, checked
 from .showing import image_and_words
-from .sockets import CATEGORY, SAE, part_inputs
+from .sockets import ADVANCED, SAE, TRAIN, part_inputs
 
 NAME = "SAE Trainer"
 NO_FILE = "none"
@@ -31,9 +31,9 @@ class SAETrainer(io.ComfyNode):
         return io.Schema(
             node_id="ConceptErasureSAETrainer",
             display_name=NAME,
-            category=CATEGORY,
+            category=TRAIN,
             description="Trains a sparse autoencoder (SAE) for the model at hand: samples prompts, or noises a folder "
-            "of pictures, collects what chosen blocks of the model put out, and trains on it meanwhile. The SAE is "
+            "of images, collects what chosen blocks of the model put out, and trains on it meanwhile. The SAE is "
             "saved in models/sae. Stop it at any time: running again with the same settings goes on where it was.",
             is_output_node=True,
             inputs=[
@@ -41,8 +41,8 @@ class SAETrainer(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="An Empty Latent Image: the size to sample at, and how many pictures at a time. More at a "
-                    "time is faster, if memory allows it. Pictures of 'image_folder' are cut and scaled to this size.",
+                    tooltip="An Empty Latent Image: the size to sample at, and how many images at a time. More at a "
+                    "time is faster, if memory allows it. Images of 'image_folder' are cut and scaled to this size.",
                 ),
                 io.String.Input(
                     "name",
@@ -62,19 +62,21 @@ class SAETrainer(io.ComfyNode):
                     options=[NO_FILE, *files.prompt_files()],
                     default=NO_FILE,
                     tooltip="A text file in ComfyUI's input folder, one prompt a line, instead of 'prompts'.",
+                    **ADVANCED,
                 ),
                 io.String.Input(
                     "hookpoints",
                     default=AUTOMATIC,
                     tooltip="The blocks to read, in ComfyUI's or diffusers' spelling, separated by commas; an SAE is "
                     "trained for each, in one pass. automatic: a block known to hold objects.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
-                    "pictures",
+                    "images",
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="How many pictures to sample. 0: 400 for a small model such as the Canvas Checkpoint, 1000 "
+                    tooltip="How many images to sample. 0: 400 for a small model such as the Canvas Checkpoint, 1000 "
                     "for a large one, for which several thousand give a better SAE. Those of 'image_folder' are used "
                     "in turn until there were so many, each time with other noise.",
                 ),
@@ -84,14 +86,15 @@ class SAETrainer(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,
-                    tooltip="Seed of the first picture's noise, and of the training. The same seed gives the same SAE.",
+                    tooltip="Seed of the first image's noise, and of the training. The same seed gives the same SAE.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=20,
                     min=1,
                     max=1000,
-                    tooltip="Sampling steps, as in the KSampler; with 'image_folder' the noise levels of a picture.",
+                    tooltip="Sampling steps, as in the KSampler; with 'image_folder' the noise levels of an image.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "cfg",
@@ -99,19 +102,22 @@ class SAETrainer(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Classifier-free guidance, as in the KSampler. Only the conditional half is collected.",
+                    tooltip="Classifier-free guidance, as in the KSampler. Only the positive prompt is collected.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "sampler_name",
                     options=comfy.samplers.KSampler.SAMPLERS,
                     default="euler",
                     tooltip="As in the KSampler; best the one you will erase with.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=comfy.samplers.KSampler.SCHEDULERS,
                     default="normal",
                     tooltip="As in the KSampler.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "train_steps",
@@ -122,31 +128,36 @@ class SAETrainer(io.ComfyNode):
                     "for a large one.",
                 ),
                 io.Int.Input(
-                    "latents",
+                    "features",
                     default=0,
                     min=0,
                     max=1_048_576,
-                    tooltip="Latents of the SAE. 0: 12 times the width of a small block, 16 times that of a large one.",
+                    tooltip="Features of the SAE. 0: 12 times the width of a small block, 16 times that of a large "
+                    "one.",
+                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "k",
                     default=0,
                     min=0,
                     max=1024,
-                    tooltip="Latents that may fire in one patch. 0: 16 for a small block, 32 for a large one.",
+                    tooltip="Features that may fire in one patch. 0: 16 for a small block, 32 for a large one.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "activation",
                     options=list(RULES),
                     default=RULES[0],
-                    tooltip="topk: k latents fire in each patch. batchtopk: k on average, more where there is more to "
+                    tooltip="topk: k features fire in each patch. batchtopk: k on average, more where there is more to "
                     "say.",
+                    **ADVANCED,
                 ),
                 io.String.Input(
                     "guided_concepts",
                     default="",
-                    tooltip="Words separated by commas. The first latents are tied to them, one each: they learn to "
-                    "fire in pictures whose prompt has the word (the guided loss of G-SAE). Empty: none.",
+                    tooltip="Words separated by commas. The first features are tied to them, one each: they learn to "
+                    "fire in images whose prompt has the word (the guided loss of G-SAE). Empty: none.",
+                    **ADVANCED,
                 ),
                 io.Float.Input(
                     "store_gb",
@@ -155,13 +166,15 @@ class SAETrainer(io.ComfyNode):
                     max=100_000.0,
                     step=0.1,
                     tooltip="Most disk space for collected patches, in ComfyUI's output folder. Fewer patches of each "
-                    "picture are kept if all would not fit.",
+                    "image are kept if all would not fit.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "keep_patches",
                     default=False,
                     tooltip="Whether the collected patches stay on disk once training is done, for training by the "
                     "command line.",
+                    **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "overwrite",
@@ -169,9 +182,9 @@ class SAETrainer(io.ComfyNode):
                     tooltip="Whether a file of that name is replaced. Off: this node says so before it begins.",
                 ),
                 folders.folder_input(
-                    "A folder of pictures in ComfyUI's input folder, instead of prompts. They are noised to "
+                    "A folder of images in ComfyUI's input folder, instead of prompts. They are noised to "
                     "the levels of 'steps' and 'scheduler', and the model looks at each once. A text file of a "
-                    "picture's name says what it shows.",
+                    "image's name says what it shows.",
                 ),
                 *part_inputs(
                     "When in sampling to begin collecting: 0 is the first, noisiest step.",
@@ -183,7 +196,7 @@ class SAETrainer(io.ComfyNode):
             outputs=[
                 SAE.Output(display_name="sae", tooltip="The SAE of the first hookpoint, for the Concept Detector."),
                 io.Image.Output(
-                    display_name="curves", tooltip="Loss, explained variance and dead latents over the training steps."
+                    display_name="curves", tooltip="Loss, explained variance and dead features over the training steps."
                 ),
             ],
         )
@@ -199,14 +212,14 @@ class SAETrainer(io.ComfyNode):
         prompts: str,
         prompts_file: str,
         hookpoints: str,
-        pictures: int,
+        images: int,
         seed: int,
         steps: int,
         cfg: float,
         sampler_name: str,
         scheduler: str,
         train_steps: int,
-        latents: int,
+        features: int,
         k: int,
         activation: str,
         guided_concepts: str,
@@ -225,7 +238,7 @@ class SAETrainer(io.ComfyNode):
         request = Request(
             prompts=prompts if prompts_file == NO_FILE else files.read_prompts(prompts_file),
             hookpoints="" if hookpoints.strip() == AUTOMATIC else hookpoints,
-            pictures=pictures,
+            pictures=images,
             latent=latent["samples"],
             seed=seed,
             steps=steps,
@@ -233,7 +246,7 @@ class SAETrainer(io.ComfyNode):
             sampler=sampler_name,
             scheduler=scheduler,
             train_steps=train_steps,
-            latents=latents,
+            latents=features,
             k=k,
             rule=activation,
             concepts=guided_concepts,
@@ -259,7 +272,7 @@ class SAETrainer(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, prompts_file: str = NO_FILE, image_folder: str = folders.NO_FOLDER, **_: Any) -> object:
-        """Train again when the text file, or a picture of the folder, has changed."""
+        """Train again when the text file, or an image of the folder, has changed."""
         prompts = files.read_prompts(prompts_file) if prompts_file in files.prompt_files() else ""
         folder = folders.folder_fingerprint(image_folder)
         return prompts, folder
@@ -276,10 +289,10 @@ def _check_source(prompts_file: str, image_folder: str, vae: Any) -> None:
     if prompts_file != NO_FILE:
         raise ValueError(
             f"{NAME}: both 'prompts_file' and 'image_folder' are chosen. Set one of them to '{NO_FILE}': prompts are "
-            "sampled, pictures are noised."
+            "sampled, images are noised."
         )
     if vae is None:
         raise ValueError(
-            f"{NAME}: pictures of a folder must be encoded (input 'image_folder'), which needs the model's VAE. "
+            f"{NAME}: images of a folder must be encoded (input 'image_folder'), which needs the model's VAE. "
             "Connect it to input 'vae'."
         )

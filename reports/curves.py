@@ -20,7 +20,7 @@ def draw(title: str, history: Sequence[tuple[float, float, float]], steps: int) 
     """
     lines = [
         Line([(step, loss) for step, loss, _ in history], GRAY, "loss"),
-        Line([(step, dead) for step, _, dead in history], RED, "dead latents"),
+        Line([(step, dead) for step, _, dead in history], RED, "dead features"),
         Line([(step, 1 - loss) for step, loss, _ in history], BLUE, "explained variance"),
     ]
     labels = [f"step {share * steps:.0f}" for share in (0.0, 0.5, 1.0)]

@@ -37,7 +37,7 @@ def feature_sheets(
     for feature in features:
         heats = [feature_heat(example.calls, feature, num_features) for example in examples]
         order = sorted(range(len(examples)), key=lambda i: -float(heats[i].mean()))
-        title = f"latent {feature}" + (f": {names[feature]}" if feature in names else "")
+        title = f"feature {feature}" + (f": {names[feature]}" if feature in names else "")
         share = sum(float((heat > 0).float().mean()) for heat in heats) / len(heats)
         best = order[0]
         lines.append(
@@ -52,7 +52,7 @@ def feature_sheets(
         highest = max(float(heat.max()) for heat in maps) or 1.0
         rows = [
             [words(f"{title}\n\nfires in {share:.1%} of all places", LABEL), _curve(examples, feature, num_features)],
-            image_row("images that excite it most", shown),
+            image_row("images that activate it most", shown),
             image_row("where", shown, [heat / highest for heat in maps]),
             caption_row(captions),
         ]

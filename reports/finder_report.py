@@ -29,15 +29,15 @@ def finder_report(finding: Finding, examples: Sequence[Example], num_features: i
     rows = [image_row("images", examples)]
     if any(example.caption for example in examples):
         rows.append(caption_row([example.caption for example in examples]))
-    if any(example.painted is not None for example in examples):
-        painted = [torch.zeros(1, 1) if example.painted is None else example.painted for example in examples]
-        rows.append(image_row("your mask, on the model's grid", examples, painted))
+    if any(example.masked is not None for example in examples):
+        masked = [torch.zeros(1, 1) if example.masked is None else example.masked for example in examples]
+        rows.append(image_row("your mask, on the model's grid", examples, masked))
     if any(band.features for band in concept.bands):
         heats = [concept_heat(example.calls, concept, num_features) for example in examples]
         rows.append(image_row(f"{concept.name}\nshare of steps in which it is detected", examples, heats))
     for feature, score in strongest_features(concept, SHOWN_FEATURES):
         heats = [feature_heat(example.calls, feature, num_features) for example in examples]
         highest = max(float(heat.max()) for heat in heats)
-        text = f"latent {feature}\nscore {score:.4f}\nhighest {highest:.2f}"
+        text = f"feature {feature}\nscore {score:.4f}\nhighest {highest:.2f}"
         rows.append(image_row(text, examples, [heat / (highest or 1.0) for heat in heats]))
     return batch([sheet(rows)])

@@ -36,8 +36,8 @@ def union(first: Concept, second: Concept, name: str = "") -> Concept:
     for concept in (first, second):
         if any(band.against for band in concept.bands):
             raise ValueError(
-                f"'{concept.name}' has latents that count against it, which a union would forget. Make the union first "
-                "and the difference last"
+                f"'{concept.name}' has features that count against it, which a union would forget. Make the union "
+                "first and the difference last"
             )
     return _combined(first, second, name or f"{first.name} or {second.name}", _united)
 
@@ -59,7 +59,7 @@ def difference(first: Concept, second: Concept, name: str = "") -> Concept:
     result = _combined(first, second, name or f"{first.name} but not {second.name}", _without)
     if not any(band.features for band in result.bands):
         raise ValueError(
-            f"nothing remains of '{first.name}' without '{second.name}': every latent counts at least as much for the "
+            f"nothing remains of '{first.name}' without '{second.name}': every feature counts at least as much for the "
             "second"
         )
     return result

@@ -42,12 +42,12 @@ class ConceptBand:
     def __post_init__(self) -> None:
         for found, bounds in ((self.features, self.thresholds), (self.against, self.against_thresholds)):
             if len(found) != len(bounds):
-                raise ValueError(f"{len(found)} latents but {len(bounds)} thresholds")
+                raise ValueError(f"{len(found)} features but {len(bounds)} thresholds")
         for name, values in (("scores", self.scores), ("means", self.means)):
             if values and len(values) != len(self.features):
-                raise ValueError(f"{len(self.features)} latents but {len(values)} {name}")
+                raise ValueError(f"{len(self.features)} features but {len(values)} {name}")
         if any(not isinstance(i, int) or i < 0 for i in self.features + self.against):
-            raise ValueError("a latent is no whole number from 0 on")
+            raise ValueError("a feature is no whole number from 0 on")
         if any(not t >= 0 for t in self.thresholds + self.against_thresholds):
             raise ValueError("a threshold is negative or not a number")
 
@@ -64,7 +64,7 @@ class Concept:
         combine: ``any``: a patch is detected where any feature exceeds its threshold (the rule of SAeUron,
             arXiv 2501.18052); ``sum``: where the sum of feature / threshold exceeds one.
         sae: the SAE whose features these are, None if nobody said.
-        latent_names: what people call some of its features, (index, name) pairs.
+        feature_names: what people call some of its features, (index, name) pairs.
     """
 
     name: str
@@ -148,7 +148,7 @@ class ConceptDictionary:
             else:
                 thresholds = tuple(float(self.feature_means[band, i]) for i in indices)
             bands.append(ConceptBand(indices, thresholds))
-        name = "latents " + ", ".join(str(i) for i in indices)
+        name = "features " + ", ".join(str(i) for i in indices)
         return Concept(name, self.band_edges, tuple(bands), combine="any")
 
     def to_tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

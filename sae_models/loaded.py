@@ -61,11 +61,11 @@ class LoadedSAE:
         if concept.sae is not None and concept.sae.digest != self.identity.digest:
             raise ValueError(
                 f"the concept '{concept.name}' was made for another SAE: for {concept.sae}, not for {self.identity}. "
-                "Its latents mean something else there. Load the SAE it was made with"
+                "Its features mean something else there. Load the SAE it was made with"
             )
         if concept.max_feature() >= self.config.num_latents:
             raise ValueError(
-                f"the concept '{concept.name}' uses latent {concept.max_feature()}, but the SAE {self.name} has only "
+                f"the concept '{concept.name}' uses feature {concept.max_feature()}, but the SAE {self.name} has only "
                 f"{self.config.num_latents}. It was made for another SAE; load that one"
             )
         return concept
@@ -82,5 +82,5 @@ class LoadedSAE:
         """
         if name in self.dictionary.concepts:
             return replace(self.dictionary.concepts[name], sae=self.identity)
-        known = ", ".join(self.dictionary.names()) or "none; give latent indices instead"
+        known = ", ".join(self.dictionary.names()) or "none; give feature indices instead"
         raise KeyError(f"the SAE {self.name} does not know the concept '{name}'. It knows: {known}")

@@ -18,13 +18,13 @@ def concept_score(features: Tensor, thresholds: Tensor, combine: str) -> Tensor:
 
     Args:
         features: activations of the concept's features, [..., n], non-negative.
-        thresholds: [n]; zero means that any activation at all suffices, infinity that none does.
+        thresholds: [n], or [..., n] that fits; zero means that any activation at all suffices, infinity that none does.
         combine: see Concept.
 
     Returns:
         [...], from 0.
     """
-    if not len(thresholds):
+    if not thresholds.shape[-1]:
         return features.new_zeros(features.shape[:-1])
     relative = torch.where(features > 0, features / thresholds, 0.0)
     return relative.sum(-1) if combine == "sum" else relative.amax(-1)

@@ -15,13 +15,13 @@ def steer(model: ModelPatcher, target: SteeredConcept, steering: Steering) -> tu
     Raises:
         ValueError: the SAE does not fit the model, or its file lacks what steering needs.
     """
-    check_fit(model, target.sae, "Latent Steering")
+    check_fit(model, target.sae, "Feature Steering")
     try:
         target.sae.load_decoder()
         target.statistics(0.0)
     except ValueError as error:
         raise ValueError(
-            f"Latent Steering: the SAE {target.sae.name} (input 'sae') cannot steer: {error}. Use the Patch Replacer, "
+            f"Feature Steering: the SAE {target.sae.name} (input 'sae') cannot steer: {error}. Use the Patch Replacer, "
             "which needs neither a decoder nor mean activations."
         ) from error
     record = ErasureRecord()

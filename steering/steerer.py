@@ -103,7 +103,7 @@ class Steerer(Observer):
         steered, changed = steer_patches(sae.module, self.target.statistics(timestep), self.steering, patches)
         if not torch.isfinite(steered).all():
             raise NonFiniteActivations(
-                f"Latent Steering: the activations of {self.hookpoints[0]} hold NaN or infinity at timestep "
+                f"Feature Steering: the activations of {self.hookpoints[0]} hold NaN or infinity at timestep "
                 f"{timestep:.0f}. Move 'strength' towards 0, or try another precision (for example --force-fp32)."
             )
         grid = (len(output), *output.shape[-2:])

@@ -71,7 +71,7 @@ class FeatureStatistics:
             ValueError: the dictionary holds no mean activations.
         """
         if feature_means is None:
-            raise ValueError("its file holds no mean activations of latents")
+            raise ValueError("its file holds no mean activations of features")
         features = torch.tensor(band.features, dtype=torch.int64)
         thresholds = feature_means[features].float()
         means = torch.tensor(band.means) if band.means else thresholds

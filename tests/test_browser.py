@@ -19,7 +19,7 @@ VIRTUAL = ("Note", "MarkdownNote")
 RUN_LIMIT = 300.0  # seconds
 EXPECTED = {
     *("quickstart", "two_concepts", "detect_only", "compare_methods", "erase_sd15", "erase_sdxl"),
-    *("find_concept", "concept_from_mask", "unknown_concepts", "explore_latents", "train_sae", "from_scratch"),
+    *("find_concept", "concept_from_mask", "unknown_concepts", "explore_features", "train_sae", "from_scratch"),
 }
 
 

@@ -58,11 +58,11 @@ def test_the_detector_looks_again_when_the_file_changes(nodes, sae):
     name = "concepts/hound.safetensors"
     nodes.SaveConcept.execute(sae.concept("dog"), "hound")
     refreshed()
-    before = nodes.ConceptDetector.fingerprint_inputs(concept=name, sae=None, latents="")
+    before = nodes.ConceptDetector.fingerprint_inputs(concept=name, sae=None, features="")
     nodes.SaveConcept.execute(sae.concept("cat"), "hound", overwrite=True)
     assert before is not None
-    assert nodes.ConceptDetector.fingerprint_inputs(concept=name, sae=None, latents="") != before
-    assert nodes.ConceptDetector.fingerprint_inputs(concept="cat", sae=None, latents="") is None
+    assert nodes.ConceptDetector.fingerprint_inputs(concept=name, sae=None, features="") != before
+    assert nodes.ConceptDetector.fingerprint_inputs(concept="cat", sae=None, features="") is None
 
 
 def test_another_sae_is_refused_by_name(nodes, canvas, sae, other):
@@ -74,15 +74,15 @@ def test_another_sae_is_refused_by_name(nodes, canvas, sae, other):
     loaded = nodes.LoadConcept.execute("concepts/hound.safetensors").args[0]
     with pytest.raises(ValueError, match=rf"Concept Detector: input 'custom_concept'.*{both}"):
         detect(nodes, other, custom_concept=loaded)
-    with pytest.raises(ValueError, match=rf"Latent Steering: input 'concept'.*{both}"):
-        nodes.LatentSteering.execute(canvas[0], other, loaded, "SAeUron", -5.0, "exact", "both", 0.0, 1.0)
+    with pytest.raises(ValueError, match=rf"Feature Steering: input 'concept'.*{both}"):
+        nodes.FeatureSteering.execute(canvas[0], other, loaded, "SAeUron", -5.0, "exact", "both", 0.0, 1.0)
 
 
 def test_a_copy_in_other_numbers_is_the_same_sae(nodes, sae, sae_folder):
     from concept_erasure.sae_models.identity import digest
 
-    nodes.SAESave.execute(sae, "wide", "float32")
-    nodes.SAESave.execute(sae, "narrow", "float16")
+    nodes.SaveSAE.execute(sae, "wide", "float32")
+    nodes.SaveSAE.execute(sae, "narrow", "float16")
     refreshed()
     for name in ("wide.safetensors", "narrow.safetensors"):
         copy = nodes.SAELoader.execute(name).args[0]
@@ -117,13 +117,13 @@ def test_nothing_is_overwritten_unasked(nodes, sae, sae_folder):
     [
         ("whiskers", "does not look like"),
         ("x: whiskers", "does not look like"),
-        ("999999: whiskers", "does not use latent 999999. It uses"),
+        ("999999: whiskers", "does not use feature 999999. It uses"),
         ("{0}: a\n{0}: b", "has two names"),
     ],
 )
 def test_names_that_make_no_sense(nodes, sae, text, message):
     concept = sae.concept("cat")
-    with pytest.raises(ValueError, match=f"Save Concept: input 'latent_names'.*{message}"):
+    with pytest.raises(ValueError, match=f"Save Concept: input 'feature_names'.*{message}"):
         nodes.SaveConcept.execute(concept, "named", text.format(concept.features()[0]))
 
 
@@ -212,7 +212,7 @@ def test_a_changed_or_stripped_concept_file_says_so(nodes, sae, sae_folder):
 
 def test_files_in_the_wrong_folder_say_where_they_belong(nodes, sae, sae_folder):
     nodes.SaveConcept.execute(sae.concept("dog"), "hound")
-    nodes.SAESave.execute(sae, "whole")
+    nodes.SaveSAE.execute(sae, "whole")
     (sae_folder / "concepts" / "hound.safetensors").rename(sae_folder / "hound.safetensors")
     (sae_folder / "whole.safetensors").rename(sae_folder / "concepts" / "whole.safetensors")
     with pytest.raises(ValueError, match=r"SAE Loader: .*is a concept and no SAE.*Move it into models/sae/concepts"):
@@ -226,7 +226,7 @@ def test_a_file_for_the_right_sae_with_latents_it_lacks_is_refused(nodes, sae):
     band = replace(concept.bands[0], features=(10**6, *concept.bands[0].features[1:]))
     nodes.SaveConcept.execute(replace(concept, bands=(band, *concept.bands[1:])), "huge")
     refreshed()
-    with pytest.raises(ValueError, match=r"Concept Detector: input 'concept'.*uses latent 1000000"):
+    with pytest.raises(ValueError, match=r"Concept Detector: input 'concept'.*uses feature 1000000"):
         detect(nodes, sae, concept="concepts/huge.safetensors")
 
 

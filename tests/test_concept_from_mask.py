@@ -26,12 +26,12 @@ def run(canvas, sae, image, mask, prompt="A tower image", **changes):
     positive = clip.encode_from_tokens_scheduled(clip.tokenize(prompt))
     inputs = {
         "name": "tower",
-        "bands": 3,
-        "looks": 4,
+        "timestep_bands": 3,
+        "noise_samples": 4,
         "seed": 2,
-        "contrast_pictures": 8,
+        "contrast_images": 8,
         "contrast_prompts": "",
-        "more_pictures": 0,
+        "extra_images": 0,
     }
     inputs |= {"steps": 6, "cfg": 4.5, "sampler_name": "euler", "scheduler": "normal", **changes}
     return ConceptFromMask.execute(model, positive, vae, sae, image, mask, **inputs).args
@@ -87,7 +87,7 @@ def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, p
     monkeypatch.setattr(concept_from_mask, "finder_report", noted)
     image, mask = painted[0][:1], painted[1][:1]
     alone = run(canvas, sae, image, mask)
-    both = run(canvas, sae, image, mask, clip=canvas[1], contrast_pictures=6)
+    both = run(canvas, sae, image, mask, clip=canvas[1], contrast_images=6)
     (_, before), (fired, labels) = asked
     assert len(fired) == len(labels.cover) == len(labels.held) == 4 + 6
     assert torch.equal(labels.cover[:4], before.cover) and before.cover.any() and not labels.cover[4:].any()
@@ -104,9 +104,9 @@ def test_the_concept_itself_is_not_drawn_for_contrast(canvas, sae, painted, monk
     from concept_erasure.finding import search as finder
 
     asked = []
-    draw = finder.draw
-    monkeypatch.setattr(finder, "draw", lambda *args: (asked.extend(args[3]), draw(*args))[1])
-    run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], steps=1, contrast_pictures=20, name="a tower")
+    draw = finder.generate
+    monkeypatch.setattr(finder, "generate", lambda *args: (asked.extend(args[3]), draw(*args))[1])
+    run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], steps=1, contrast_images=20, name="a tower")
     assert len(asked) == 20 and not any("tower" in prompt for prompt in asked)
     run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], steps=1, contrast_prompts="A sea\n\nA cat")
     assert asked[20:] == ["A sea", "A cat"] * 4
@@ -116,7 +116,7 @@ def test_the_same_seed_finds_the_same_latents(found, canvas, sae, painted):
     assert run(canvas, sae, *painted)[0] == found[0]
 
 
-SMALL = {"prompt": "A tower and a cat image", "contrast_pictures": 12, "steps": 10}
+SMALL = {"prompt": "A tower and a cat image", "contrast_images": 12, "steps": 10}
 
 
 @pytest.fixture(scope="module")
@@ -126,20 +126,20 @@ def from_one_picture(canvas, sae, painted):
 
 
 def test_it_is_learnt_in_pictures_that_are_drawn_alike(canvas, sae, painted, other_pictures, from_one_picture):
-    more = run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], **SMALL, more_pictures=8)
+    more = run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], **SMALL, extra_images=8)
     assert other_pictures(more[0]) > other_pictures(from_one_picture[0]) + 0.03
     assert more[1].shape[2] > from_one_picture[1].shape[2], "two of them are in the report"
 
 
-def test_it_is_learnt_in_other_styles_of_what_the_picture_shows(
+def test_it_is_learnt_in_other_styles_of_what_the_image_description(
     canvas, sae, painted, other_pictures, from_one_picture, monkeypatch
 ):
     from concept_erasure.finding import search as finder
 
     asked = []
-    draw = finder.draw
-    monkeypatch.setattr(finder, "draw", lambda *args: (asked.append(args[3]), draw(*args))[1])
-    shows = {"more_pictures": 16, "picture_shows": "a tower and a cat"}
+    draw = finder.generate
+    monkeypatch.setattr(finder, "generate", lambda *args: (asked.append(args[3]), draw(*args))[1])
+    shows = {"extra_images": 16, "image_description": "a tower and a cat"}
     styles = run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], **SMALL, **shows)
     without, alike = asked
     assert not any("tower" in prompt for prompt in without) and sum("a cat in" in prompt for prompt in without) == 4
@@ -155,7 +155,7 @@ def test_it_does_not_matter_how_many_are_drawn_at_once(canvas, sae, painted, mon
     given = []
     find = finder.find_concept
     monkeypatch.setattr(finder, "find_concept", lambda *args: (given.append(args[3]), find(*args))[1])
-    inputs = {"clip": canvas[1], "contrast_pictures": 3, "more_pictures": 2, "steps": 2}
+    inputs = {"clip": canvas[1], "contrast_images": 3, "extra_images": 2, "steps": 2}
     for most in (3, 1):
         monkeypatch.setattr(collecting, "MOST_AT_ONCE", most)
         run(canvas, sae, painted[0][:1], painted[1][:1], **inputs)
@@ -198,4 +198,4 @@ def test_latents_are_used_as_they_are(found, canvas, sae, painted, monkeypatch):
 )
 def test_masks_that_say_nothing(canvas, sae, painted, mask, message):
     with pytest.raises(ValueError, match=f"Concept From Mask: .*{message}"):
-        run(canvas, sae, painted[0], mask, looks=2, bands=1)
+        run(canvas, sae, painted[0], mask, noise_samples=2, timestep_bands=1)

@@ -74,15 +74,15 @@ def test_elsewhere_than_on_a_cpu_every_patch_competes_to_the_same_end(made, monk
     monkeypatch.setattr(scorer, "MOST_AT_ONCE", 64 * 7)
     concept = Concept("x", (0.0, 1000.0), (ConceptBand((3, 17, 40), (0.2,) * 3),))
     one = scorer.ConceptScorer(sae, concept, 1.0, x.device)
-    centered, wanted, limits = sae.center(x), torch.tensor([3, 17, 40]), torch.full((3,), 0.2)
+    centered, wanted, limits = sae.center(x), torch.tensor([3, 17, 40]), torch.full((1, 3), 0.2)
     found, _ = one(x, torch.tensor(1.0))
-    likely = found.raw_score > 1
+    likely = found.raw_score[None] > 1
 
     class Elsewhere(torch.Tensor):
         device = torch.device("meta")
 
     everywhere = one._compete(likely.as_subclass(Elsewhere), centered, wanted, limits)
-    assert torch.equal(everywhere.as_subclass(torch.Tensor), found.mask)
+    assert torch.equal(everywhere.as_subclass(torch.Tensor)[0], found.mask)
 
 
 def test_each_timestep_band_has_its_own_features(made):

@@ -1,15 +1,15 @@
-"""The Latent Explorer: the pictures say what the activations say."""
+"""The Feature Explorer: the pictures say what the activations say."""
 
 import pytest
 import torch
 
 
 def run(canvas, sae, **changes):
-    from concept_erasure.nodes import LatentExplorer
+    from concept_erasure.nodes import FeatureExplorer
 
     model, clip, vae = canvas
     inputs = {
-        "latents": "",
+        "features": "",
         "count": 2,
         "prompts": "A tower image in photo style\nA sea image in photo style\n\nA cat image in photo style",
         "steps": 3,
@@ -19,7 +19,7 @@ def run(canvas, sae, **changes):
         "seed": 1,
     }
     size = {"samples": torch.zeros(4, 4, 16, 16)}
-    return LatentExplorer.execute(model, clip, vae, sae, size, **{**inputs, **changes}).args
+    return FeatureExplorer.execute(model, clip, vae, sae, size, **{**inputs, **changes}).args
 
 
 def examples(timesteps, fires, drawn=True):
@@ -55,7 +55,7 @@ def test_the_picture_that_excites_a_latent_most_comes_first(pack):
     tried = examples((500.0,), [(0.0,), (6.0,), (2.0,)])
     sheets, lines = feature_sheets(tried, [3, 5], {3: "fur"}, 10)
     assert sheets.ndim == 4 and len(sheets) == 2 and 0 <= sheets.min() <= sheets.max() <= 1
-    assert lines[0] == "latent 3: fur: most in 'b' (mean 6); in 66.7% of places" and lines[1].startswith("latent 5")
+    assert lines[0] == "feature 3: fur: most in 'b' (mean 6); in 66.7% of places" and lines[1].startswith("feature 5")
     assert strongest_in(tried, 10, 1) == [5], "only it fires in the first picture"
     assert set(strongest_in(tried, 10, 2)) == {3, 5}
 
@@ -87,7 +87,7 @@ def test_the_picture_of_a_folder_that_shows_a_concept_excites_its_latents_most(c
         concept = sae.concept(name)
         band = concept.bands[1]
         best = max(zip(band.means, band.features, strict=True))[1]
-        _, summary = run(canvas, sae, prompts="", latents=str(best), image_folder="pets")
+        _, summary = run(canvas, sae, prompts="", features=str(best), image_folder="pets")
         assert most_exciting(summary) == [file]
 
 
@@ -95,23 +95,23 @@ def test_a_folder_is_looked_at_beside_prompts_and_only_as_much_of_it_as_wanted(c
     pictures, both = run(canvas, sae, image_folder="pets")
     assert len(pictures) == 2 and run(canvas, sae, image_folder="pets")[1] == both
     assert both != run(canvas, sae)[1], "the folder's pictures count"
-    _, one = run(canvas, sae, prompts="", image_folder="pets", folder_pictures=1, count=4)
+    _, one = run(canvas, sae, prompts="", image_folder="pets", folder_images=1, count=4)
     assert set(most_exciting(one)) == {"one.png"}
 
 
 def test_a_caption_is_what_the_model_is_told(canvas, sae, pets):
-    with_caption = run(canvas, sae, prompts="", image_folder="pets", folder_pictures=1)[1]
+    with_caption = run(canvas, sae, prompts="", image_folder="pets", folder_images=1)[1]
     (pets / "one.txt").unlink()
-    assert run(canvas, sae, prompts="", image_folder="pets", folder_pictures=1)[1] != with_caption
+    assert run(canvas, sae, prompts="", image_folder="pets", folder_images=1)[1] != with_caption
 
 
 def test_the_node_runs_again_when_a_folder_has_changed(pack, pets):
-    from concept_erasure.nodes import LatentExplorer
+    from concept_erasure.nodes import FeatureExplorer
 
-    before = LatentExplorer.fingerprint_inputs(image_folder="pets")
+    before = FeatureExplorer.fingerprint_inputs(image_folder="pets")
     (pets / "two.png").unlink()
-    assert LatentExplorer.fingerprint_inputs(image_folder="pets") != before
-    assert "pets" in next(each.options for each in LatentExplorer.define_schema().inputs if each.id == "image_folder")
+    assert FeatureExplorer.fingerprint_inputs(image_folder="pets") != before
+    assert "pets" in next(each.options for each in FeatureExplorer.define_schema().inputs if each.id == "image_folder")
 
 
 def test_the_strongest_of_a_drawn_set_are_shown_and_seeds_repeat(canvas, sae):
@@ -129,19 +129,19 @@ def test_a_concepts_latents_carry_their_names_and_a_picture_of_ones_own_is_shown
     first = strongest_features(concept, 1)[0][0]
     named = replace(concept, feature_names=((first, "fur"),))
     pictures, summary = run(canvas, sae, concept=named, count=1, image=torch.rand(1, 128, 128, 3))
-    assert summary.startswith(f"latent {first}: fur: most in ") and len(pictures) == 1
-    assert pictures.shape[2] > run(canvas, sae, latents=str(first))[0].shape[2], "one more picture in the row"
+    assert summary.startswith(f"feature {first}: fur: most in ") and len(pictures) == 1
+    assert pictures.shape[2] > run(canvas, sae, features=str(first))[0].shape[2], "one more picture in the row"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"prompts": " \n"}, "input 'prompts' is empty"),
-        ({"image_folder": "../pets"}, "there is no folder '../pets' with pictures \\(input 'image_folder'\\)"),
-        ({"latents": "99999999"}, "input 'latents': 99999999 is out of range"),
-        ({"latents": "fur"}, "input 'latents' must hold whole numbers"),
+        ({"image_folder": "../pets"}, "there is no folder '../pets' with images \\(input 'image_folder'\\)"),
+        ({"features": "99999999"}, "input 'features': 99999999 is out of range"),
+        ({"features": "fur"}, "input 'features' must hold whole numbers"),
     ],
 )
 def test_wrong_inputs(canvas, sae, changes, message):
-    with pytest.raises(ValueError, match=f"Latent Explorer: {message}"):
+    with pytest.raises(ValueError, match=f"Feature Explorer: {message}"):
         run(canvas, sae, **changes)

@@ -101,7 +101,7 @@ def test_each_band_gets_latents_of_its_own(pack):
 
 def test_a_concept_that_no_latent_shows_is_said_to_be_missing(pack):
     finding = find(*made_up(inside=20, strength=0.0))
-    assert "WARNING: no latent of this SAE tells 'thing' apart" in finding.summary()
+    assert "WARNING: no feature of this SAE tells 'thing' apart" in finding.summary()
     assert finding.concept.features() == [] and finding.concept.band_edges[-1] == 1000.0
 
 
@@ -152,7 +152,7 @@ def test_bands_follow_the_steps_that_are_taken(pack):
         ("a dog", "", ("", "")),
     ],
 )
-def test_what_a_picture_shows_beside_a_concept(pack, shown, word, parts):
+def test_what_a_image_description_beside_a_concept(pack, shown, word, parts):
     from concept_erasure.finding.prompts import parted
 
     assert parted(shown, word) == parts
@@ -199,13 +199,13 @@ class TestOnTheShippedModel:
             "kind": "object",
             "target_prompts": "",
             "contrast_prompts": "",
-            "pictures": 12,
+            "images": 12,
             "steps": 6,
             "cfg": 4.5,
             "sampler_name": "euler",
             "scheduler": "normal",
             "seed": 1,
-            "bands": 2,
+            "timestep_bands": 2,
             "select": "held-out detection",
             "percentile": 99.99,
         }
@@ -241,8 +241,8 @@ class TestOnTheShippedModel:
             f"{kind}_prompts": "\n".join(f"An image of {word} in {style} style" for style in ("photo", "neon"))
             for kind, word in (("target", "cat"), ("contrast", "cats"))
         }
-        concept, _, summary = self.run(canvas, sae, **prompts, steps=4, bands=1)
-        assert summary.startswith("WARNING: no latent") and concept.features() == []
+        concept, _, summary = self.run(canvas, sae, **prompts, steps=4, timestep_bands=1)
+        assert summary.startswith("WARNING: no feature") and concept.features() == []
 
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -53,3 +53,16 @@ def test_the_locale_repeats_the_nodes_own_texts(node):
 
 def test_the_locale_names_no_other_node():
     assert set(json.loads(LOCALE.read_text(encoding="utf-8"))) == set(NODES)
+
+
+def test_the_workflows_are_up_to_the_nodes(pack):
+    """``python dev/host dev.workflows`` writes widgets' names and which pack a node is of; nothing is left to do."""
+    from concept_erasure.dev import workflows
+
+    before = {path: path.read_bytes() for path in (ROOT / "workflows").glob("*.json")}
+    try:
+        workflows.main()
+        assert not [path.name for path, content in before.items() if path.read_bytes() != content]
+    finally:
+        for path, content in before.items():
+            path.write_bytes(content)

@@ -392,7 +392,7 @@ def test_a_server_with_all_of_it_in_its_folders(tmp_path):
         assert set(NODES) <= set(server.object_info())
         assert server.log().count("left out of the lists") == 1
         loader = {"class_type": "ConceptErasureSAELoader", "inputs": {"sae_file": "bad.safetensors"}}
-        saver = {"class_type": "ConceptErasureSAESave", "inputs": {"sae": ["1", 0], "name": "süß"}}
+        saver = {"class_type": "ConceptErasureSaveSAE", "inputs": {"sae": ["1", 0], "name": "süß"}}
         saver["inputs"] |= {"weights": "as in its file", "overwrite": False}
         with pytest.raises(
             ServerError, match=r"ConceptErasureSAELoader \(1\).*there is no SAE file 'bad\.safetensors'"

@@ -41,7 +41,7 @@ def test_only_the_encoder_is_loaded_until_the_decoder_is_asked_for(sae):
 def test_concept_and_latents_and_custom_concept(nodes, sae):
     _, concept = detect(nodes, sae)
     assert concept.name == "cat"
-    by_features, chosen = detect(nodes, sae, latents=" 3, 5 7")
+    by_features, chosen = detect(nodes, sae, features=" 3, 5 7")
     assert chosen.bands[0].features == (3, 5, 7) and by_features.concept is chosen
     _, custom = detect(nodes, sae, concept="dog", custom_concept=concept)
     assert custom is concept
@@ -65,9 +65,9 @@ def test_a_neutral_refiner_gives_back_its_input(nodes, detection):
     ("inputs", "message"),
     [
         ({"concept": "unicorn"}, "input 'concept'.*unicorn.*cat"),
-        ({"latents": "12, cat"}, "input 'latents' must hold whole numbers"),
-        ({"latents": "0, 999999"}, "input 'latents': 999999 is out of range.*latents 0 to"),
-        ({"latents": "-1"}, "input 'latents': -1 is out of range"),
+        ({"features": "12, cat"}, "input 'features' must hold whole numbers"),
+        ({"features": "0, 999999"}, "input 'features': 999999 is out of range.*features 0 to"),
+        ({"features": "-1"}, "input 'features': -1 is out of range"),
         ({"start_percent": 0.8, "end_percent": 0.2}, r"'start_percent' \(0.8\) is after"),
     ],
 )

@@ -65,7 +65,7 @@ def load(pack, tmp_path, monkeypatch):
         (sdxl_unbox, (), "output_minus_input"),
         (sdxl_unbox, ("output",), "output"),
         (normalised_batchtopk, (), "output"),
-        (normalised_batchtopk, ("output_minus_input",), "output_minus_input"),
+        (normalised_batchtopk, ("residual",), "output_minus_input"),
     ],
 )
 def test_recorded_masks_are_those_of_a_full_encode(canvas, load, write, choices, reads):

@@ -38,7 +38,7 @@ def runs(nodes, sae, canvas):
     models = {
         "none": nodes.PatchReplacer.execute(canvas[0], detection, "none", *SETTINGS).args,
         "random": nodes.PatchReplacer.execute(canvas[0], detection, "random", *SETTINGS).args,
-        "steered": nodes.LatentSteering.execute(
+        "steered": nodes.FeatureSteering.execute(
             canvas[0], sae, concept, "SAeUron", -300.0, "exact", "both", 0.0, 1.0
         ).args,
     }

@@ -110,7 +110,7 @@ def wrong_feature(tensors):
         (lambda t: t.pop("dictionary.cat.1.scores"), None, "dictionary is damaged"),
         (lambda t: t["dictionary.cat.0.latents"].neg_(), None, "no whole number from 0 on"),
         (as_float("dictionary.cat.0.latents"), None, "no whole number from 0 on"),
-        (lambda t: t.update({"dictionary.cat.0.scores": torch.rand(7)}), None, "2 latents but 7 scores"),
+        (lambda t: t.update({"dictionary.cat.0.scores": torch.rand(7)}), None, "2 features but 7 scores"),
         (lambda t: t.update({"dictionary.latent_means": torch.rand(2, 5)}), None, "one number for each latent"),
         (lambda t: t.update({"dictionary.latent_means": torch.rand(3, 32)}), None, r"\(3, 32\) for 2 bands"),
         (None, lambda m: m.update(config='{"a":' * 200_000), "not JSON"),

@@ -1,4 +1,4 @@
-"""SAE Save: what is saved loads as what it was, under safe names, and never in place of something else unasked."""
+"""Save SAE: what is saved loads as what it was, under safe names, and never in place of something else unasked."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("sae_folder")
 def test_a_published_sae_is_saved_with_its_block(nodes, sae_folder, case):
     path = write(sae_folder, case)
     sae = nodes.SAELoader.execute(path.name, "middle_block.1 = mid_block.attentions.0").args[0]
-    said = nodes.SAESave.execute(sae, "mine").ui["text"][0]
+    said = nodes.SaveSAE.execute(sae, "mine").ui["text"][0]
     assert "mine.safetensors: encoder and decoder, 0 concepts" in said
     again = nodes.SAELoader.execute("mine.safetensors").args[0]
     assert again.config == sae.config and again.config.hookpoint == "middle_block.1"
@@ -26,7 +26,7 @@ def test_concepts_are_saved_and_the_loaded_sae_stays_small(nodes):
     from concept_erasure.nodes import files
 
     sae = nodes.SAELoader.execute(files.names()[0]).args[0]
-    nodes.SAESave.execute(sae, "canvas.SAFETENSORS")
+    nodes.SaveSAE.execute(sae, "canvas.SAFETENSORS")
     assert sae.module.decoder_weight is None
     again = nodes.SAELoader.execute("canvas.safetensors").args[0]
     assert again.dictionary.concepts == sae.dictionary.concepts and again.dictionary.names()
@@ -41,8 +41,8 @@ NO_NAMES = ["", " ", ".hidden", "a\0b", "a\nb", "x" * 100, "con", "LPT1.x", "a."
 def test_names_with_tricks_are_refused(nodes, sae_folder, name):
     sae = nodes.SAELoader.execute(write(sae_folder, "saeuron").name).args[0]
     before = sorted(sae_folder.parent.parent.rglob("*"))
-    with pytest.raises(ValueError, match=r"SAE Save: .*\(input 'name'\)"):
-        nodes.SAESave.execute(sae, name)
+    with pytest.raises(ValueError, match=r"Save SAE: .*\(input 'name'\)"):
+        nodes.SaveSAE.execute(sae, name)
     assert sorted(sae_folder.parent.parent.rglob("*")) == before
 
 
@@ -54,8 +54,8 @@ def test_nothing_is_overwritten_unasked(nodes, sae_folder, monkeypatch):
     (sae_folder / "link.safetensors").symlink_to(sae_folder / "nowhere")
     (sae_folder / "folder.safetensors").mkdir()
     for name, overwrite in (("taken", False), ("link", False), ("link", True), ("folder", True)):
-        with pytest.raises(ValueError, match=rf"SAE Save: {name}\.safetensors is there already.*'overwrite'"):
-            nodes.SAESave.execute(sae, name, overwrite=overwrite)
+        with pytest.raises(ValueError, match=rf"Save SAE: {name}\.safetensors is there already.*'overwrite'"):
+            nodes.SaveSAE.execute(sae, name, overwrite=overwrite)
     assert (sae_folder / "taken.safetensors").read_text() == "mine" and not (sae_folder / "nowhere").exists()
 
     def full(tensors, path, metadata):
@@ -64,19 +64,19 @@ def test_nothing_is_overwritten_unasked(nodes, sae_folder, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(files, "save_file", full)
-        with pytest.raises(ValueError, match=r"SAE Save: taken\.safetensors cannot be saved: the disk of .* is full"):
-            nodes.SAESave.execute(sae, "taken", overwrite=True)
+        with pytest.raises(ValueError, match=r"Save SAE: taken\.safetensors cannot be saved: the disk of .* is full"):
+            nodes.SaveSAE.execute(sae, "taken", overwrite=True)
     assert (sae_folder / "taken.safetensors").read_text() == "mine" and not list(sae_folder.glob("*.part"))
-    nodes.SAESave.execute(sae, "taken", overwrite=True)
+    nodes.SaveSAE.execute(sae, "taken", overwrite=True)
     assert nodes.SAELoader.execute("taken.safetensors").args[0].config == sae.config
 
 
 def test_an_sae_replaced_by_its_own_copy_goes_on_working(nodes, sae_folder):
     first = nodes.SAELoader.execute(write(sae_folder, "saeuron").name).args[0]
-    nodes.SAESave.execute(first, "own")
+    nodes.SaveSAE.execute(first, "own")
     own = nodes.SAELoader.execute("own.safetensors").args[0]
     before = own.module.encode_dense(X)
-    nodes.SAESave.execute(own, "own", overwrite=True)
+    nodes.SaveSAE.execute(own, "own", overwrite=True)
     assert torch.equal(own.module.encode_dense(X), before)
 
 
@@ -87,9 +87,9 @@ def test_weights_that_do_not_fit_are_refused(nodes, sae_folder):
     tensors = dict(CASES["saeuron"][1])
     save_file({**tensors, "encoder.bias": tensors["encoder.bias"] * 1e6}, path / "sae.safetensors")
     sae = nodes.SAELoader.execute(path.name).args[0]
-    with pytest.raises(ValueError, match=r"SAE Save: .*encoder\.bias, as torch\.float16,.*Nothing was saved"):
-        nodes.SAESave.execute(sae, "half", "float16")
+    with pytest.raises(ValueError, match=r"Save SAE: .*encoder\.bias, as torch\.float16,.*Nothing was saved"):
+        nodes.SaveSAE.execute(sae, "half", "float16")
     assert not (sae_folder / "half.safetensors").exists()
     save_file({"encoder.weight": tensors["encoder.weight"]}, path / "sae.safetensors")
-    with pytest.raises(ValueError, match=r"SAE Save: .*Nothing was saved. Load the SAE again"):
-        nodes.SAESave.execute(sae, "gone")
+    with pytest.raises(ValueError, match=r"Save SAE: .*Nothing was saved. Load the SAE again"):
+        nodes.SaveSAE.execute(sae, "gone")

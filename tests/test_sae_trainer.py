@@ -75,8 +75,8 @@ def test_training_explains_what_it_never_saw_and_the_guided_latent_finds_its_con
 
     shown = ("A cat", "A dog", "A tower", "A sea", "A cat and a dog")
     prompts = "\n".join(f"{one} image in {style} style" for style in ("photo", "neon", "sketch") for one in shown)
-    options = {"prompts": prompts, "guided_concepts": "cat", "pictures": 60, "steps": 6}
-    trained = train(nodes, canvas, train_steps=200, latents=512, k=16, **options).args[0].load_decoder()
+    options = {"prompts": prompts, "guided_concepts": "cat", "images": 60, "steps": 6}
+    trained = train(nodes, canvas, train_steps=200, features=512, k=16, **options).args[0].load_decoder()
     x, cat, _ = patches_of_scenes(canvas, "output_blocks.1.1", ("cat", "dog"))
     assert measure(trained, x).explained_variance > 0.5
     fires = trained.pre_activations(x)[:, 0]
@@ -302,7 +302,7 @@ def pictures(nodes, tmp_path):
 def looked_at(nodes, canvas, tmp_path, **changed):
     """Train on the folder; return all patches that were stored, trained on and held, and their timesteps."""
     inputs = {"image_folder": "scenes", "vae": canvas[2], "train_steps": 10, "keep_patches": True}
-    train(nodes, canvas, **{"pictures": 40, "steps": 8, **inputs, **changed})
+    train(nodes, canvas, **{"images": 40, "steps": 8, **inputs, **changed})
     (folder,) = state(tmp_path)
     found = []
     for store in (folder / "output_blocks.1.1", folder / "output_blocks.1.1" / "held"):
@@ -324,7 +324,7 @@ def test_what_is_looked_at_is_the_picture_with_its_caption(nodes, canvas, pictur
     import shutil
 
     def patches(name: str) -> torch.Tensor:
-        kept, _ = looked_at(nodes, canvas, tmp_path, name=name, pictures=20, steps=7)
+        kept, _ = looked_at(nodes, canvas, tmp_path, name=name, images=20, steps=7)
         shutil.rmtree(tmp_path / "output")
         return kept["embeddings"]
 
@@ -350,13 +350,13 @@ def test_a_changed_picture_or_caption_trains_again(nodes, pictures):
 def test_captions_can_guide(nodes, canvas, pictures):
     for number in range(20):
         (pictures / f"{number:02d}.txt").write_text("A cat image" if number % 2 else "A dog image", encoding="utf-8")
-    inputs = {"image_folder": "scenes", "vae": canvas[2], "guided_concepts": "cat", "train_steps": 10, "pictures": 40}
+    inputs = {"image_folder": "scenes", "vae": canvas[2], "guided_concepts": "cat", "train_steps": 10, "images": 40}
     assert train(nodes, canvas, **inputs, steps=8).args[0].file.facts["guided"] == ["cat"]
 
 
 def test_folders_that_cannot_be_used_are_explained(nodes, canvas, pictures, tmp_path):
     for name in ("../scenes", "scenes/../scenes", "/etc", "output", "none "):
-        with pytest.raises(ValueError, match=r"SAE Trainer: there is no folder .* with pictures .*'image_folder'"):
+        with pytest.raises(ValueError, match=r"SAE Trainer: there is no folder .* with images .*'image_folder'"):
             train(nodes, canvas, image_folder=name, vae=canvas[2])
     with pytest.raises(ValueError, match=r"SAE Trainer: .*'image_folder'.*input 'vae'"):
         train(nodes, canvas, image_folder="scenes")
@@ -369,7 +369,7 @@ def test_folders_that_cannot_be_used_are_explained(nodes, canvas, pictures, tmp_
         train(nodes, canvas, image_folder="scenes", vae=canvas[2])
     (pictures / "03.txt").unlink()
     (pictures / "07.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match=r"SAE Trainer: 07\.png cannot be read as a picture.*'image_folder'"):
+    with pytest.raises(ValueError, match=r"SAE Trainer: 07\.png cannot be read as an image.*'image_folder'"):
         train(nodes, canvas, image_folder="scenes", vae=canvas[2])
 
 
@@ -382,7 +382,7 @@ def test_folders_that_cannot_be_used_are_explained(nodes, canvas, pictures, tmp_
         ({"start_percent": 0.5, "end_percent": 0.5}, "none of the 4 steps lies between 'start_percent'"),
         ({"start_percent": 0.01, "end_percent": 0.02}, "none of the 4 steps lies between 'start_percent'"),
         ({"k": 300}, "k = 300 is not a whole number from 1 to 256"),
-        ({"pictures": 1}, "too few patch embeddings.*raise 'pictures'"),
+        ({"images": 1}, "too few patch embeddings.*raise 'images'"),
     ],
 )
 def test_wrong_inputs(nodes, canvas, inputs, message):

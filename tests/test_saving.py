@@ -49,13 +49,13 @@ def sae(nodes):
 def savers(nodes, sae, canvas):
     """What saves: name of the node -> a function that saves under a name. The trainer may not sample."""
     return {
-        "SAE Save": lambda name: nodes.SAESave.execute(sae, name, overwrite=True),
+        "Save SAE": lambda name: nodes.SaveSAE.execute(sae, name, overwrite=True),
         "Save Concept": lambda name: nodes.SaveConcept.execute(sae.concept("cat"), name, overwrite=True),
         "SAE Trainer": lambda name: train(nodes, canvas, name=name, overwrite=True),
     }
 
 
-NODES = ["SAE Save", "Save Concept", "SAE Trainer"]
+NODES = ["Save SAE", "Save Concept", "SAE Trainer"]
 
 
 @pytest.fixture
@@ -142,15 +142,15 @@ def test_the_names_that_come_later_count_too(nodes, sae, canvas, no_sampling, fo
     """name.safetensors fits, name_unfinished.safetensors does not."""
     with pytest.raises(ValueError, match=r"^SAE Trainer: .*the name is too long for this disk"):
         train(nodes, canvas, name="猫" * 76)
-    nodes.SAESave.execute(sae, "猫" * 76)
+    nodes.SaveSAE.execute(sae, "猫" * 76)
     assert len(list(folder.iterdir())) == 1
 
 
 def test_room_for_the_whole_file_is_asked_for(nodes, sae, canvas, no_sampling, folder, monkeypatch):
     usage = shutil.disk_usage(folder)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_200_000))
-    with pytest.raises(ValueError, match=r"^SAE Save: .*is full; 1 MB are left, 2 MB are needed.*Free some space"):
-        nodes.SAESave.execute(sae, "mine")
+    with pytest.raises(ValueError, match=r"^Save SAE: .*is full; 1 MB are left, 2 MB are needed.*Free some space"):
+        nodes.SaveSAE.execute(sae, "mine")
     with pytest.raises(ValueError, match=r"^SAE Trainer: the disk of .* is full"):
         train(nodes, canvas)
 
@@ -198,7 +198,7 @@ def test_the_check_leaves_nothing_behind(nodes, folder):
 def test_something_in_the_way_is_not_said_to_need_overwrite(nodes, sae, folder):
     (folder / "mine.safetensors").mkdir()
     with pytest.raises(ValueError, match=r"is there already.*no plain file, which 'overwrite' leaves alone"):
-        nodes.SAESave.execute(sae, "mine", overwrite=True)
+        nodes.SaveSAE.execute(sae, "mine", overwrite=True)
 
 
 def configured(monkeypatch, tmp_path: Path, text: str) -> list[str]:
@@ -249,7 +249,7 @@ def test_files_go_where_comfyui_says(pack, tmp_path, monkeypatch):
 def test_a_file_lands_in_the_marked_folder(nodes, sae, tmp_path, monkeypatch):
     (tmp_path / "one two").mkdir()
     configured(monkeypatch, tmp_path, SECTION.format(name="one", base=tmp_path / "one two") + "    is_default: true\n")
-    said = nodes.SAESave.execute(sae, "mine").ui["text"][0]
+    said = nodes.SaveSAE.execute(sae, "mine").ui["text"][0]
     path = tmp_path / "one two" / "sae" / "mine.safetensors"
     assert path.is_file() and re.search(re.escape(str(path)), said)
     assert nodes.SAELoader.execute("mine.safetensors").args[0].config == sae.config

@@ -19,6 +19,8 @@ GRAY = {
     "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
 }
 
+GROUPS = ("load", "find a concept", "detect and edit", "inspect", "train")
+
 
 def test_the_server_runs_a_stock_graph(server: LiveServer):
     images = server.run(GRAY)
@@ -35,7 +37,8 @@ def test_a_refused_prompt_names_node_and_input(server: LiveServer):
 def test_every_node_is_there(server: LiveServer):
     ours = {name: info for name, info in server.object_info().items() if name.startswith("ConceptErasure")}
     assert {name: info["display_name"] for name, info in ours.items()} == NODES
-    assert {info["category"] for info in ours.values()} == {"SAE concept erasure"}
+    groups = {info["category"] for info in ours.values()}
+    assert groups == {f"SAE concept erasure/{name}" for name in GROUPS}
 
 
 def test_the_pack_loads_without_complaint(server: LiveServer):
@@ -123,7 +126,7 @@ def test_an_sae_is_saved_listed_and_loaded(server: LiveServer):
     prompt = {
         "1": {"class_type": "ConceptErasureSAELoader", "inputs": {"sae_file": options()[0]}},
         "2": {
-            "class_type": "ConceptErasureSAESave",
+            "class_type": "ConceptErasureSaveSAE",
             "inputs": {"sae": ["1", 0], "name": "kept", "weights": "as in its file", "overwrite": False},
         },
     }
@@ -131,14 +134,14 @@ def test_an_sae_is_saved_listed_and_loaded(server: LiveServer):
     assert entry["status"]["status_str"] == "success" and "20 concepts" in entry["outputs"]["2"]["text"][0]
     assert "kept.safetensors" in options()
     prompt["1"]["inputs"]["sae_file"], prompt["2"]["inputs"]["name"] = "kept.safetensors", "kept"
-    assert "SAE Save: kept.safetensors is there already" in failure(server.wait(server.submit(prompt)))
+    assert "Save SAE: kept.safetensors is there already" in failure(server.wait(server.submit(prompt)))
 
 
 def test_an_sae_is_trained_interrupted_and_trained_on(server: LiveServer):
     info = server.object_info()["ConceptErasureSAETrainer"]["input"]
     inputs = {name: spec[1].get("default") for name, spec in info["required"].items()}
-    inputs |= {"model": ["1", 0], "clip": ["1", 1], "latent": ["2", 0], "name": "trained", "latents": 256, "k": 8}
-    inputs |= {"pictures": 40, "steps": 4, "train_steps": 1_000_000}
+    inputs |= {"model": ["1", 0], "clip": ["1", 1], "latent": ["2", 0], "name": "trained", "features": 256, "k": 8}
+    inputs |= {"images": 40, "steps": 4, "train_steps": 1_000_000}
     prompt = {
         "1": {"class_type": "ConceptErasureCanvasCheckpoint", "inputs": {}},
         "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 8}},
@@ -152,7 +155,7 @@ def test_an_sae_is_trained_interrupted_and_trained_on(server: LiveServer):
     inputs["train_steps"] = 20
     entry = server.wait(server.submit(prompt))
     assert entry["status"]["status_str"] == "success", failure(entry)
-    assert "trained.safetensors: 256 latents" in entry["outputs"]["3"]["text"][0]
+    assert "trained.safetensors: 256 features" in entry["outputs"]["3"]["text"][0]
     assert server.images(entry)["3"], "the curves are shown"
     again = server.wait(server.submit(prompt))
     assert "3" in cached_nodes(again), "what is trained is not trained again"
@@ -160,16 +163,16 @@ def test_an_sae_is_trained_interrupted_and_trained_on(server: LiveServer):
 
 def test_a_concept_is_saved_listed_and_detected_with(server: LiveServer):
     def options() -> list[str]:
-        return listed(server, "ConceptErasureDetector", "concept")
+        return listed(server, "ConceptErasureConceptDetector", "concept")
 
-    detector = {"start_percent": 0.0, "end_percent": 1.0, "sensitivity": 1.0, "latents": "", "join_mode": "union"}
+    detector = {"start_percent": 0.0, "end_percent": 1.0, "sensitivity": 1.0, "features": "", "join_mode": "union"}
     shipped = listed(server, "ConceptErasureSAELoader", "sae_file")
     prompt = {
         "1": {"class_type": "ConceptErasureSAELoader", "inputs": {"sae_file": shipped[0]}},
-        "2": {"class_type": "ConceptErasureDetector", "inputs": {"sae": ["1", 0], "concept": "cat", **detector}},
+        "2": {"class_type": "ConceptErasureConceptDetector", "inputs": {"sae": ["1", 0], "concept": "cat", **detector}},
         "3": {
             "class_type": "ConceptErasureSaveConcept",
-            "inputs": {"concept": ["2", 1], "name": "mine", "latent_names": "", "overwrite": True},
+            "inputs": {"concept": ["2", 1], "name": "mine", "feature_names": "", "overwrite": True},
         },
     }
     entry = server.wait(server.submit(prompt))

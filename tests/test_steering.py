@@ -152,7 +152,7 @@ def test_a_file_without_decoder_is_refused(canvas, shipped, tmp_path):
     sae = shipped.file.load()
     native.save(tmp_path / "encoder.safetensors", sae, shipped.dictionary)
     bare = load_sae(str(tmp_path / "encoder.safetensors"), "encoder.safetensors")
-    with pytest.raises(ValueError, match=r"Latent Steering: the SAE encoder.safetensors .*no decoder"):
+    with pytest.raises(ValueError, match=r"Feature Steering: the SAE encoder.safetensors .*no decoder"):
         steer(canvas[0], SteeredConcept(bare, bare.concept("cat")), Steering())
 
 

@@ -1,4 +1,4 @@
-"""Let a model draw prompts, or look at noised pictures, through ComfyUI's sampler, and keep which latents fire."""
+"""Let a model generate or read noised images through ComfyUI, and keep which features fire."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ MOST_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn; the fields are those of ComfyUI's KSampler."""
+    """How images are generated; the fields are those of ComfyUI's KSampler."""
 
     steps: int
     cfg: float
@@ -34,33 +34,33 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class Observed:
-    """What fired while pictures were drawn or looked at.
+    """What fired while images were generated or looked at.
 
     Attributes:
-        fired: for each picture its calls, first to last, each with B = 1.
-        latents: the pictures that came out, [N, C, h, w].
+        fired: for each image its calls, first to last, each with B = 1.
+        latents: the images that came out, [N, C, h, w].
     """
 
     fired: list[list[FiredFeatures]]
     latents: Tensor
 
 
-def draw(
+def generate(
     model: ModelPatcher, clip: Any, sae: LoadedSAE, prompts: Sequence[str], empty: Tensor, sampling: Sampling
 ) -> Observed:
-    """Draw one picture of each prompt; the negative prompt is empty.
+    """Generate one image of each prompt; the negative prompt is empty.
 
     Args:
         model, clip: as ComfyUI gives them.
         sae: fits the model.
-        prompts: one a picture.
-        empty: a latent batch [B, C, h, w] of the wanted size; B pictures are drawn at once.
-        sampling: picture i is drawn from the noise of seed + i, whatever is drawn beside it.
+        prompts: one an image.
+        empty: a latent batch [B, C, h, w] of the wanted size; B images are generated at once.
+        sampling: image i is generated from the noise of seed + i, whatever is generated beside it.
     """
-    return _draw(model, clip, sae, list(_batches(clip, prompts, len(empty))), empty, sampling)
+    return _generate(model, clip, sae, list(_batches(clip, prompts, len(empty))), empty, sampling)
 
 
-def draw_more(
+def generate_more(
     model: ModelPatcher,
     clip: Any,
     sae: LoadedSAE,
@@ -69,12 +69,12 @@ def draw_more(
     empty: Tensor,
     sampling: Sampling,
 ) -> Observed:
-    """Draw pictures as ``draw`` does, all of one conditioning."""
+    """Generate images as ``generate`` does, all of one conditioning."""
     batches = [(start, conditioning, min(len(empty), count - start)) for start in range(0, count, len(empty))]
-    return _draw(model, clip, sae, batches, empty, sampling)
+    return _generate(model, clip, sae, batches, empty, sampling)
 
 
-def _draw(
+def _generate(
     model: ModelPatcher,
     clip: Any,
     sae: LoadedSAE,
@@ -82,7 +82,7 @@ def _draw(
     empty: Tensor,
     sampling: Sampling,
 ) -> Observed:
-    """See ``draw``; batches as ``_batches`` gives them."""
+    """See ``generate``; batches as ``_batches`` gives them."""
     capture = FeatureCapture(sae)
     watched = attach_observer(model, capture, [sae.patcher])
     negative = encode(clip, "")
@@ -119,19 +119,19 @@ def blank(like: Tensor, count: int) -> Tensor:
 
 
 def at_once(model: ModelPatcher, like: Tensor) -> int:
-    """Return how many pictures to draw at once: as many as memory allows, up to `MOST_AT_ONCE`.
+    """Return how many images to generate at once: as many as memory allows, up to `MOST_AT_ONCE`.
 
     Args:
-        model: that draws.
+        model: that generates.
         like: a latent batch [B, C, h, w] of the wanted size; B is the least that is returned.
     """
     free = comfy.model_management.get_free_memory(model.load_device) - (model.model_size() - model.loaded_size())
-    # Both halves of each picture. ComfyUI's own margin is 1.5; what else must be loaded needs room too.
+    # Both prompts of each image. ComfyUI's own margin is 1.5; what else must be loaded needs room too.
     needed = 2.0 * model.memory_required([2, *like.shape[1:]])
     return max(len(like), min(MOST_AT_ONCE, int(free / needed)))
 
 
-def look(
+def read_noised(
     model: ModelPatcher,
     sae: LoadedSAE,
     conditioning: Conditioning,
@@ -139,16 +139,16 @@ def look(
     timesteps: Sequence[float],
     seed: int,
 ) -> list[list[FiredFeatures]]:
-    """Noise pictures to several timesteps and let the model look at each once, conditional half only.
+    """Noise images to several timesteps and let the model look at each once, the positive prompt alone.
 
     Args:
-        conditioning: what the pictures show.
-        latents: of the pictures, as the VAE encodes them, [B, C, h, w].
+        conditioning: what the images show.
+        latents: of the images, as the VAE encodes them, [B, C, h, w].
         timesteps: 0..999.
-        seed: of the noise; picture i takes as many from seed + i * len(timesteps) on, whatever is looked at beside it.
+        seed: of the noise; image i takes as many from seed + i * len(timesteps) on, whatever is looked at beside it.
 
     Returns:
-        What fired, for each picture its timesteps.
+        What fired, for each image its timesteps.
     """
     capture = FeatureCapture(sae)
     watched = attach_observer(model, capture, [sae.patcher])
@@ -162,7 +162,7 @@ def look(
     return _split(capture.take_fired(), len(latents))
 
 
-def look_at_each(
+def read_each_noised(
     model: ModelPatcher,
     clip: Any,
     sae: LoadedSAE,
@@ -171,31 +171,31 @@ def look_at_each(
     timesteps: Sequence[float],
     seed: int,
 ) -> list[list[FiredFeatures]]:
-    """Look at pictures as ``look`` does, each with a prompt of its own.
+    """Look at images as ``read_noised`` does, each with a prompt of its own.
 
     Args:
-        prompts: what each picture shows.
-        latents: of the pictures, [B, C, h, w]; as many as have prompts of one shape are looked at at once.
+        prompts: what each image shows.
+        latents: of the images, [B, C, h, w]; as many as have prompts of one shape are looked at at once.
         seed: of the noise; those used are seed to seed + B * len(timesteps) - 1.
     """
     fired = []
     for start, positive, count in _batches(clip, prompts, len(latents)):
         part = latents[start : start + count]
-        fired += look(model, sae, positive, part, timesteps, seed + start * len(timesteps))
+        fired += read_noised(model, sae, positive, part, timesteps, seed + start * len(timesteps))
     return fired
 
 
 def ask_once(
     model: ModelPatcher, noise: Tensor, latents: Tensor, timestep: float, conditioning: Conditioning, seed: int
 ) -> None:
-    """Let a model look at noised latents once, the conditional half alone, and throw its answer away.
+    """Let a model look at noised latents once, the positive prompt alone, and throw its answer away.
 
     An observer attached to the model sees the activations.
 
     Args:
         noise, latents: [B, C, h, w].
         timestep: 0..999, says how much of the noise is added.
-        conditioning: what the pictures show.
+        conditioning: what the images show.
         seed: of the sampling run.
     """
     sigma = float(model.get_model_object("model_sampling").sigma(torch.tensor(timestep)))
@@ -253,14 +253,14 @@ def stacked(encoded: Sequence[Conditioning]) -> Conditioning:
 
 
 def starting_noise(like: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Return starting noise of the shape of a batch, each picture from a seed of its own."""
+    """Return starting noise of the shape of a batch, each image from a seed of its own."""
     shape = (1, *like.shape[1:])
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed % 2**63)) for seed in seeds])
 
 
-def _split(calls: Sequence[FiredFeatures], pictures: int) -> list[list[FiredFeatures]]:
-    """Turn calls of a batch into the calls of each picture."""
+def _split(calls: Sequence[FiredFeatures], images: int) -> list[list[FiredFeatures]]:
+    """Turn calls of a batch into the calls of each image."""
     return [
         [FiredFeatures(c.timestep, c.values[i : i + 1], c.indices[i : i + 1], c.grid) for c in calls]
-        for i in range(pictures)
+        for i in range(images)
     ]

@@ -112,7 +112,7 @@ def _owner(about: Mapping[str, Any]) -> SAEIdentity:
 
 def _feature_names(about: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
     if not all(isinstance(name, str) and len(name) <= MAX_NAME for name in about.values()):
-        raise ValueError("a latent's name is no text, or too long")
+        raise ValueError("a feature's name is no text, or too long")
     return tuple(sorted((int(index), name) for index, name in about.items()))
 
 
@@ -128,9 +128,9 @@ def parse_feature_names(text: str) -> tuple[tuple[int, str], ...]:
         if not (colon and index.strip().isdecimal() and name.strip()):
             raise ValueError(f"'{line}' does not look like '17: whiskers'")
         if len(name.strip()) > MAX_NAME:
-            raise ValueError(f"the name of latent {index.strip()} is longer than {MAX_NAME} letters")
+            raise ValueError(f"the name of feature {index.strip()} is longer than {MAX_NAME} letters")
         if int(index) in names:
-            raise ValueError(f"latent {index.strip()} has two names")
+            raise ValueError(f"feature {index.strip()} has two names")
         names[int(index)] = name.strip()
     return tuple(sorted(names.items()))
 
@@ -144,6 +144,6 @@ def describe(concept: Concept) -> str:
     empty = sum(not band.features for band in concept.bands)
     silent = f" In {empty} of them it finds nothing." if empty else ""
     return (
-        f"'{concept.name}': {len(used)} latents in {len(concept.bands)} timestep bands.{silent} "
+        f"'{concept.name}': {len(used)} features in {len(concept.bands)} timestep bands.{silent} "
         f"Latents: {listed or 'none'}{more}. Made for {concept.sae or 'an unknown SAE'}."
     )

@@ -15,15 +15,16 @@ def base() -> dict[str, Node]:
     """Checkpoint 1, SAE 2, a detector 3 of the cat, prompts 5 and 6."""
     return {
         "1": node("ConceptErasureCanvasCheckpoint"),
-        "2": node("ConceptErasureSAELoader", sae_file=SAE_FILE, hookpoint="automatic", reads="automatic"),
+        "2": node("ConceptErasureSAELoader", sae_file=SAE_FILE, hookpoint="automatic", sae_input="automatic"),
         "3": node(
-            "ConceptErasureDetector",
+            "ConceptErasureConceptDetector",
             sae=["2", 0],
             concept="cat",
             sensitivity=2.0,
             start_percent=0.0,
             end_percent=1.0,
-            latents="",
+            features="",
+            more_concepts="",
             join_mode="union",
         ),
         "5": node("CLIPTextEncode", clip=["1", 1], text="A cat image in photo style"),

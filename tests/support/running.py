@@ -12,7 +12,7 @@ def detect(nodes, sae, **inputs):
         "sensitivity": 1.0,
         "start_percent": 0.0,
         "end_percent": 1.0,
-        "latents": "",
+        "features": "",
         "join_mode": "union",
     }
     return nodes.ConceptDetector.execute(sae, **{**defaults, **inputs}).args
@@ -22,7 +22,7 @@ def train(nodes, canvas, **changed):
     """Run the SAE Trainer as ComfyUI does, small."""
     inputs = {spec.id: getattr(spec, "default", None) for spec in nodes.SAETrainer.define_schema().inputs}
     latent = {"samples": torch.zeros(4, 4, 16, 16)}
-    small = {"pictures": 24, "steps": 4, "train_steps": 30, "latents": 256, "k": 8, "prompts": PROMPTS}
+    small = {"images": 24, "steps": 4, "train_steps": 30, "features": 256, "k": 8, "prompts": PROMPTS}
     with torch.inference_mode():
         return nodes.SAETrainer.execute(
             **{**inputs, "model": canvas[0], "clip": canvas[1], "latent": latent, **small, **changed}

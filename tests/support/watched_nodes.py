@@ -62,7 +62,7 @@ def work() -> None:
     model, clip, vae = nodes.CanvasCheckpoint.execute().args
     for name in files.names():
         sae = nodes.SAELoader.execute(name).args[0]
-        nodes.SAESave.execute(sae, "saved " + name.replace("/", " ").removesuffix(".safetensors"))
+        nodes.SaveSAE.execute(sae, "saved " + name.replace("/", " ").removesuffix(".safetensors"))
     sae = nodes.SAELoader.execute(files.names()[0]).args[0]
     detection, concept = nodes.ConceptDetector.execute(sae, "cat", 1.0, 0.0, 1.0, "", "union").args
     nodes.SaveConcept.execute(concept, "cat")
@@ -82,10 +82,10 @@ def work() -> None:
     inputs |= {"model": model, "clip": clip, "latent": {"samples": torch.zeros(4, 4, 16, 16)}, "name": "trained"}
     inputs |= {
         "prompts": "A cat image\nA dog image",
-        "pictures": 24,
+        "images": 24,
         "steps": 4,
         "train_steps": 10,
-        "latents": 256,
+        "features": 256,
         "k": 8,
     }
     with torch.inference_mode():

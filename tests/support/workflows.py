@@ -14,10 +14,16 @@ from workflow import NOTES, all_inputs, widget_names
 TRAINER = "ConceptErasureSAETrainer"
 # What makes a node that works for long quick enough for a test; everything else is as shipped.
 QUICK = {
-    TRAINER: {"pictures": 40, "steps": 4, "train_steps": 20},
-    "ConceptErasureConceptFinder": {"pictures": 4, "steps": 4},
-    "ConceptErasureConceptFromMask": {"bands": 2, "looks": 2, "contrast_pictures": 4, "more_pictures": 2, "steps": 4},
-    "ConceptErasureLatentExplorer": {"steps": 2},
+    TRAINER: {"images": 40, "steps": 4, "train_steps": 20},
+    "ConceptErasureConceptFinder": {"images": 4, "steps": 4},
+    "ConceptErasureConceptFromMask": {
+        "timestep_bands": 2,
+        "noise_samples": 2,
+        "contrast_images": 4,
+        "extra_images": 2,
+        "steps": 4,
+    },
+    "ConceptErasureFeatureExplorer": {"steps": 2},
     "KSampler": {"steps": 2},
 }
 

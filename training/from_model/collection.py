@@ -1,4 +1,4 @@
-"""Sample prompts, or noise pictures, and store what blocks put out: the data that SAEs are trained on."""
+"""Sample prompts, or noise images, and store what blocks put out: the data that SAEs are trained on."""
 
 import re
 import time
@@ -58,7 +58,7 @@ class Pictures:
     files: tuple[Path, ...] = ()
 
     def is_held(self, number: int) -> bool:
-        """Return whether a picture is kept for measuring; a file that is used again is kept again."""
+        """Return whether an image is kept for measuring; a file that is used again is kept again."""
         if self.files:
             return number % len(self.files) % HELD_EVERY == HELD_EVERY - 1
         at_a_time = len(self.latent)
@@ -121,7 +121,7 @@ class Collector:
 
     @property
     def finished(self) -> bool:
-        """Whether all pictures were sampled, or the stores are full."""
+        """Whether all images were sampled, or the stores are full."""
         return self.full or self.done >= self.pictures.count
 
     @property
@@ -177,7 +177,7 @@ class Collector:
         return max(writer.waiting for pair in self._writers.values() for writer in pair)
 
     def _encoded(self, numbers: range) -> list[tuple[list[Any], list[int]]]:
-        """Return conditionings, each with the pictures it is for; prompts of one length share one."""
+        """Return conditionings, each with the images it is for; prompts of one length share one."""
         prompts = self.pictures.prompts
         groups: dict[tuple[int, ...], list[tuple[int, Conditioning]]] = {}
         for number in numbers:
@@ -224,7 +224,7 @@ class Collector:
         step_done(p.steps - 1)
 
     def _keep(self, captured: Captured, labels: Tensor, numbers: list[int], seen: int) -> None:
-        """Store some patches of each picture, unless its store has them from an earlier run."""
+        """Store some patches of each image, unless its store has them from an earlier run."""
         if numbers[0] < self._written(captured.hookpoint):
             return
         images, patches, width = captured.embeddings.shape

@@ -1,4 +1,4 @@
-"""Pictures of a folder, noised: what an SAE is trained on when the artist has pictures and not prompts."""
+"""Images of a folder, noised: what an SAE is trained on when the artist has images and not prompts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from ...unet.sampling import Conditioning, ask_once, starting_noise
 
 
 class PictureError(ValueError):
-    """A picture cannot be read; the message says which."""
+    """An image cannot be read; the message says which."""
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """A picture on disk and what it shows; the caption may be empty."""
+    """An image on disk and what it shows; the caption may be empty."""
 
     path: Path
     caption: str = ""
 
     @property
     def stamp(self) -> tuple[str, int, int, str]:
-        """What differs when picture or caption do: name, bytes, time of change, caption."""
+        """What differs when image or caption do: name, bytes, time of change, caption."""
         status = self.path.stat()
         return self.path.name, status.st_size, status.st_mtime_ns, self.caption
 
@@ -43,11 +43,11 @@ def upright(path: Path) -> Image.Image:
         with Image.open(path) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PictureError(f"{path.name} cannot be read as a picture ({error})") from error
+        raise PictureError(f"{path.name} cannot be read as an image ({error})") from error
 
 
 def load(path: Path, width: int, height: int) -> Tensor:
-    """Return a picture, cut around its middle and scaled, [1, height, width, 3] in 0..1; see ``upright``."""
+    """Return an image, cut around its middle and scaled, [1, height, width, 3] in 0..1; see ``upright``."""
     pixels = torch.from_numpy(np.asarray(upright(path), dtype=np.float32) / 255)[None]
     scaled = comfy.utils.common_upscale(pixels.movedim(-1, 1), width, height, "lanczos", "center")
     return scaled.movedim(1, -1)

@@ -53,7 +53,7 @@ class Request:
     part: tuple[float, float] = (0.0, 1.0)
 
     def usual(self, width: int) -> tuple[int, int]:
-        """Return how many pictures and training steps a block of some width gets."""
+        """Return how many images and training steps a block of some width gets."""
         pictures, steps = USUAL_WORK[width > SMALL]
         return self.pictures or pictures, self.train_steps or steps
 
@@ -86,7 +86,7 @@ class Request:
             if len({pictures.labels(prompt)[column] for prompt in prompts}) < 2:
                 raise ValueError(
                     f"{NODE}: all prompts (or captions) or none have the word '{concept}' (input 'guided_concepts'). "
-                    "Some must have it and some not, for a latent to learn the difference."
+                    "Some must have it and some not, for a feature to learn the difference."
                 )
         return pictures
 

@@ -101,7 +101,7 @@ def _check_size(size: Size, widths: dict[str, int]) -> None:
             SAEConfig(width, *size.for_width(width), hookpoint)
         except ValueError as error:
             raise ValueError(
-                f"{NODE}: {error} (inputs 'latents' and 'k'). Choose others, or 0 for the usual."
+                f"{NODE}: {error} (inputs 'features' and 'k'). Choose others, or 0 for the usual."
             ) from error
 
 
@@ -141,7 +141,7 @@ def _advice(folder: Path) -> Iterator[None]:
         raise ValueError(
             f"{NODE}: {error}. What was trained so far is saved; run again with the same settings to go on. If it was "
             "the model that gave NaN (input 'model'), start ComfyUI with --force-fp32 or --bf16-unet; if too few "
-            "patches were collected, raise 'pictures' or 'store_gb'; to begin anew, delete "
+            "patches were collected, raise 'images' or 'store_gb'; to begin anew, delete "
             f"{folder}."
         ) from error
     except PictureError as error:
@@ -200,10 +200,10 @@ def _save(session: Session, path: Path, held: Path) -> str:
     sae = session.sae()
     quality = measure_on(held, sae)
     _write(path, sae, session.facts(quality))
-    said = f"Saved {path}: {sae.config.num_latents} latents after {session.step} steps"
+    said = f"Saved {path}: {sae.config.num_latents} features after {session.step} steps"
     if quality is None:
         return said
     return (
-        f"{said}; on patches it has not seen: explained variance {quality.explained_variance:.3f}, dead latents "
+        f"{said}; on patches it has not seen: explained variance {quality.explained_variance:.3f}, dead features "
         f"{quality.dead_share:.1%}"
     )

@@ -1,4 +1,4 @@
-"""Latent Steering: the published alternative to replacement, for comparison."""
+"""Feature Steering: the published alternative to replacement, for comparison."""
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
@@ -10,31 +10,31 @@ from ..steering.attach import steer
 from ..steering.steerer import SteeredConcept
 from ..steering.steering import ERRORS, METHODS, Steering
 from .checking import checked
-from .sockets import CATEGORY, CONCEPT, ERASURE_RECORD, SAE, part_inputs
+from .sockets import ADVANCED, CONCEPT, EDIT, ERASURE_RECORD, SAE, part_inputs
 
-NAME = "Latent Steering"
+NAME = "Feature Steering"
 
 
-class LatentSteering(io.ComfyNode):
-    """Steer a concept's latents while the model samples."""
+class FeatureSteering(io.ComfyNode):
+    """Steer a concept's features while the model samples."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ConceptErasureLatentSteering",
+            node_id="ConceptErasureFeatureSteering",
             display_name=NAME,
-            category=CATEGORY,
-            description="Turns a concept down, or up, by changing the SAE's latents and writing the change into the "
+            category=EDIT,
+            description="Turns a concept down, or up, by changing the SAE's features and writing the change into the "
             "model. This is the older way, here for comparison: it must be tuned, and pushed hard it makes "
-            "artefacts. To erase, prefer the Patch Replacer.",
+            "artifacts. To erase, prefer the Patch Replacer.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to steer."),
-                SAE.Input("sae", tooltip="The SAE whose latents are changed; its file must hold the decoder."),
-                CONCEPT.Input("concept", tooltip="Whose latents to change, from a Concept Detector."),
+                SAE.Input("sae", tooltip="The SAE whose features are changed; its file must hold the decoder."),
+                CONCEPT.Input("concept", tooltip="Whose features to change, from a Concept Detector."),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    tooltip="SAeUron: multiply the latents where they fire above their mean. G-SAE: add the "
+                    tooltip="SAeUron: multiply the features where they fire above their mean. G-SAE: add the "
                     "concept's direction to every patch, as a share of the patch's length. additive: add the "
                     "concept's mean activation, times strength, to every patch.",
                 ),
@@ -45,20 +45,22 @@ class LatentSteering(io.ComfyNode):
                     max=1000.0,
                     step=0.05,
                     tooltip="Negative removes the concept, positive adds it. Usual: -1 to -30 for SAeUron, where 0 "
-                    "switches the latents off; -0.1 to -1 for G-SAE; -40 to 40 for additive. The paper found that what "
-                    "removes well also leaves the model's distribution and makes artefacts.",
+                    "switches the features off; -0.1 to -1 for G-SAE; -40 to 40 for additive. What removes "
+                    "well also makes artifacts.",
                 ),
                 io.Combo.Input(
                     "error",
                     options=list(ERRORS),
                     tooltip="What SAeUron adds back for what the SAE does not capture. exact: the true remainder. "
                     "reference: with the sign of the published code, which changes patches without the concept too.",
+                    **ADVANCED,
                 ),
                 io.Combo.Input(
                     "apply_to",
                     options=list(APPLY_TO),
                     default="both",
                     tooltip="Which prompts are steered: the positive ones only, or both kinds, as published.",
+                    **ADVANCED,
                 ),
                 *part_inputs(
                     "When to begin: 0 is the first, noisiest step.",

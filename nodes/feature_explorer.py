@@ -1,4 +1,4 @@
-"""Latent Explorer: pictures of what single latents mean."""
+"""Feature Explorer: images of what single features mean."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,81 +16,81 @@ from ..sae_models.loaded import LoadedSAE
 from ..sae_models.scoring import strongest_features
 from ..unet.blocks import check_fit
 from ..unet.calls import NonFiniteActivations
-from ..unet.sampling import Sampling, draw
+from ..unet.sampling import Sampling, generate
 from . import folders
 from .checking import checked
 from .concept_detector import parse_features
 from .finding_sockets import sampler_inputs, seed_input, size_input
 from .showing import image_and_words
-from .sockets import CATEGORY, CONCEPT, SAE
+from .sockets import ADVANCED, CONCEPT, INSPECT, SAE
 
-NAME = "Latent Explorer"
+NAME = "Feature Explorer"
 DEFAULT_PROMPTS = "\n".join(prompt_lists.object_prompts())
 
 
-class LatentExplorer(io.ComfyNode):
-    """Show when and where latents fire, and what excites them."""
+class FeatureExplorer(io.ComfyNode):
+    """Show when and where features fire, and what activates them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ConceptErasureLatentExplorer",
+            node_id="ConceptErasureFeatureExplorer",
             display_name=NAME,
-            category=CATEGORY,
-            description="Draws one picture for each latent, so that you can say what it means: at which steps it "
-            "fires, which prompts or pictures excite it most, and where in them. Give your names to Save Concept.",
+            category=INSPECT,
+            description="Makes one image for each feature, so that you can say what it means: at which steps it "
+            "fires, which prompts or images activate it most, and where in them. Give your names to Save Concept.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the SAE was made for."),
                 io.Clip.Input("clip", tooltip="Its text encoder, for the prompts."),
-                io.Vae.Input("vae", tooltip="Its VAE, for the pictures."),
-                SAE.Input("sae", tooltip="The SAE whose latents are shown."),
+                io.Vae.Input("vae", tooltip="Its VAE, for the images."),
+                SAE.Input("sae", tooltip="The SAE whose features are shown."),
                 size_input(),
                 io.String.Input(
-                    "latents",
+                    "features",
                     default="",
-                    tooltip="Which latents, such as '17, 204'. Empty: those of the concept at 'concept' that give most "
-                    "evidence; without one, the strongest in 'image'; without that, the strongest in the drawn "
-                    "pictures.",
+                    tooltip="Which features, such as '17, 204'. Empty: the strongest of 'concept', else in "
+                    "'image', else in the generated images.",
                 ),
                 io.Int.Input(
-                    "count", default=6, min=1, max=64, tooltip="How many latents to show if none are typed in."
+                    "count", default=6, min=1, max=64, tooltip="How many features to show if none are typed in."
                 ),
                 io.String.Input(
                     "prompts",
                     default=DEFAULT_PROMPTS,
                     multiline=True,
-                    tooltip="Prompts to try the latents on, one a line; each is drawn once. May be empty if there is "
-                    "an image_folder.",
+                    tooltip="Prompts to try the features on, one a line; each is generated once. May be empty with an "
+                    "image_folder.",
                 ),
                 *sampler_inputs(),
-                seed_input("Seed of the pictures and of the noise."),
+                seed_input("Seed of the images and of the noise."),
                 folders.folder_input(
-                    "A folder in ComfyUI's input folder, with pictures to try the latents on beside the drawn "
+                    "A folder in ComfyUI's input folder, with images to try the features on beside the generated "
                     "ones. Cropped and scaled to the size of latent_image; a text file of the same name may say what "
-                    "a picture shows.",
+                    "an image shows.",
                 ),
                 io.Int.Input(
-                    "folder_pictures",
+                    "folder_images",
                     default=64,
                     min=1,
                     max=100_000,
-                    tooltip="How many pictures of the folder are looked at, at most, evenly spread over their names.",
+                    tooltip="How many images of the folder are looked at, at most, evenly spread over their names.",
+                    **ADVANCED,
                 ),
                 CONCEPT.Input(
                     "concept",
                     optional=True,
-                    tooltip="A concept whose latents are shown, with the names they were given. May stay empty.",
+                    tooltip="A concept whose features are shown, with the names they were given. May stay empty.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="A picture of your own to look at beside the drawn ones; of a batch only the first. May "
+                    tooltip="An image of your own to look at beside the generated ones; of a batch only the first. May "
                     "stay empty.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="pictures", tooltip="One picture for each latent."),
-                io.String.Output(display_name="summary", tooltip="One line for each latent."),
+                io.Image.Output(display_name="images", tooltip="One image for each feature."),
+                io.String.Output(display_name="summary", tooltip="One line for each feature."),
             ],
             is_output_node=True,
         )
@@ -104,7 +104,7 @@ class LatentExplorer(io.ComfyNode):
         vae: Any,
         sae: LoadedSAE,
         latent_image: dict[str, torch.Tensor],
-        latents: str,
+        features: str,
         count: int,
         prompts: str,
         steps: int,
@@ -113,18 +113,18 @@ class LatentExplorer(io.ComfyNode):
         scheduler: str,
         seed: int,
         image_folder: str = folders.NO_FOLDER,
-        folder_pictures: int = 64,
+        folder_images: int = 64,
         concept: Concept | None = None,
         image: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         check_fit(model, sae, NAME)
         listed = prompt_lists.lines(prompts)
-        chosen = [] if image_folder == folders.NO_FOLDER else folders.pictures_of(image_folder, NAME, folder_pictures)
+        chosen = [] if image_folder == folders.NO_FOLDER else folders.pictures_of(image_folder, NAME, folder_images)
         if not listed and not chosen:
             raise ValueError(
                 f"{NAME}: input 'prompts' is empty. Write at least one prompt, one a line, or choose an 'image_folder'."
             )
-        wanted = parse_features(latents, sae, NAME)
+        wanted = parse_features(features, sae, NAME)
         if concept is not None:
             try:
                 wanted = wanted or [feature for feature, _ in strongest_features(sae.require_own(concept), count)]
@@ -133,11 +133,11 @@ class LatentExplorer(io.ComfyNode):
         try:
             given = None
             if image is not None:
-                (given,) = noised_examples(model, clip, vae, sae, [("your picture", image[0], "")], 1, seed)
+                (given,) = noised_examples(model, clip, vae, sae, [("your image", image[0], "")], 1, seed)
             empty = latent_image["samples"]
             examples = []
             if listed:
-                seen = draw(model, clip, sae, listed, empty, Sampling(steps, cfg, sampler_name, scheduler, seed))
+                seen = generate(model, clip, sae, listed, empty, Sampling(steps, cfg, sampler_name, scheduler, seed))
                 examples = generated_examples(seen, vae.decode(seen.latents), listed)
             examples += noised_examples(model, clip, vae, sae, _read(chosen, empty, vae), len(empty), seed)
         except NonFiniteActivations as error:
@@ -162,7 +162,7 @@ class LatentExplorer(io.ComfyNode):
 
 
 def _read(paths: Sequence[Path], empty: torch.Tensor, vae: Any) -> Iterator[tuple[str, torch.Tensor, str]]:
-    """Yield pictures of a folder in the size that a latent stands for: name, picture, and what it shows."""
+    """Yield images of a folder in the size that a latent stands for: name, image, and what it shows."""
     height, width = (side * vae.spacial_compression_encode() for side in empty.shape[-2:])
     for path in paths:
         yield path.name, folders.read_picture(path, width, height, NAME), folders.caption_of(path, NAME)

@@ -1,0 +1,60 @@
+"""Bring the workflow files up to the nodes: names of widgets, new widgets, and which pack a node comes from.
+
+``python dev/host dev.workflows`` does it; tests fail where a file lags behind. A widget that is new, and the last
+of its node, gets its default.
+"""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import tomllib
+from workflow import all_inputs, widget_names
+
+ROOT = Path(__file__).resolve().parents[1]
+Json = dict[str, Any]
+
+
+def main() -> None:
+    """Write the files."""
+    from ..nodes import ConceptErasureExtension
+
+    nodes = asyncio.run(ConceptErasureExtension().get_node_list())
+    kinds = {
+        node.GET_SCHEMA().node_id: {"input": node.INPUT_TYPES(), "output_name": node.RETURN_NAMES} for node in nodes
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for path in sorted((ROOT / "workflows").glob("*.json")):
+        workflow = json.loads(path.read_text(encoding="utf-8"))
+        for node in workflow["nodes"]:
+            if node["type"] in kinds:
+                update(node, kinds[node["type"]])
+                node["properties"] |= {"cnr_id": project["name"], "ver": project["version"]}
+        path.write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
+
+
+def update(node: Json, info: Json) -> None:
+    """Bring one node up to its description, in the form of ``/object_info``, with ``output_name``."""
+    for slot, name in zip(node.get("outputs", []), info["output_name"], strict=True):
+        slot |= {"name": name, "localized_name": name}
+    listed = [(name, spec, widget_names(name, spec)) for name, spec in all_inputs(info)]
+    widgets = [(name, spec) for name, spec, names in listed if names]
+    values = node.get("widgets_values") or []
+    missing = sum(len(names) for _, _, names in listed) - len(values)
+    if widgets:
+        node["widgets_values"] = [*values, *(default(spec) for _, spec in widgets[len(widgets) - max(0, missing) :])]
+    old = [slot for slot in node.get("inputs", []) if "widget" in slot]
+    for index, (name, spec) in enumerate(widgets):
+        if index < len(old):
+            old[index] |= {"name": name, "localized_name": name, "widget": {"name": name}}
+        else:
+            kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+            slot = {"localized_name": name, "name": name, "type": kind, "widget": {"name": name}, "link": None}
+            node["inputs"].append(slot)
+
+
+def default(spec: list[Any]) -> Any:
+    """Return the value that a widget has in a new node."""
+    options = spec[1] if len(spec) > 1 else {}
+    return options.get("default", spec[0][0] if isinstance(spec[0], list) else "")

@@ -1,0 +1,103 @@
+"""One Concept Detector for several concepts: the same masks as one detector each, with one encode a call."""
+
+import pytest
+import torch
+from support.running import sample
+
+
+@pytest.fixture(scope="module")
+def made(pack):
+    """A random SAE, patch embeddings, and concepts that differ in bands, features and rule."""
+    from concept_erasure.sae_models.concepts import Concept, ConceptBand
+    from concept_erasure.sae_models.sae import SAEConfig, SparseAutoencoder
+
+    torch.manual_seed(0)
+    sae = SparseAutoencoder(SAEConfig(8, 64, 4, "output_blocks.0.1"), with_decoder=True)
+    torch.nn.init.normal_(sae.decoder_weight)
+    concepts = [
+        Concept("a", (0.0, 1000.0), (ConceptBand((3, 17, 40), (0.2,) * 3),)),
+        Concept("b", (0.0, 300.0, 600.0, 1000.0), tuple(ConceptBand((i,), (0.1,)) for i in (5, 6, 7)), "any"),
+        Concept(
+            "c", (0.0, 500.0, 1000.0), (ConceptBand((9,), (0.1,), against=(3, 8), against_thresholds=(0.3, 0.2)),) * 2
+        ),
+        Concept("d", (0.0, 1000.0), (ConceptBand((), ()),)),
+    ]
+    return sae.requires_grad_(False), torch.randn(500, 8), concepts
+
+
+@pytest.mark.parametrize("timestep", [0.0, 299.0, 300.0, 550.0, 999.0])
+def test_several_are_found_as_each_alone(made, timestep):
+    from concept_erasure.erasure.scorer import ConceptScorer
+
+    sae, x, concepts = made
+    alone = [ConceptScorer(sae, each, 1.5, x.device)(x, torch.tensor(timestep))[0] for each in concepts]
+    together, finite = ConceptScorer(sae, concepts[0], 1.5, x.device, concepts[1:])(x, torch.tensor(timestep))
+    assert finite and torch.equal(together.each, torch.stack([each.mask for each in alone]))
+    assert torch.equal(together.mask, torch.stack([each.mask for each in alone]).any(0))
+    assert torch.allclose(together.raw_score, torch.stack([each.raw_score for each in alone]).amax(0))
+    assert all(each.mask.any() for each in alone[:3]) and not alone[3].mask.any()
+
+
+def test_they_are_encoded_once(made, monkeypatch):
+    from concept_erasure.erasure import scorer
+
+    sae, x, concepts = made
+    calls, whole = [], scorer.competing
+    monkeypatch.setattr(scorer, "competing", lambda *args: calls.append(args) or whole(*args))
+    scorer.ConceptScorer(sae, concepts[0], 1.0, x.device, concepts[1:])(x, torch.tensor(1.0))
+    assert len(calls) == 1
+
+
+def test_one_node_for_all_is_the_union_of_one_each(nodes, sae, canvas):
+    """The image, bit for bit, and the record says which was found where."""
+    detector, settings = nodes.ConceptDetector, ("similar", "middle and SAE block", 0.25, "positive", 0, "")
+    joined = detector.execute(sae, "cat", 1.0, 0.0, 1.0, "", "union").args[0]
+    for name in ("dog", "bird"):
+        joined = detector.execute(sae, name, 1.0, 0.0, 1.0, "", "union", join_with=joined).args[0]
+    one = detector.execute(sae, "cat", 1.0, 0.0, 1.0, "", "union", "dog, bird,cat").args[0]
+    assert [each.name for each in one.concepts] == ["cat", "dog", "bird"]
+    (first, apart), (second, together) = (
+        nodes.PatchReplacer.execute(canvas[0], d, *settings).args for d in (joined, one)
+    )
+    assert torch.equal(sample(canvas, first), sample(canvas, second))
+    for record in (apart.latest, together.latest):
+        assert list(record.concepts) == ["cat", "dog", "bird"]
+        assert (record.concepts["cat"] > 0).float().mean() > (record.concepts["bird"] > 0).float().mean()
+        assert "cat in" in record.figures()
+    for name in ("cat", "dog", "bird"):
+        assert torch.equal(apart.latest.concepts[name], together.latest.concepts[name])
+    some = together.latest.of([0])
+    assert torch.equal(some.concepts["cat"], together.latest.concepts["cat"][:1])
+
+
+def test_all_stands_for_all_that_the_file_knows(nodes, sae):
+    one = nodes.ConceptDetector.execute(sae, "cat", 1.0, 0.0, 1.0, "", "union", "All").args[0]
+    assert sorted(each.name for each in one.concepts) == sae.dictionary.names()
+
+
+def test_a_name_that_the_sae_does_not_know_is_named(nodes, sae):
+    with pytest.raises(
+        ValueError, match=r"Concept Detector: input 'more_concepts'.*does not know the concept 'unicorn'"
+    ):
+        nodes.ConceptDetector.execute(sae, "cat", 1.0, 0.0, 1.0, "", "union", "dog, unicorn")
+
+
+def test_a_concept_is_found_in_an_image_that_exists(nodes, sae, canvas):
+    """In a generated cat there is a cat, and hardly a sandwich; a mask and a heat map come out."""
+    latents = sample(canvas, canvas[0])
+    image = canvas[2].decode(latents)
+    empty = canvas[1].encode_from_tokens_scheduled(canvas[1].tokenize(""))
+
+    def look(source, concept, **more):
+        detection = nodes.ConceptDetector.execute(sae, concept, 1.0, 0.0, more.pop("end", 1.0), "", "union").args[0]
+        settings = {"min_share": 0.5, "timestep": 100, "noise_samples": 3, "seed": 0, **more}
+        node = nodes.DetectInImage
+        return node.execute(canvas[0], canvas[2], detection, empty, source, **settings)
+
+    cat = look(image, "cat")
+    heat, mask = cat.args
+    assert mask.shape == image.shape[:3] and heat.shape[2] >= 512
+    assert mask.mean() > 0.05 > look(image, "sandwich").args[1].mean()
+    assert "of all patches detected" in cat.ui["text"][0]
+    assert torch.equal(look({"samples": latents}, "cat").args[1], look({"samples": latents}, "cat").args[1])
+    assert "No detector looks" in look(image, "cat", end=0.5).ui["text"][0]
