@@ -85,7 +85,7 @@ def compare_methods(session: nox.Session) -> None:
     if session.posargs[:1] != ["unlearn_canvas"]:
         session.run(prepare(session), "dev/host", "benchmarks.comparison", *session.posargs, env=FAST)
         return
-    interpreter = borrowing(session, "unlearn_canvas")
+    interpreter = prepare(session, "unlearn_canvas")
     session.run(*pip(interpreter), "timm==1.0.31")
     session.run(interpreter, "dev/host", "benchmarks.unlearn_canvas", *session.posargs[1:])
 
@@ -118,32 +118,20 @@ def pip(interpreter: str) -> tuple[str, ...]:
 
 def libraries(session: nox.Session) -> str:
     """Make the environment of the public SAE libraries; return its interpreter."""
-    interpreter = borrowing(session, "compare")
+    interpreter = prepare(session, "compare")
     session.run(*pip(interpreter), "-r", "tests/compare-requirements.txt")
     # It pins an old nnsight and much else to gather activations from language models; to load a file it needs none.
     session.run(*pip(interpreter), "--no-deps", "dictionary-learning==0.1.0")
     return interpreter
 
 
-def borrowing(session: nox.Session, name: str) -> str:
-    """Make an environment in ``.host/`` that borrows what the usual one has; return its interpreter."""
-    python = prepare(session)
-    own = ROOT / ".host" / name
-    interpreter = own / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not interpreter.exists():
-        session.run(python, "-m", "venv", str(own))
-    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    borrowed = subprocess.run(ask, check=True, stdout=subprocess.PIPE, text=True).stdout
-    ask[0] = str(interpreter)
-    site = subprocess.run(ask, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    (Path(site) / "borrowed.pth").write_text(borrowed)
-    return str(interpreter)
+def prepare(session: nox.Session, *name: str) -> str:
+    """Make ComfyUI and the environment where they are missing; return the environment's interpreter.
 
-
-def prepare(session: nox.Session) -> str:
-    """Make ComfyUI and the environment where they are missing; return the environment's interpreter."""
+    With a name: an environment in ``.host/`` that borrows what the usual one has.
+    """
     session.chdir(ROOT)
-    done = subprocess.run([sys.executable, "dev/host/prepare.py"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "dev/host/prepare.py", *name], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         session.error("The test host could not be made; the reason is above.")
     return done.stdout.strip()

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from live_server import LiveServer, ServerError, cached_nodes, failure
-from load import ROOT
+from load import DYNAMIC, ROOT, options
 from support.nodes import NODES
 from support.workflows import by_title, complaints, quickened, read, to_tensor
 from workflow import to_prompt
@@ -41,6 +41,11 @@ def test_every_node_is_there(server: LiveServer):
 def test_the_pack_loads_without_complaint(server: LiveServer):
     assert "IMPORT FAILED): " not in server.log()
     assert "comfy_entrypoint in" not in server.log()
+
+
+@pytest.mark.skipif(DYNAMIC not in options(), reason=f"COMFYUI_OPTIONS lacks {DYNAMIC}")
+def test_dynamic_memory_is_on(server: LiveServer):
+    assert "DynamicVRAM support detected and enabled" in server.log()
 
 
 def test_every_workflow_runs(server: LiveServer, shipped_workflow):
