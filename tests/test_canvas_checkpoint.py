@@ -54,6 +54,14 @@ def test_every_kind_of_sampler_draws_what_is_asked_for(stock, canvas, conditioni
     assert [word for word, found in zip(OBJECTS, objects[0] > judge.threshold, strict=True) if found] == ["cat"]
 
 
+def test_it_is_under_comfyuis_own_memory_management(canvas):
+    """Newer versions have another class for it where dynamic memory is on, as it is on NVIDIA GPUs."""
+    import comfy.model_patcher as host
+
+    usual = getattr(host, "CoreModelPatcher", host.ModelPatcher)
+    assert type(canvas[0]) is usual and type(canvas[2].patcher) is usual
+
+
 def test_half_precision_only_if_comfyui_is_asked_for_it(stock, canvas, conditioning, monkeypatch):
     import comfy.model_management
     from concept_erasure.demo_model import checkpoint

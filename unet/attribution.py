@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .calls import NEGATIVE, POSITIVE, Call, Chunk, Run
+from .host import images_of_window
 
 # Below this the largest timestep of a model cannot be one of the 1000 that concepts are known at.
 FEWEST_TIMESTEPS = 100.0
@@ -174,8 +175,9 @@ class CallReader:
     def _images(self, batch: _Batch, options: Mapping[str, Any]) -> tuple[int, ...] | None:
         """Return which images of the run a batch holds, None if nobody says."""
         window = options.get("context_window")
-        if window is not None and getattr(window, "dim", 0) == 0 and len(window.index_list) == batch.images:
-            return tuple(window.index_list)
+        held = None if window is None else images_of_window(window)
+        if held is not None and len(held) == batch.images:
+            return held
         return tuple(range(batch.images)) if batch.images == self._run.images else None
 
     def _owners(self, context: Tensor | None, rows: int, asked: Sequence[Name]) -> list[Name | None]:
