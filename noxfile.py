@@ -68,6 +68,26 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Let 10,000 damaged files of every format be read."""
+    session.run(prepare(session), "dev/host", "benchmarks.fuzz", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Let one server run 300 prompts of every kind, interrupts and errors among them, and watch its memory."""
+    session.run(prepare(session), "dev/host", "benchmarks.soak", *session.posargs, env=KEEP_MEMORY)
+
+
+@nox.session
+def manager(session: nox.Session) -> None:
+    """Install, disable, enable, update and uninstall the archive with ComfyUI-Manager's own command line."""
+    interpreter = prepare(session, "manager")
+    session.run(*pip(interpreter), "comfyui-manager==4.3")
+    session.run(interpreter, "-m", "pytest", "--noconftest", "tests/install_by_manager.py", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure what the pack costs: sampling step, hooks now and before, loading, start-up."""
     session.run(prepare(session), "dev/host", "benchmarks.cost", *session.posargs, env=KEEP_MEMORY)

@@ -43,11 +43,19 @@ def read(path: Path) -> dict[str, dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"Canvas Checkpoint: {path} cannot be read ({error}). {advice}") from error
-    if metadata.get("format") != FORMAT or json.loads(metadata.get("unet", "null")) != UNET_CONFIG:
+    if metadata.get("format") != FORMAT or not _is_ours(metadata.get("unet", "")):
         raise CheckpointError(f"Canvas Checkpoint: {path} is no checkpoint of this version of the pack. {advice}")
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise CheckpointError(f"Canvas Checkpoint: {path} contains NaN or infinity. {advice}")
     return {p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in PARTS}
+
+
+def _is_ours(config: str) -> bool:
+    """Return whether a file's metadata describe the UNet that this version builds."""
+    try:
+        return bool(json.loads(config) == UNET_CONFIG)
+    except (ValueError, RecursionError):
+        return False
 
 
 def load(path: str | Path | None = None) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:

@@ -155,7 +155,7 @@ def test_blocks_and_both_names_of_every_unet(pack, family, config, names):
     available = blocks.hookpoints(model)
     assert set(available) == set(names)
     network = model.model.diffusion_model
-    assert available == {path: network.get_submodule(path).proj_out.weight.shape[0] for path in names}
+    assert available == {path: network.get_submodule(path).norm.num_channels for path in names}
 
 
 @pytest.mark.parametrize("key", ["SD1.5", "SDXL, turbo, lightning", "SSD-1B", "SDXL refiner"])

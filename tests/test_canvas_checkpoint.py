@@ -183,6 +183,18 @@ def test_a_file_cut_short_says_what_to_do(pack, tmp_path):
         checkpoint.load(path)
 
 
+@pytest.mark.parametrize("config", ["{", "[" * 100_000, ""])
+def test_damaged_metadata_say_what_to_do(pack, tmp_path, config):
+    from concept_erasure.demo_model import checkpoint
+    from safetensors.torch import save_file
+
+    save_file(
+        {"unet.weight": torch.zeros(2)}, tmp_path / "odd.safetensors", {"format": checkpoint.FORMAT, "unet": config}
+    )
+    with pytest.raises(checkpoint.CheckpointError, match=r"odd\.safetensors.*Install the pack again"):
+        checkpoint.load(tmp_path / "odd.safetensors")
+
+
 def test_a_foreign_file_says_what_to_do(pack, tmp_path):
     from concept_erasure.demo_model import checkpoint
     from safetensors.torch import save_file
