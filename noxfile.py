@@ -80,6 +80,12 @@ def soak(session: nox.Session) -> None:
 
 
 @nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the code in 300 places, one at a time, and see whether the tests notice (hours; goes on where it was)."""
+    session.run(prepare(session), "dev/mutants", *session.posargs)
+
+
+@nox.session
 def manager(session: nox.Session) -> None:
     """Install, disable, enable, update and uninstall the archive with ComfyUI-Manager's own command line."""
     interpreter = prepare(session, "manager")
