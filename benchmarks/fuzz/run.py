@@ -238,11 +238,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.only is not None:
         keep(given.only, given.seed, given.folder or Path(tempfile.mkdtemp()))
         return
+    made_by = facts.facts()  # before, so that what is edited meanwhile is not named
     with tempfile.TemporaryDirectory() as temporary:
         report = fuzz(given.files, given.seed, given.folder or Path(temporary))
     print(json.dumps({key: value for key, value in report.items() if key != "by_change"}, indent=1))
     if given.json:
-        storage.write_json(given.json, {**facts.facts(), **report})
+        storage.write_json(given.json, {**made_by, **report})
     if report["faults"]:
         raise SystemExit(f"{len(report['faults'])} faults")
 

@@ -13,9 +13,7 @@ import argparse
 import json
 import os
 import platform
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -36,7 +34,7 @@ OTHERS = {"browser", "server", "packaging", "help", "security", "fuzz", "layers"
 MOST_SECONDS = 120.0  # of the tests of one mutant, by what they took before; the quickest come first
 PATIENCE, SPARE = 5.0, 60.0  # a mutant's tests may take so many times as long, and so many seconds more
 NO_TESTS = (4, 5)  # of pytest's exit statuses
-TIME_IS_UP = -int(signal.SIGXCPU)
+OUT_OF_TIME = (-24, -9)  # SIGXCPU and, where that was not heard, SIGKILL
 
 
 def main() -> None:
@@ -97,7 +95,7 @@ def warm_up() -> None:
 
 
 def in_a_fork(arguments: list[str], seconds: float, plugin: Any = None) -> int:
-    """Run pytest in the copy; return its exit status, TIME_IS_UP where it took too long.
+    """Run pytest in the copy; return its exit status, one of OUT_OF_TIME where it took too long.
 
     Args:
         arguments: of pytest.
@@ -106,6 +104,8 @@ def in_a_fork(arguments: list[str], seconds: float, plugin: Any = None) -> int:
     """
     child = os.fork()
     if not child:
+        import resource
+
         import pytest
 
         code = 1
@@ -175,8 +175,7 @@ def outcome_of(tests: dict[str, dict[str, Any]], mutant: Mutant) -> str:
     status = in_a_fork(chosen, PATIENCE * seconds + SPARE)
     if status in NO_TESTS:
         raise RuntimeError(f"The tests cannot be run ({status}); see {WORK / 'log'}")
-    # Killed by the limit itself where the signal before it was not heard.
-    return {0: "survived", TIME_IS_UP: "too long", -int(signal.SIGKILL): "too long"}.get(status, "killed")
+    return "too long" if status in OUT_OF_TIME else "killed" if status else "survived"
 
 
 def results() -> list[dict[str, Any]]:
