@@ -94,6 +94,12 @@ def manager(session: nox.Session) -> None:
 
 
 @nox.session
+def figures(session: nox.Session) -> None:
+    """Write the figures of docs/figures/ into the pages that show them."""
+    session.run("python", "dev/figures", *session.posargs, external=True)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure what the pack costs: sampling step, hooks now and before, loading, start-up."""
     session.run(prepare(session), "dev/host", "benchmarks.cost", *session.posargs, env=KEEP_MEMORY)
