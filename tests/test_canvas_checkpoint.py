@@ -54,12 +54,17 @@ def test_every_kind_of_sampler_draws_what_is_asked_for(stock, canvas, conditioni
     assert [word for word, found in zip(OBJECTS, objects[0] > judge.threshold, strict=True) if found] == ["cat"]
 
 
-def test_it_is_under_comfyuis_own_memory_management(canvas):
-    """Newer versions have another class for it where dynamic memory is on, as it is on NVIDIA GPUs."""
-    import comfy.model_patcher as host
+def test_it_is_under_comfyuis_own_memory_management(pack, monkeypatch):
+    """Newer versions name another class for it where dynamic memory is on, as it is on NVIDIA GPUs."""
+    import comfy.model_patcher
+    from concept_erasure.demo_model import checkpoint
 
-    usual = getattr(host, "CoreModelPatcher", host.ModelPatcher)
-    assert type(canvas[0]) is usual and type(canvas[2].patcher) is usual
+    class Named(comfy.model_patcher.ModelPatcher):
+        pass
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Named, raising=False)
+    model, _, vae = checkpoint.load()
+    assert type(model) is Named and type(vae.patcher) is Named
 
 
 def test_half_precision_only_if_comfyui_is_asked_for_it(stock, canvas, conditioning, monkeypatch):

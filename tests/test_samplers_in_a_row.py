@@ -9,10 +9,11 @@ STEPS, HALF = 6, 3
 @pytest.fixture(scope="module")
 def sampled(canvas, sae):
     """Sample with a detection, in one sampler or in two: (latents, the records of the runs)."""
-    import nodes as stock
     from concept_erasure.demo_model.unet import UNET_CONFIG
     from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.replacement import Replacement
+
+    import nodes as stock
 
     encode = stock.CLIPTextEncode().encode
     positive, negative = (encode(canvas[1], text)[0] for text in ("A cat image in photo style", ""))

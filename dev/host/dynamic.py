@@ -1,9 +1,11 @@
 """ComfyUI's dynamic memory without a GPU.
 
-Newer versions load weights when they are used (``--enable-dynamic-vram``, the default on an NVIDIA GPU): another
-class of model patcher, layers whose weights come late, files that are mapped instead of read. Without a GPU their
-command line ends with an error. Only the last step needs one: the library that takes memory on the device, which for
-the processor is never asked. So that step is left out here, and the rest runs as it is.
+Newer versions load weights when they are used (``--enable-dynamic-vram``, the default on an NVIDIA GPU): layers get
+their weights late and keep the type that these come in, files are mapped instead of read, and models on a GPU have
+their weights late and keep the type that these come in, files are mapped instead of read, and models on a GPU have
+another class of patcher. Without a GPU their command line ends with an error, though only the library that takes memory
+on the device needs one. So that step is left out, and the rest runs as it is. The other patcher and what it fetches ahead
+cannot be had: for models on the processor ComfyUI itself takes the usual one.
 """
 
 
