@@ -2,10 +2,9 @@
 
 Newer versions load weights when they are used (``--enable-dynamic-vram``, the default on an NVIDIA GPU): layers get
 their weights late and keep the type that these come in, files are mapped instead of read, and models on a GPU have
-their weights late and keep the type that these come in, files are mapped instead of read, and models on a GPU have
-another class of patcher. Without a GPU their command line ends with an error, though only the library that takes memory
-on the device needs one. So that step is left out, and the rest runs as it is. The other patcher and what it fetches ahead
-cannot be had: for models on the processor ComfyUI itself takes the usual one.
+another class of patcher. Without a GPU their command line ends with an error, though only the library that takes
+memory on the device needs one. So that step is left out, and the rest runs as it is. The other patcher and what it
+fetches ahead cannot be had: for models on the processor ComfyUI itself takes the usual one.
 """
 
 
