@@ -7,6 +7,25 @@ memory on the device needs one. So that step is left out, and the rest runs as i
 fetches ahead cannot be had: for models on the processor ComfyUI itself takes the usual one.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def weights_at_once() -> Iterator[None]:
+    """Let ComfyUI's layers have weights when they are made, for models that no file is loaded into."""
+    try:
+        import comfy.memory_management as memory
+    except ImportError:  # older versions know no other way
+        yield
+        return
+    before = getattr(memory, "aimdo_enabled", False)
+    memory.aimdo_enabled = False
+    try:
+        yield
+    finally:
+        memory.aimdo_enabled = before
+
 
 def allow_without_gpu() -> None:
     """Let ComfyUI start with ``--enable-dynamic-vram`` where there is no GPU. To be called before it is imported."""
