@@ -32,6 +32,10 @@ KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2 * 10**9), "MALLOC_MMAP_THRESHOLD_
 # In bfloat16 the small model samples twice as fast, where the processor has it.
 FAST = {"COMFYUI_OPTIONS": os.environ.get("COMFYUI_OPTIONS", "--bf16-unet"), **KEEP_MEMORY}
 
+# The tests' models are small: two threads on one of them take longer than one, and two processes half as long.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", **KEEP_MEMORY}
+TWO_PROCESSES = ("-n", "2", "--dist", "loadfile")
+
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests", "lint"]
 nox.options.default_venv_backend = "none"
@@ -45,8 +49,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests in the real ComfyUI, its server and its browser frontend."""
-    session.run(prepare(session), "-m", "pytest", *session.posargs)
+    """Run the tests in the real ComfyUI, its server and its browser frontend; all of them in two processes."""
+    session.run(prepare(session), "-m", "pytest", *(session.posargs or TWO_PROCESSES), env=ONE_THREAD)
 
 
 @nox.session
