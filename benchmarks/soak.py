@@ -164,21 +164,22 @@ class Soak:
 
 
 def report(soak: Soak, warm_up: int, before: str, after: str) -> dict[str, Any]:
-    """Return what there is to say, memory in MiB."""
+    """Return what there is to say, as a file of figures holds it; see ``dev/figures``."""
     counted = soak.resident[warm_up:]
     slope = float(np.polyfit(np.arange(len(counted)), counted, 1)[0]) if len(counted) > 1 else 0.0
+    columns = {
+        **{end: soak.ends[end] for end in (DONE, INTERRUPTED, FAILED)},
+        "least MiB": round(min(counted)),
+        "most MiB": round(max(counted)),
+        "line rises, MiB": round(slope * (len(counted) - 1), 1),
+        "same pictures at the end": "yes" if before == after else "no",
+    }
     return {
-        "runs": len(soak.resident),
-        "warm_up": warm_up,
-        "steps": soak.steps,
+        "of": "prompts",
+        "rows": [{"setting": str(len(soak.resident)), "columns": columns}],
+        "notes": [f"Memory of the server, of the runs after the first {warm_up}; {soak.steps} steps a sampler."],
         "workflows": WORKFLOWS,
         "saes": soak.saes,
-        "ends": dict(soak.ends),
-        "same_pictures": before == after,
-        "unit": "MiB",
-        "line_rises": round(slope * (len(counted) - 1), 1),
-        "least": round(min(counted), 1),
-        "most": round(max(counted), 1),
         "resident": [round(value, 1) for value in soak.resident],
     }
 
@@ -200,7 +201,7 @@ def main() -> None:
             if number % 10 == 9:
                 print(f"{number + 1} runs: {soak.resident[-1]:.1f} MiB", flush=True)
         found = report(soak, given.warm_up, before, soak.pictures())
-    print({key: value for key, value in found.items() if key != "resident"})
+    print(found["rows"][0]["columns"])
     if given.json:
         storage.write_json(given.json, {**made_by, **found})
 

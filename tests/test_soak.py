@@ -20,8 +20,10 @@ def test_its_turns_end_as_they_should_and_leave_nothing_behind(soak, server: Liv
     for number in range(RUNS):
         long.run(number)
     found = soak.report(long, 2, before, long.pictures())
-    assert found["same_pictures"] and found["ends"] == {"done": RUNS - 2, "interrupted": 1, "failed": 1}
-    assert len(found["resident"]) == RUNS and found["least"] <= found["most"]
+    (row,) = found["rows"]
+    assert row["setting"] == str(RUNS) and row["columns"]["same pictures at the end"] == "yes"
+    assert [row["columns"][end] for end in ("done", "interrupted", "failed")] == [RUNS - 2, 1, 1]
+    assert len(found["resident"]) == RUNS
 
 
 def test_turns_meet_every_workflow_sae_and_model(soak):
@@ -34,8 +36,11 @@ def test_turns_meet_every_workflow_sae_and_model(soak):
 
 
 def test_memory_that_grows_is_reported(soak):
+    from collections import Counter
     from types import SimpleNamespace
 
-    grown = SimpleNamespace(resident=[100.0] * 5 + [100.0 + i for i in range(11)], steps=1, saes=[], ends={})
-    assert soak.report(grown, 5, "x", "y")["line_rises"] == 10.0
-    assert not soak.report(grown, 5, "x", "y")["same_pictures"]
+    resident = [100.0] * 5 + [100.0 + i for i in range(11)]
+    grown = SimpleNamespace(resident=resident, steps=1, saes=[], ends=Counter())
+    columns = soak.report(grown, 5, "x", "y")["rows"][0]["columns"]
+    assert columns["line rises, MiB"] == 10.0 and columns["most MiB"] == 110
+    assert columns["same pictures at the end"] == "no"

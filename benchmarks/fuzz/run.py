@@ -31,6 +31,7 @@ from .specimens import Specimen, make
 
 CONSTANT, FACTOR = 32 * 2**20, 1.2
 CPU_SECONDS, WAIT_SECONDS = 20.0, 600.0
+OUTCOMES = ("refused", "read as it was", "read as something else", "fault")
 # Freed memory goes back at once, so that what the next file takes shows.
 EXACT = {"MALLOC_TRIM_THRESHOLD_": "0", "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
 
@@ -189,22 +190,27 @@ class Fuzzer:
         return ""
 
     def report(self, files: int, seconds: float) -> dict[str, Any]:
-        """Return what there is to say, for JSON."""
-        by_change: dict[str, dict[str, int]] = {mutate.__name__: {} for mutate in MUTATIONS}
-        for (how, outcome), count in sorted(self.outcomes.items()):
-            by_change[how][outcome] = count
+        """Return what there is to say, as a file of figures holds it; see ``dev/figures``."""
         total: Counter[str] = Counter()
         for (_, outcome), count in self.outcomes.items():
             total[outcome] += count
+        rows = [{"setting": "all", "columns": {"files": files, **{name: total[name] for name in OUTCOMES}}}]
+        for mutate in MUTATIONS:
+            counts = {name: self.outcomes[mutate.__name__, name] for name in OUTCOMES}
+            setting = mutate.__name__.replace("_", " ")
+            rows.append({"setting": setting, "columns": {"files": sum(counts.values()), **counts}})
+        formats, megabytes = len({specimen.name for specimen in self.specimens}), self.most["memory_beyond_file"] / 1e6
+        notes = [
+            f"{formats} kinds of files, seed {self.seed}.",
+            f"More memory than {FACTOR} times the file and {CONSTANT / 1e6:.0f} MB is a fault too; the most was {FACTOR} "
+            f"times the file and {megabytes:.0f} MB, and {self.most['seconds']:.1f} s of CPU time.",
+        ]
         return {
-            "files": files,
+            "of": "change",
+            "rows": rows,
+            "notes": notes,
             "seed": self.seed,
-            "formats": len({specimen.name for specimen in self.specimens}),
             "seconds": round(seconds, 1),
-            "limits": {"memory": f"{FACTOR} x file + {CONSTANT} bytes", "cpu_seconds": CPU_SECONDS},
-            "outcomes": dict(total),
-            "most": self.most,
-            "by_change": by_change,
             "faults": self.faults,
         }
 
@@ -241,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made_by = facts.facts()  # before, so that what is edited meanwhile is not named
     with tempfile.TemporaryDirectory() as temporary:
         report = fuzz(given.files, given.seed, given.folder or Path(temporary))
-    print(json.dumps({key: value for key, value in report.items() if key != "by_change"}, indent=1))
+    print(json.dumps(report["rows"][0]["columns"]), *report["notes"], sep="\n")
     if given.json:
         storage.write_json(given.json, {**made_by, **report})
     if report["faults"]:

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,7 @@ PACKAGES = ("erasure", "unet", "sae_models")
 OTHERS = {"browser", "server", "packaging", "help", "security", "fuzz", "layers", "hostile_files"}
 MOST_SECONDS = 120.0  # of the tests of one mutant, by what they took before; the quickest come first
 PATIENCE, SPARE = 5.0, 60.0  # a mutant's tests may take so many times as long, and so many seconds more
+KILLED = ("killed", "too long")
 NO_TESTS = (4, 5)  # of pytest's exit statuses
 OUT_OF_TIME = (-24, -9)  # SIGXCPU and, where that was not heard, SIGKILL
 
@@ -52,10 +54,11 @@ def main() -> None:
     measure_lines()
     run(sample, given.limit)
     found = report(sample, given.seed)
-    print(json.dumps({key: value for key, value in found.items() if key != "survivors"}, indent=1))
+    for row in found["rows"]:
+        print(f"{row['setting']}: {row['columns']}")
     for survivor in found["survivors"]:
         print(f"  survived: {survivor['file']}:{survivor['line']}: {survivor['was']} -> {survivor['is']}")
-    if given.json and found["mutants"] == given.count:
+    if given.json and found["rows"][0]["columns"]["mutants"] == len(sample):
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(found), encoding="utf-8")
 
@@ -189,24 +192,31 @@ def report(sample: list[Mutant], seed: int) -> dict[str, Any]:
     """Return the shares, for JSON."""
     known = {result["key"]: result for result in results()}
     found = [known[mutant.key] for mutant in sample if mutant.key in known]
-    parts: dict[str, Counter[str]] = {name: Counter() for name in PACKAGES}
-    for result in found:
-        parts[result["file"].partition("/")[0]][result["outcome"]] += 1
-    killed = sum(result["outcome"] in ("killed", "too long") for result in found)
     describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     commit = subprocess.run(describe, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    parts = {"all": found} | {name: [r for r in found if r["file"].startswith(f"{name}/")] for name in PACKAGES}
     return {
-        "command": "python dev/mutants " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "dev/mutants", *sys.argv[1:]]),
         "commit": commit,
-        "python": platform.python_version(),
+        "cpu": platform.processor() or platform.machine(),
+        "host": f"Python {platform.python_version()}",
+        "of": "package",
+        "rows": [{"setting": name, "columns": shares(results)} for name, results in parts.items()],
+        "notes": [
+            f"A sample of all changes, seed {seed}.",
+            "A change that makes the tests take too long is killed too.",
+        ],
         "seed": seed,
-        "mutants": len(found),
-        "killed": killed,
-        "unit": "percent",
-        "share": round(100 * killed / len(found), 1) if found else None,
-        "packages": {name: dict(count) for name, count in parts.items()},
-        "survivors": [result for result in found if result["outcome"] not in ("killed", "too long")],
+        "survivors": [result for result in found if result["outcome"] not in KILLED],
     }
+
+
+def shares(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how many of some mutants ended how, and the share that was killed, in percent."""
+    count = Counter(result["outcome"] for result in results)
+    killed = sum(count[outcome] for outcome in KILLED)
+    share = f"{100 * killed / len(results):.1f} %" if results else "-"
+    return {"mutants": len(results), "killed": share, "survived": count["survived"], "run by no test": count["not run"]}
 
 
 if __name__ == "__main__":
