@@ -202,8 +202,8 @@ class Fuzzer:
         formats, megabytes = len({specimen.name for specimen in self.specimens}), self.most["memory_beyond_file"] / 1e6
         notes = [
             f"{formats} kinds of files, seed {self.seed}.",
-            f"More memory than {FACTOR} times the file and {CONSTANT / 1e6:.0f} MB is a fault too; the most was {FACTOR} "
-            f"times the file and {megabytes:.0f} MB, and {self.most['seconds']:.1f} s of CPU time.",
+            f"More memory than {FACTOR} times the file and {CONSTANT / 1e6:.0f} MB is a fault too; the most was "
+            f"{FACTOR} times the file and {megabytes:.0f} MB, and {self.most['seconds']:.1f} s of CPU time.",
         ]
         return {
             "of": "change",
