@@ -6,14 +6,20 @@ from comfy.model_patcher import ModelPatcher
 
 from ..unet.blocks import check_fit, hookpoints, require_blocks
 from ..unet.hooks import attach_observer
+from ..unet.passes import attach_director, director_of
 from .detection import DetectionTree, blocks_read, detectors
 from .eraser import Eraser
 from .history import ErasureRecord
+from .keep import Keeper, Member, Rest
 from .replacement import Replacement
 
 
 def attach(
-    model: ModelPatcher, tree: DetectionTree, replacement: Replacement, blocks: Sequence[str] | None = None
+    model: ModelPatcher,
+    tree: DetectionTree,
+    replacement: Replacement,
+    blocks: Sequence[str] | None = None,
+    rest: Rest | None = None,
 ) -> tuple[ModelPatcher, ErasureRecord]:
     """Return a clone of the model that detects and replaces while it samples, and the record of what it does.
 
@@ -22,6 +28,7 @@ def attach(
         tree: what to find.
         replacement: what to do where it is found.
         blocks: the UNet modules to edit; None for those of ``usual_blocks``.
+        rest: how the rest of the image is kept; None if it may change.
 
     Raises:
         ValueError: an SAE does not fit the model, or it lacks a block where patches are to be replaced.
@@ -33,8 +40,18 @@ def attach(
     require_blocks(model, blocks)
     record = ErasureRecord()
     patchers = {id(detector.sae.patcher): detector.sae.patcher for detector in used}
-    patched = attach_observer(model, Eraser(tree, replacement, record, blocks), list(patchers.values()))
-    return patched, record
+    eraser = Eraser(tree, replacement, record, blocks)
+    # What only looks changes nothing.
+    if rest is not None and (replacement.mode != "none" or rest.fill is not None):
+        model = _kept(model, Member(eraser, rest))
+    return attach_observer(model, eraser, list(patchers.values())), record
+
+
+def _kept(model: ModelPatcher, member: Member) -> ModelPatcher:
+    """Return a clone of the model that keeps the rest, for one more Patch Replacer: all of them share two passes."""
+    before = director_of(model)
+    members = before.members if isinstance(before, Keeper) else ()
+    return attach_director(model, Keeper([*members, member]))
 
 
 def usual_blocks(model: ModelPatcher, tree: DetectionTree) -> list[str]:

@@ -5,7 +5,7 @@ at once. Each image that the sampler returned gets a fingerprint, by which its r
 """
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..unet.calls import Call, Chunk, Run
 from .record import RunRecord, StepEntry
 from .statistics import Statistics
+from .transfer import on_cpu
 
 # ComfyUI may hand latents on in half precision.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -150,19 +151,6 @@ class Recorder:
         if samples is not None:
             self.record.fingerprints = [fingerprints(image) for image in samples]
         return next(((name, timestep) for name, timestep, finite in bad if not finite), None)
-
-
-def on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Bring many small tensors to the CPU, those of one shape in one transfer."""
-    groups: dict[tuple, list[int]] = {}
-    for index, each in enumerate(tensors):
-        groups.setdefault((each.device, each.dtype, each.shape), []).append(index)
-    moved: list[Tensor] = list(tensors)
-    for (device, _, _), indices in groups.items():
-        if device.type != "cpu":
-            for index, each in zip(indices, torch.stack([tensors[i] for i in indices]).cpu(), strict=True):
-                moved[index] = each
-    return moved
 
 
 def fingerprints(image: Tensor) -> dict[torch.dtype, int]:
