@@ -6,13 +6,13 @@ import torch
 from comfy_api.latest import io
 
 from ..erasure.history import ErasureRecord
-from ..reports.preview import heat_overlay, image_mask, step_tiles, with_words
+from ..reports.preview import heat_overlay, image_mask, region_mask, step_tiles, with_words
 from .checking import checked
 from .showing import latent_input, picture_and_words, shown_run
 from .sockets import CATEGORY, ERASURE_RECORD
 
 NAME = "Detection Preview"
-MASKS = ("any step", "share of steps")
+MASKS = ANY_STEP, SHARE, REGION = ("any step", "share of steps", "region")
 
 
 class DetectionPreview(io.ComfyNode):
@@ -41,8 +41,8 @@ class DetectionPreview(io.ComfyNode):
                 io.Combo.Input(
                     "mask_from",
                     options=list(MASKS),
-                    tooltip="The mask output. any step: white where the concept was ever detected. share of "
-                    "steps: the brighter, the more steps detected it.",
+                    tooltip="The mask output. any step: white where it was ever detected. share of steps: the "
+                    "brighter, the more steps detected it. region: where the image may have changed.",
                 ),
                 latent_input(),
             ],
@@ -52,6 +52,11 @@ class DetectionPreview(io.ComfyNode):
                     tooltip="The heat map over the picture, and the tiles to its right.",
                 ),
                 io.Mask.Output(display_name="mask", tooltip="Where the concept was detected, at image size."),
+                io.Boolean.Output(
+                    display_name="remaining",
+                    tooltip="True if the concept is still found in an image of the run, for a node that branches.",
+                ),
+                io.String.Output(display_name="report", tooltip="In which images it was found, and where it remains."),
             ],
         )
 
@@ -66,9 +71,10 @@ class DetectionPreview(io.ComfyNode):
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         run, doubt = shown_run(record, latent, image, NAME)
-        mask = image_mask(run, (image.shape[1], image.shape[2]), any_step=mask_from == MASKS[0])
+        size = int(image.shape[1]), int(image.shape[2])
+        mask = region_mask(run, size) if mask_from == REGION else image_mask(run, size, mask_from == ANY_STEP)
         preview = torch.cat([heat_overlay(run, image), *step_tiles(run, image, tiles)], dim=2)
         # What could not be done must be seen, and a node's image is what every frontend shows.
-        preview = with_words(preview, [*([doubt] if doubt else []), *run.warnings()])
+        preview = with_words(preview, [*([doubt] if doubt else []), *run.leftovers(), *run.warnings()])
         text = " ".join([*([doubt] if doubt else []), run.summary()])
-        return io.NodeOutput(preview, mask, ui=picture_and_words(preview, text, cls))
+        return io.NodeOutput(preview, mask, any(run.remaining), text, ui=picture_and_words(preview, text, cls))

@@ -89,7 +89,7 @@ class ErasureReport(io.ComfyNode):
                 f"{NAME}: {error}. Sample 'reference' with the same sampler, scheduler and steps as 'record', and let "
                 "its detector read the same block over the whole range."
             ) from error
-        words = [*([doubt] if doubt else []), *run.warnings()]
+        words = [*([doubt] if doubt else []), *run.leftovers(), *run.warnings()]
         report = with_words(report, words)
         text = "\n".join([*words, *(verdict.sentence() for verdict in verdicts)])
         return io.NodeOutput(report, text, ui=picture_and_words(report, text, cls))

@@ -295,7 +295,8 @@ def test_preview_shapes_and_mask(nodes, sae, canvas):
     assert image.shape == (2, 128, 192, 3)
     kept = image.clone()
     output = nodes.DetectionPreview.execute(record, image, 3, "any step")
-    preview, mask = output.args
+    preview, mask, remaining, said = output.args
+    assert isinstance(remaining, bool) and said == record.latest.summary()
     assert preview.shape == (2, 128, 192 * 4, 3) and mask.shape == (2, 128, 192)
     assert set(mask.unique().tolist()) <= {0.0, 1.0} and mask.max() == 1
     assert torch.equal(image, kept), "the input picture is not drawn on"
