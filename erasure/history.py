@@ -49,8 +49,8 @@ class ErasureRecord:
         kept: Kept,
         remaining: Sequence[bool],
         samples: Tensor,
-    ) -> None:
-        """Add one record of several passes over a run.
+    ) -> RunRecord:
+        """Add one record of several passes over a run, and return it.
 
         Args:
             passes: taken, first to last.
@@ -63,6 +63,7 @@ class ErasureRecord:
         record.fingerprints = [fingerprints(image) for image in samples]
         self.runs.append(record)
         self._trim()
+        return record
 
     def _trim(self) -> None:
         """Forget the oldest runs where there are too many."""

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..unet.passes import Passes
 from ..unet.progress import say
 from .eraser import UNPLACED, Eraser, Task
-from .evidence import RegionMask
+from .evidence import RegionMask, Seen
 from .record import Kept, RunRecord
-from .region import find_regions, remains
+from .region import find_regions, grown, remains
 
 UNSTEADY = (
     "The sampler's steps depend on the whole image (as dpm_adaptive's do), so the area around the region was put back "
@@ -78,39 +78,44 @@ class _Run:
         for member in members:
             _check_fill(member.rest.fill, passes.images)
         self.records: list[list[RunRecord]] = [[] for _ in members]  # by member, then by pass
-        self.free: list[Tensor] = []  # by pass
+        self.regions: list[Tensor] = []  # by pass: where each member may edit, bool [members, B, H, W]
 
     def sample(self) -> Tensor:
-        self._pass([Task() for _ in self.members], None)
-        seen = [member.eraser.evidence.gather(self.passes.images, self.passes.size) for member in self.members]
-        nothing = torch.zeros(self.passes.images, *self.passes.size, dtype=torch.bool)
-        clean = self.passes.clean.float().cpu() if any(each is not None for each in seen) else None
-        regions = [nothing if each is None or clean is None else find_regions(each, clean) for each in seen]
-        self.free.append(nothing)
-        choice = [0] * self.passes.images
-        remaining = torch.zeros(len(self.members), self.passes.images, dtype=torch.bool)
-        if any(bool(region.any()) for region in regions):
+        nowhere = torch.zeros(len(self.members), self.passes.images, *self.passes.size, dtype=torch.bool)
+        seen = self._pass([Task() for _ in self.members], nowhere)
+        regions = nowhere
+        if any(each is not None for each in seen):
+            clean = self.passes.clean.float().cpu()
+            found = [find_regions(each, clean) if each else nowhere[0] for each in seen]
+            regions = torch.stack(found)
+        choice, remaining = [0] * self.passes.images, nowhere.flatten(2).any(2)
+        if bool(regions.any()):
             choice, remaining = self._edit(regions)
-        result, steady = self.passes.result(choice, self.free)
-        self._conclude(regions, choice, remaining, result, steady)
+        result, steady = self.passes.result(choice, [regions.any(0) for regions in self.regions])
+        self._conclude(choice, remaining, result, steady)
         return result
 
-    def _edit(self, regions: list[Tensor]) -> tuple[list[int], Tensor]:
+    def _edit(self, regions: Tensor) -> tuple[list[int], Tensor]:
         """Sample with edits until no concept is found any more.
+
+        Args:
+            regions: bool [members, B, H, W].
 
         Returns:
             which pass each image is best in; and which concept remains in it, bool [members, B].
         """
-        wanted = torch.stack([region.flatten(1).any(1) for region in regions])
-        choice = [0] * self.passes.images
-        best = wanted.clone()
+        wanted = regions.flatten(2).any(2)
+        choice, best = [0] * self.passes.images, wanted.clone()
         for attempt in range(max(member.rest.attempts for member in self.members)):
+            if attempt:
+                # What remains may be a part of the object that lay outside.
+                regions = grown(regions)
             tasks = [member.task(region, attempt) for member, region in zip(self.members, regions, strict=True)]
-            self._pass(tasks, torch.stack(regions).any(0))
-            now = self._remaining(regions) & wanted
-            for image in range(self.passes.images):
-                if not wanted[:, image].any():
-                    continue
+            answers = zip(self._pass(tasks, regions), regions, strict=True)
+            now = wanted & torch.stack(
+                [remains(s, r) if s else torch.zeros(len(r), dtype=torch.bool) for s, r in answers]
+            )
+            for image in wanted.any(0).nonzero()[:, 0].tolist():
                 if choice[image] == 0 or now[:, image].sum() < best[:, image].sum():
                     choice[image], best[:, image] = attempt + 1, now[:, image]
             tries = [m.rest.attempts for m, left in zip(self.members, best, strict=True) if bool(left.any())]
@@ -118,38 +123,36 @@ class _Run:
                 break
         return choice, best
 
-    def _remaining(self, regions: list[Tensor]) -> Tensor:
-        """Tell in which images a pass still found each concept, bool [members, B]."""
-        found = []
-        for member, region in zip(self.members, regions, strict=True):
-            seen = member.eraser.evidence.gather(self.passes.images, self.passes.size)
-            found.append(region.flatten(1).any(1) & False if seen is None else remains(seen, region))
-        return torch.stack(found)
-
-    def _pass(self, tasks: Sequence[Task], free: Tensor | None) -> None:
-        number = len(self.passes.samples)
-        say("pass 1: looking for the concept" if free is None else f"pass {number + 1}: editing where it was found")
+    def _pass(self, tasks: Sequence[Task], regions: Tensor) -> list[Seen | None]:
+        """Sample once; return what each member's detectors answered."""
+        number = len(self.regions)
         for member, task in zip(self.members, tasks, strict=True):
             member.eraser.task = task
-        if free is None:
+        self.regions.append(regions)
+        if number == 0:
+            say("Pass 1: looking for the concept")
             self.passes.first()
         else:
-            self.free.append(free)
-            self.passes.again(free)
+            say(f"Pass {number + 1}: editing where it was found")
+            self.passes.again(regions.any(0))
         for kept, member in zip(self.records, self.members, strict=True):
             kept.append(member.eraser.record.take())
+        images, size = self.passes.images, self.passes.size
+        return [member.eraser.evidence.gather(images, size) for member in self.members]
 
-    def _conclude(
-        self, regions: list[Tensor], choice: list[int], remaining: Tensor, result: Tensor, steady: bool
-    ) -> None:
+    def _conclude(self, choice: list[int], remaining: Tensor, result: Tensor, steady: bool) -> None:
         """Make one record of the passes, for each Patch Replacer."""
-        for member, records, region, left in zip(self.members, self.records, regions, remaining, strict=True):
+        said = []
+        for i, (member, records) in enumerate(zip(self.members, self.records, strict=True)):
             if not steady:
                 records[-1].notes[UNSTEADY] += 1
             if member.eraser.evidence.unplaced:
                 records[-1].notes[UNPLACED] += 1
-            kept = Kept(records[0], region, len(self.passes.samples))
-            member.eraser.record.add(records, choice, kept, left.tolist(), result)
+            region = torch.stack([self.regions[number][i, image] for image, number in enumerate(choice)])
+            kept = Kept(records[0], region, len(self.regions))
+            record = member.eraser.record.add(records, choice, kept, remaining[i].tolist(), result)
+            said += [kept.sentence(), *record.leftovers()]
+        say(" ".join(dict.fromkeys(said)))
 
 
 def _check_fill(fill: Tensor | None, images: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .evidence import Seen
-from .refinement import NEIGHBORS
+from .refinement import NEIGHBORS, resize_mask
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,9 @@ class RegionSettings:
 
     Attributes:
         latest: timesteps (0..999) up to this count, and the last one in any case.
-        there: an image holds the concept if some patch was detected in at least this share of the late steps.
-        least: patches detected in less than this share belong to no object.
-        partial: how much the score of a patch that was not detected counts, from 0 for nothing to 1 for as much as a
-            detected one's when it is just below the threshold.
+        there: share of these late steps in which a patch must be detected to be sure of it.
+        sure: mean raw score over the late steps that it must have besides. A score above 1 detects; noise that does
+            reaches a few, an object many times that.
         belief: how strongly a cell holds to what its patch says, against its neighbors.
         sharpness: how much a difference between neighboring latents weakens their bond.
         grow: cells of the latent by which the region is grown at the end.
@@ -35,14 +34,14 @@ class RegionSettings:
 
     latest: float = 600.0
     there: float = 0.5
-    least: float = 0.25
-    partial: float = 0.0
+    sure: float = 6.0
     belief: float = 0.05
     sharpness: float = 4.0
     grow: int = 1
 
 
 DEFAULT = RegionSettings()
+HALF = 0.5
 
 
 def find_regions(seen: Seen, latents: Tensor, settings: RegionSettings = DEFAULT) -> Tensor:
@@ -55,21 +54,18 @@ def find_regions(seen: Seen, latents: Tensor, settings: RegionSettings = DEFAULT
     Returns:
         bool [B, H, W]; all False where it is not there.
     """
-    size = int(latents.shape[-2]), int(latents.shape[-1])
-    heat = late_heat(seen, settings)
-    nearly = torch.where(seen.mask, 1.0, settings.partial * seen.score.clamp(max=1.0))
-    belief = _late_mean(seen, nearly, settings)
-    belief = torch.where(belief < settings.least, 0.0, belief)
-    regions = torch.zeros(len(latents), *size, dtype=torch.bool)
+    belief, sure = _judged(seen, settings)
+    regions = torch.zeros(len(latents), *latents.shape[-2:], dtype=torch.bool)
     for image in range(len(latents)):
-        if float(heat[image].max()) >= settings.there:
-            regions[image] = _region(belief[image], latents[image], settings)
-    return regions
+        if bool(sure[image].any()):
+            regions[image] = _region(belief[image], sure[image], latents[image], settings)
+    return grown(regions, settings.grow) if settings.grow else regions
 
 
-def late_heat(seen: Seen, settings: RegionSettings = DEFAULT) -> Tensor:
-    """Return the share of late steps in which each patch was detected, float [B, h, w]; 0 where none was late."""
-    return _late_mean(seen, seen.mask.float(), settings)
+def grown(regions: Tensor, cells: int = 1) -> Tensor:
+    """Grow regions [..., H, W] by some cells of the latent in each direction; what is empty stays empty."""
+    flat = regions.reshape(-1, 1, *regions.shape[-2:]).float()
+    return (F.max_pool2d(flat, 2 * cells + 1, 1, cells) > 0).view_as(regions)
 
 
 def remains(seen: Seen, region: Tensor | None = None, settings: RegionSettings = DEFAULT) -> Tensor:
@@ -79,11 +75,18 @@ def remains(seen: Seen, region: Tensor | None = None, settings: RegionSettings =
         seen: all answers of the edited run.
         region: where it counts, bool [B, H, W]; None for everywhere.
     """
-    heat = late_heat(seen, settings)
-    if region is None:
-        return (heat >= settings.there).flatten(1).any(1)
-    inside = F.adaptive_max_pool2d(region[:, None].float(), heat.shape[-2:])[:, 0] > 0
-    return ((heat >= settings.there) & inside).flatten(1).any(1)
+    sure = _judged(seen, settings)[1]
+    if region is not None:
+        sure = sure & resize_mask(region, (int(sure.shape[-2]), int(sure.shape[-1])))
+    return sure.flatten(1).any(1)
+
+
+def _judged(seen: Seen, settings: RegionSettings) -> tuple[Tensor, Tensor]:
+    """Return how far each patch is believed to hold the concept, 0..1, and of which that is sure: [B, h, w] each."""
+    heat, score = _late_mean(seen, seen.mask.float(), settings), _late_mean(seen, seen.score, settings)
+    # The score tells more of a weakly detected part; the detection knows what speaks against the concept.
+    belief = (heat + (score / settings.sure).clamp(max=1.0)) / 2
+    return belief, (heat >= settings.there) & (score >= settings.sure)
 
 
 def _late_mean(seen: Seen, values: Tensor, settings: RegionSettings) -> Tensor:
@@ -94,23 +97,22 @@ def _late_mean(seen: Seen, values: Tensor, settings: RegionSettings) -> Tensor:
     return (values * weight).sum(0) / weight.sum(0).clamp(min=1)
 
 
-def _region(belief: Tensor, latent: Tensor, settings: RegionSettings) -> Tensor:
+def _region(belief: Tensor, sure: Tensor, latent: Tensor, settings: RegionSettings) -> Tensor:
     """Return the region of one image, bool [H, W].
 
     Args:
-        belief: how surely each patch holds the concept, 0..1, float [h, w].
+        belief, sure: see ``_judged``, float and bool [h, w].
         latent: float [C, H, W].
     """
-    spread = F.interpolate(belief[None, None], tuple(latent.shape[-2:]), mode="nearest-exact")[0, 0].numpy()
-    found = _walk(spread, latent.float().numpy(), settings) > 0.5
-    groups, count = ndimage.label(found, NEIGHBORS)
-    # What no patch speaks for is not the concept, however alike it looks.
-    sure = ndimage.maximum(spread, groups, np.arange(1, count + 1)) if count else []
-    found = np.isin(groups, 1 + np.flatnonzero(np.asarray(sure) >= settings.there))
-    if not found.any():
-        found = spread >= settings.there
-    found = ndimage.binary_fill_holes(found)
-    return torch.from_numpy(ndimage.binary_dilation(found, NEIGHBORS, settings.grow) if settings.grow else found)
+    size = tuple(latent.shape[-2:])
+    spread, certain = (
+        F.interpolate(each[None, None].float(), size, mode="nearest-exact")[0, 0].numpy() for each in (belief, sure)
+    )
+    found = _walk(spread, latent.float().numpy(), settings) > HALF
+    groups, _ = ndimage.label(found, NEIGHBORS)
+    # A part of the image in which no patch is sure is not the concept, however alike it looks.
+    found = found & np.isin(groups, np.unique(groups[certain > HALF]))
+    return torch.from_numpy(ndimage.binary_fill_holes(found if found.any() else certain > HALF))
 
 
 def _walk(belief: np.ndarray, latent: np.ndarray, settings: RegionSettings) -> np.ndarray:

@@ -12,7 +12,7 @@ def seen_of(*masks, timesteps=(900.0, 500.0, 300.0, 100.0), known=None):
 
     mask = torch.stack(masks).expand(len(timesteps), -1, -1, -1).clone()
     known = torch.ones(len(timesteps), len(masks), dtype=torch.bool) if known is None else known
-    return Seen(torch.tensor(timesteps), mask, mask.float() * 3, known)
+    return Seen(torch.tensor(timesteps), mask, mask.float() * 20, known)
 
 
 def scene(side=32, size=10, at=(8, 8)):
@@ -43,6 +43,20 @@ def test_a_region_has_the_outline_of_the_object_and_not_of_the_patches(pack, at)
     found = find_regions(seen_of(coarse(truth)), latent[None], RegionSettings(grow=0))[0]
     squares = coarse(truth).repeat_interleave(4, 0).repeat_interleave(4, 1)
     assert overlap(found, truth) > 0.9 and overlap(squares, truth) < 0.8
+
+
+def test_a_weakly_detected_part_belongs_to_the_object_and_a_weak_find_elsewhere_does_not(pack):
+    from concept_erasure.erasure.region import RegionSettings, find_regions
+
+    latent, truth = scene(at=(8, 8), size=12)
+    latent[:, 24:28, 24:28] += 2.0
+    seen = seen_of(coarse(truth))
+    seen.mask[:, 0, 2, 2], seen.score[:, 0, 2, 2] = False, 5.0
+    seen.mask[:, 0, 6, 6], seen.score[:, 0, 6, 6] = True, 3.0
+    found = find_regions(seen, latent[None], RegionSettings(grow=0))[0]
+    assert torch.equal(found, truth)
+    seen.mask[:, 0], seen.score[:, 0] = seen.mask[:, 0] & False, seen.score[:, 0]
+    assert not find_regions(seen, latent[None]).any(), "a score alone, which something speaks against, is no object"
 
 
 def test_another_object_that_touches_stays_outside(pack):
