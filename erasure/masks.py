@@ -114,7 +114,7 @@ class MaskState:
         """Return how strongly each patch speaks for what the whole tree looks for, by the newest answers.
 
         A union has the larger raw score of its sides, an intersection the smaller one; of refinements only the region
-        counts.
+        counts. It is zero where something that speaks against the concept keeps a patch from being detected.
 
         Args:
             key: see ``mask``, which gave a mask for it.
@@ -132,7 +132,11 @@ class MaskState:
             seen = self._latest[key].get(id(node))
             if seen is None:
                 return None
-            return seen.raw_score if seen.active is None else torch.where(seen.active, seen.raw_score, 0.0)
+            counts = seen.active
+            if any(band.against for band in node.concept.bands):
+                # What speaks against the concept is in the mask alone.
+                counts = seen.mask if counts is None else seen.mask & counts
+            return seen.raw_score if counts is None else torch.where(counts, seen.raw_score, 0.0)
         if isinstance(node, Refine):
             score = self._score(node.source, key, images)
             region = None if score is None else self._region(node.refinement, score, images)

@@ -29,6 +29,7 @@ class RegionSettings:
             reaches a few, an object many times that.
         belief: how strongly a cell holds to what its patch says, against its neighbors.
         sharpness: how much a difference between neighboring latents weakens their bond.
+        limit: what a cell must reach, 0..1, once its neighbors had their say.
         grow: cells of the latent by which the region is grown at the end.
     """
 
@@ -37,11 +38,11 @@ class RegionSettings:
     sure: float = 6.0
     belief: float = 0.05
     sharpness: float = 4.0
+    limit: float = 0.35
     grow: int = 1
 
 
 DEFAULT = RegionSettings()
-HALF = 0.5
 
 
 def find_regions(seen: Seen, latents: Tensor, settings: RegionSettings = DEFAULT) -> Tensor:
@@ -108,11 +109,11 @@ def _region(belief: Tensor, sure: Tensor, latent: Tensor, settings: RegionSettin
     spread, certain = (
         F.interpolate(each[None, None].float(), size, mode="nearest-exact")[0, 0].numpy() for each in (belief, sure)
     )
-    found = _walk(spread, latent.float().numpy(), settings) > HALF
+    found = _walk(spread, latent.float().numpy(), settings) > settings.limit
     groups, _ = ndimage.label(found, NEIGHBORS)
     # A part of the image in which no patch is sure is not the concept, however alike it looks.
-    found = found & np.isin(groups, np.unique(groups[certain > HALF]))
-    return torch.from_numpy(ndimage.binary_fill_holes(found if found.any() else certain > HALF))
+    found = found & np.isin(groups, np.unique(groups[certain > 0]))
+    return torch.from_numpy(ndimage.binary_fill_holes(found if found.any() else certain > 0))
 
 
 def _walk(belief: np.ndarray, latent: np.ndarray, settings: RegionSettings) -> np.ndarray:
