@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.compatibility import CASES, Workbench
+from support.compatibility import CASES, Setup, Workbench
 from support.running import detect
 
 PROMPTS = ["A cat image in photo style", "A dog image in comic style", "An image of a cat and a tree in neon style"]
@@ -185,6 +185,22 @@ def bench(canvas, tmp_path_factory):
 def test_the_rest_is_kept_beside_other_nodes(canvas, detection, fixed, bench, name):
     model, record = kept(canvas[0], detection)
     before, after = (bench.sample(CASES[name](bench, each)) for each in (canvas[0], model))
+    check(before, after, record)
+    assert is_steady(record)
+
+
+def test_a_sampler_that_draws_from_the_global_generator_draws_the_same_twice(canvas, detection, fixed, bench):
+    """Those of ComfyUI's list have generators of their own; with churn Euler has not."""
+    import comfy.samplers
+
+    sigmas = comfy.samplers.calculate_sigmas(canvas[0].get_model_object("model_sampling"), "normal", 4)
+    sampler = comfy.samplers.ksampler("euler", {"s_churn": 4.0})
+    model, record = kept(canvas[0], detection)
+    before, after = (
+        bench.sample(Setup(each, bench.positive, bench.negative, sampler=sampler, sigmas=sigmas))
+        for each in (canvas[0], model)
+    )
+    assert not torch.equal(before, run(canvas, canvas[0], PROMPTS[:1], (7,), steps=4))
     check(before, after, record)
     assert is_steady(record)
 
