@@ -1,8 +1,13 @@
 """A short run of the benchmark that damages files, and that it would say if something went wrong."""
 
+import json
+import re
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
+from support.sae_formats import CASES, write
 
 FILES = 60
 
@@ -54,6 +59,31 @@ def test_whatever_goes_wrong_is_a_fault(fuzzer):
     assert "took" in judged(memory=2 * len(content) + 2**26)
     for outcome in ("crash", "hang", "KeyError"):
         assert judged(outcome=outcome).startswith(outcome)
+
+
+LARGE = 1280, 10_240
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's accounts of memory")
+@pytest.mark.parametrize("case", ["saeuron", "saelens decoder norm", "sdxl-unbox", "dictionary_learning"])
+def test_a_large_file_takes_little_more_than_its_size(fuzzer, run, case, tmp_path):
+    """Transposed or scaled as well: read whole and then copied, it would take half as much again."""
+    name, tensors, settings, _ = CASES[case]
+    path = write(tmp_path, case)
+    wide, features = LARGE
+    sizes = {16: wide, 48: features}
+
+    def grown(value):
+        if isinstance(value, dict):
+            return {key: grown(inner) for key, inner in value.items()}
+        return torch.ones([sizes[size] for size in value.shape], dtype=value.dtype)
+
+    (save_file if name.endswith(".safetensors") else torch.save)(grown(tensors), path / name)
+    config = next(path.glob("*.json"))
+    config.write_text(re.sub(r"\b(16|48)\b", lambda size: str(sizes[int(size[0])]), json.dumps(settings)))
+    answer = fuzzer.reader.ask("sae", path)
+    assert answer["outcome"] == "read", answer
+    assert answer["memory"] < run.FACTOR * (path / name).stat().st_size
 
 
 def test_a_process_that_ends_is_noticed_and_started_anew(fuzzer):
