@@ -146,7 +146,12 @@ class Passes:
         number, self._calls = self._calls, self._calls + 1
         if self._free is None:
             unconditional: list[Tensor] = []
-            watched = self._show_unconditional(options, lambda found: unconditional.append(found) or found)
+
+            def note(found: Tensor) -> Tensor:
+                unconditional.append(found)
+                return found
+
+            watched = self._show_unconditional(options, note)
             denoised: Tensor = executor(x, timestep, watched, seed)
             self._record(timestep, denoised, unconditional[0] if unconditional else None)
             return denoised
