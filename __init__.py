@@ -1,4 +1,4 @@
-"""SAE Concept Erasure: erase and localize concepts in any SD/SDXL graph with sparse autoencoders."""
+"""SAE Concept Erasure: erase, swap and localize concepts in any SD/SDXL graph with sparse autoencoders."""
 
 WEB_DIRECTORY = "./web"
 

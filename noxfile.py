@@ -33,6 +33,10 @@ KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2 * 10**9), "MALLOC_MMAP_THRESHOLD_
 # In bfloat16 the small model samples twice as fast, where the processor has it.
 FAST = {"COMFYUI_OPTIONS": os.environ.get("COMFYUI_OPTIONS", "--bf16-unet"), **KEEP_MEMORY}
 
+# The tests' models are small: two threads on one of them take longer than one, and two processes half as long.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", **KEEP_MEMORY}
+TWO_PROCESSES = ("-n", "2", "--dist", "loadfile")
+
 nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests", "lint"]
 nox.options.default_venv_backend = "none"
@@ -46,8 +50,8 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests in the real ComfyUI, its server and its browser frontend."""
-    session.run(prepare(session), "-m", "pytest", *session.posargs)
+    """Run the tests in the real ComfyUI, its server and its browser frontend; all of them in two processes."""
+    session.run(prepare(session), "-m", "pytest", *(session.posargs or TWO_PROCESSES), env=ONE_THREAD)
 
 
 @nox.session
@@ -80,6 +84,38 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Let 10,000 damaged files of every format be read."""
+    session.run(prepare(session), "dev/host", "benchmarks.fuzz", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Let one server run 300 prompts of every kind, interrupts and errors among them, and watch its memory."""
+    session.run(prepare(session), "dev/host", "benchmarks.soak", *session.posargs, env=KEEP_MEMORY)
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the code in 300 places, one at a time, and see whether the tests notice (hours; goes on where it was)."""
+    session.run(prepare(session), "dev/mutants", *session.posargs)
+
+
+@nox.session
+def manager(session: nox.Session) -> None:
+    """Install, disable, enable, update and uninstall the archive with ComfyUI-Manager's own command line."""
+    interpreter = prepare(session, "manager")
+    session.run(*pip(interpreter), "comfyui-manager==4.3")
+    session.run(interpreter, "-m", "pytest", "--noconftest", "tests/install_by_manager.py", *session.posargs)
+
+
+@nox.session
+def figures(session: nox.Session) -> None:
+    """Write the figures of docs/figures/ into the pages that show them."""
+    session.run("python", "dev/figures", *session.posargs, external=True)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure what the pack costs: sampling step, hooks now and before, loading, start-up."""
     session.run(prepare(session), "dev/host", "benchmarks.cost", *session.posargs, env=KEEP_MEMORY)
@@ -97,7 +133,7 @@ def compare_methods(session: nox.Session) -> None:
     if session.posargs[:1] != ["unlearn_canvas"]:
         session.run(prepare(session), "dev/host", "benchmarks.comparison", *session.posargs, env=FAST)
         return
-    interpreter = borrowing(session, "unlearn_canvas")
+    interpreter = prepare(session, "unlearn_canvas")
     session.run(*pip(interpreter), "timm==1.0.31")
     session.run(interpreter, "dev/host", "benchmarks.unlearn_canvas", *session.posargs[1:])
 
@@ -129,32 +165,20 @@ def pip(interpreter: str) -> tuple[str, ...]:
 
 def libraries(session: nox.Session) -> str:
     """Make the environment of the public SAE libraries; return its interpreter."""
-    interpreter = borrowing(session, "compare")
+    interpreter = prepare(session, "compare")
     session.run(*pip(interpreter), "-r", "tests/compare-requirements.txt")
     # It pins an old nnsight and much else to gather activations from language models; to load a file it needs none.
     session.run(*pip(interpreter), "--no-deps", "dictionary-learning==0.1.0")
     return interpreter
 
 
-def borrowing(session: nox.Session, name: str) -> str:
-    """Make an environment in ``.host/`` that borrows what the usual one has; return its interpreter."""
-    python = prepare(session)
-    own = ROOT / ".host" / name
-    interpreter = own / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    if not interpreter.exists():
-        session.run(python, "-m", "venv", str(own))
-    ask = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    borrowed = subprocess.run(ask, check=True, stdout=subprocess.PIPE, text=True).stdout
-    ask[0] = str(interpreter)
-    site = subprocess.run(ask, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
-    (Path(site) / "borrowed.pth").write_text(borrowed)
-    return str(interpreter)
+def prepare(session: nox.Session, *name: str) -> str:
+    """Make ComfyUI and the environment where they are missing; return the environment's interpreter.
 
-
-def prepare(session: nox.Session) -> str:
-    """Make ComfyUI and the environment where they are missing; return the environment's interpreter."""
+    With a name: an environment in ``.host/`` that borrows what the usual one has.
+    """
     session.chdir(ROOT)
-    done = subprocess.run([sys.executable, "dev/host/prepare.py"], stdout=subprocess.PIPE, text=True)
+    done = subprocess.run([sys.executable, "dev/host/prepare.py", *name], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         session.error("The test host could not be made; the reason is above.")
     return done.stdout.strip()

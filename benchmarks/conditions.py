@@ -13,9 +13,10 @@ from ..demo_model.vocabulary import OBJECTS
 from . import lora
 from .framework.outcomes import Row
 from .framework.prompts import SPLITS, Plan
-from .framework.runs import PLAIN, Scope, results_of
-from .framework.settings import DEFAULTS, SITE
+from .framework.runs import Scope, results_of
+from .framework.settings import ONE_PASS, SITE
 from .framework.tables import print_table
+from .framework.ways import PLAIN
 from .framework.world import Condition, World
 
 CONDITIONS = {
@@ -34,7 +35,7 @@ CONDITIONS = {
         Condition(sampler="lcm"),
     )
 }
-SETTINGS = {"replaced": f"{SITE} {DEFAULTS}", "steered, -15": f"{SITE} SAeUron both -15"}
+SETTINGS = {"replaced": f"{SITE} {ONE_PASS}", "steered, -15": f"{SITE} SAeUron both -15"}
 
 
 def rows_of(name: str, condition: Condition, scope: Scope, settings: Sequence[str]) -> dict[str, Row]:

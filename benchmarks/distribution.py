@@ -25,13 +25,13 @@ from ..reports.erasure_report import EDITED, UNEDITED, USUAL
 from ..reports.images import sheet, titled
 from ..reports.style import TITLE
 from .framework.prompts import SPLITS
-from .framework.settings import DEFAULTS, SITE, Setting
+from .framework.settings import ONE_PASS, SITE, Setting
 from .framework.tables import heading, line
 from .framework.world import World
 
 REFERENCE = f"{SITE} none positive 1.0 at=middle"
 SETTINGS = (
-    f"{SITE} {DEFAULTS}",
+    f"{SITE} {ONE_PASS}",
     f"{SITE} random positive 1.0",
     *(f"{SITE} SAeUron both {strength}" for strength in (-1, -5, -15, -30)),
 )

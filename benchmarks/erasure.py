@@ -2,8 +2,9 @@
 
 ``python dev/host benchmarks.erasure --split tuning "output_blocks.1.1 similar positive 1.0"`` prints one row a
 setting. framework/settings.py says how a setting is spelled; ``plain`` is the unedited model, ``omit`` leaves the
-target out of the prompt, ``negative`` names it in the negative prompt. framework/outcomes.py explains the columns,
-artifacts/round_trip.py the last one.
+target out of the prompt, ``negative`` names it in the negative prompt, ``inpaint SETTING`` samples anew what a setting
+detects. ``--main`` adds the rows of MAIN. framework/outcomes.py explains the first columns, framework/changes.py those
+that tell what else changed, artifacts/round_trip.py the last one.
 
 ``--json FILE`` writes the same table, with the ends of each interval, what made it, and where, for programs to read.
 
@@ -17,28 +18,45 @@ from functools import cache
 from pathlib import Path
 
 from .artifacts import round_trip
-from .framework.outcomes import COLUMNS
+from .comparison import segmenter
+from .framework.changes import CHANGES
+from .framework.outcomes import COLUMNS, SWAPPED
 from .framework.prompts import Plan
-from .framework.runs import PLAIN, add_options, print_targets, results_of, scope_of
+from .framework.runs import add_options, print_targets, results_of, scope_of
+from .framework.settings import FILLS, KEPT, MIDDLE_TOO, ONE_PASS, SITE
 from .framework.tables import print_table, write_table
+from .framework.ways import INPAINT, OMIT, PLAIN
 from .framework.world import World
+
+# What an artist chooses between; the SAE's block stands before each but the prompts.
+MAIN = (
+    f"{SITE} random positive 1.0",
+    f"{SITE} {ONE_PASS}",
+    f"{SITE} {KEPT}",
+    *(f"{SITE} {KEPT} fill={fill}" for fill in FILLS),
+    f"{INPAINT} {SITE} none positive 1.0 share=0.25 at={MIDDLE_TOO}",
+    OMIT,
+    f"{SITE} SAeUron both -15",
+)
 
 
 def main() -> None:
     """Run settings and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("settings", nargs="+")
+    parser.add_argument("settings", nargs="*")
+    parser.add_argument("--main", action="store_true", help="also the rows of MAIN")
     add_options(parser, Plan(8, 19, 8))
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table there")
     arguments = parser.parse_args()
     world, scope = World(), scope_of(arguments)
     artifacts = cache(lambda: round_trip.fitted(*world.unedited))
-    columns = (*COLUMNS, round_trip.NAME)
-    unedited = results_of(world, PLAIN, scope, artifacts=artifacts)
+    areas = cache(lambda: segmenter.load(world.judge, world.vae))
+    columns = (*COLUMNS, SWAPPED, *CHANGES, round_trip.NAME)
+    unedited = results_of(world, PLAIN, scope, artifacts=artifacts, areas=areas)
     rows = {PLAIN: unedited}
-    for text in dict.fromkeys(arguments.settings):
+    for text in dict.fromkeys([*(MAIN if arguments.main else ()), *arguments.settings]):
         if text != PLAIN:
-            rows[text] = results_of(world, text, scope, unedited, artifacts)
+            rows[text] = results_of(world, text, scope, unedited, artifacts, areas)
             if arguments.per_target:
                 print_targets(text, rows[text])
         print_table({PLAIN: unedited, text: rows[text]}, columns)

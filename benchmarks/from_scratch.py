@@ -22,8 +22,9 @@ from .finding import FROM_MASK, FROM_WORD, find_all
 from .framework import storage
 from .framework.outcomes import Outcome, Row
 from .framework.prompts import Plan
-from .framework.runs import PLAIN, Scope, add_options, judged_run, print_targets, results_of, row_of, scope_of
+from .framework.runs import Scope, add_options, judged_run, print_targets, results_of, row_of, scope_of
 from .framework.tables import print_table
+from .framework.ways import PLAIN, by_model
 from .framework.world import World
 
 KNOWN = "shipped"
@@ -43,7 +44,7 @@ def erased(
 
     def make(target: str) -> Outcome:
         model, _ = attach(world.model, Detector(sae, concepts[target]), replacement)
-        return judged_run(world, model, target, scope)
+        return judged_run(world, by_model(world, model, target), target, scope)
 
     return row_of(list(concepts), path_of, make, unedited)
 

@@ -14,15 +14,16 @@ from ..demo_model.vocabulary import OBJECTS
 from ..reports.images import scaled, sheet, to_pil, words
 from ..reports.style import SMALL
 from .framework.prompts import SPLITS, Plan, Prompt, prompts_of
-from .framework.runs import PLAIN, Scope, results_of
-from .framework.settings import DEFAULTS, SITE, Setting
+from .framework.runs import Scope, results_of
+from .framework.settings import ONE_PASS, SITE, Setting
 from .framework.tables import heading, line, percent
+from .framework.ways import PLAIN
 from .framework.world import World
 
 COLUMNS = {
     "unedited": PLAIN,
     **{f"steered {strength}": f"{SITE} SAeUron both {strength}" for strength in (-1, -5, -10, -15, -20, -25, -30)},
-    "replaced": f"{SITE} {DEFAULTS}",
+    "replaced": f"{SITE} {ONE_PASS}",
 }
 SHOWN = OBJECTS[::4]
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "strength_sweep.jpg"

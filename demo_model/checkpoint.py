@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
 import comfy.ops
 import comfy.sd
 import torch
@@ -42,11 +43,19 @@ def read(path: Path) -> dict[str, dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"Canvas Checkpoint: {path} cannot be read ({error}). {advice}") from error
-    if metadata.get("format") != FORMAT or json.loads(metadata.get("unet", "null")) != UNET_CONFIG:
+    if metadata.get("format") != FORMAT or not _is_ours(metadata.get("unet", "")):
         raise CheckpointError(f"Canvas Checkpoint: {path} is no checkpoint of this version of the pack. {advice}")
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise CheckpointError(f"Canvas Checkpoint: {path} contains NaN or infinity. {advice}")
     return {p: {k.removeprefix(p): v for k, v in tensors.items() if k.startswith(p)} for p in PARTS}
+
+
+def _is_ours(config: str) -> bool:
+    """Return whether a file's metadata describe the UNet that this version builds."""
+    try:
+        return bool(json.loads(config) == UNET_CONFIG)
+    except (ValueError, RecursionError):
+        return False
 
 
 def load(path: str | Path | None = None) -> tuple[ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]:
@@ -83,10 +92,12 @@ def precision() -> torch.dtype:
 def _model(weights: dict[str, Tensor]) -> ModelPatcher:
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
-    model = host_model(dict(UNET_CONFIG), precision(), None, offload_device)
-    model.diffusion_model.load_state_dict(weights)
+    dtype = precision()
+    model = host_model(dict(UNET_CONFIG), dtype, None, offload_device)
+    # With dynamic memory a layer takes its weights as they come, whatever it was made for.
+    model.diffusion_model.load_state_dict({key: value.to(dtype) for key, value in weights.items()})
     model.eval().requires_grad_(False)
-    return ModelPatcher(model, load_device=load_device, offload_device=offload_device)
+    return _patcher(model, load_device, offload_device)
 
 
 def _clip(weights: dict[str, Tensor]) -> comfy.sd.CLIP:
@@ -110,9 +121,15 @@ def _vae(weights: dict[str, Tensor]) -> comfy.sd.VAE:
     vae.output_device = comfy.model_management.intermediate_device()
     vae.memory_used_encode = vae.memory_used_decode = _memory_used
     offload_device = comfy.model_management.vae_offload_device()
-    vae.patcher = ModelPatcher(network, load_device=vae.device, offload_device=offload_device)
+    vae.patcher = _patcher(network, vae.device, offload_device)
     vae.model_size()
     return vae
+
+
+def _patcher(model: torch.nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
+    """Return ComfyUI's own kind of patcher: with dynamic memory, in newer versions, it is another class."""
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    return kind(model, load_device=load_device, offload_device=offload_device)
 
 
 def _memory_used(shape: Any, dtype: torch.dtype) -> int:

@@ -7,18 +7,21 @@ the run ends (docs/decisions/0012).
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..sae_models.sae import as_read
-from ..unet.calls import POSITIVE, Call, Chunk, NonFiniteActivations, Run, is_known_off, patches_of
-from ..unet.hooks import Observer
+from ..unet.calls import POSITIVE, Call, Chunk, NonFiniteActivations, Run, grid_of, is_known_off, patches_of
+from ..unet.hooks import Attention, Observer
 from .detection import Detection, DetectionTree, Detector, blocks_read, detectors, refinements
+from .evidence import Evidence, RegionMask
 from .history import ErasureRecord
 from .masks import MaskState
 from .recorder import Recorder
 from .refinement import resize_mask
+from .region import remains
 from .replacement import (
     Replacement,
     draw_seed,
@@ -42,17 +45,51 @@ UNSURE = (
 # Takes a step's number from 1, the number of steps, the denoised latents [B, C, h, w], and the detected patches of the
 # first image, bool [H, W] (None if nothing is known of it). All of it is where the model is.
 Show = Callable[[int, int, Tensor, Tensor | None], None]
+OTHER_GRID = "Another node changed how many patches a cross-attention sees, so that it could not follow the fill there"
+UNPLACED = (
+    "It was not known which part of the image a call of the model was for, so that part was left as it was. With "
+    "'rest' at 'may change' the Patch Replacer edits it nevertheless"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What an eraser shall do in one of several passes over the same run.
+
+    Attributes:
+        region: where it may edit; None for nowhere, it only looks.
+        replaces: whether patches are replaced there.
+        fill: text embedding that cross-attention follows there, [1 or B, T, C]; None for the prompt's own.
+        attempt: counts the passes that edit, from 0; each takes other source patches.
+    """
+
+    region: RegionMask | None = None
+    replaces: bool = True
+    fill: Tensor | None = None
+    attempt: int = 0
 
 
 class _State:
     """What one sampling run knows."""
 
-    def __init__(self, tree: DetectionTree, run: Run, recorder: Recorder) -> None:
+    def __init__(self, tree: DetectionTree, run: Run, recorder: Recorder, task: Task | None) -> None:
         self.run = run
         self.recorder = recorder
+        self.task = task
+        self.evidence = Evidence()
         self.masks = MaskState(tree, run)
         self.has_region = any(each.region is not None for each in refinements(tree))
+        self._fills: dict[tuple, Tensor] = {}
         self._scorers: dict[tuple[int, torch.device], ConceptScorer] = {}
+
+    def fill(self, chunk: Chunk, like: Tensor) -> Tensor:
+        """Return the fill for the rows of a chunk, [B, T, C], where and in the precision that it is needed."""
+        assert self.task is not None and self.task.fill is not None and chunk.images is not None
+        key = chunk.images, like.device, like.dtype
+        if key not in self._fills:
+            fill = self.task.fill if len(self.task.fill) == 1 else self.task.fill[list(chunk.images)]
+            self._fills[key] = fill.to(like, non_blocking=True).expand(len(chunk.images), -1, -1)
+        return self._fills[key]
 
     def scorer(self, detector: Detector, device: torch.device) -> ConceptScorer:
         """Return what scores patches for a detector's concept."""
@@ -69,6 +106,8 @@ class Eraser(Observer):
 
     Attributes:
         show: is told of each step; None if nobody watches.
+        task: of the next run; None to replace whatever is detected, when it is.
+        evidence: what the detectors answered in the latest run.
 
     Args:
         tree: what to find.
@@ -86,6 +125,8 @@ class Eraser(Observer):
         self.blocks = tuple(blocks) or blocks_read(tree)
         self.show: Show | None = None
         self._shown: list[Tensor] = []
+        self.task: Task | None = None
+        self.evidence = Evidence()
         self._state: _State | None = None
 
     @property
@@ -99,7 +140,8 @@ class Eraser(Observer):
         Raises:
             ValueError: a region mask does not fit the run's images.
         """
-        self._state = _State(self.tree, run, self.record.begin(run))
+        self._state = _State(self.tree, run, self.record.begin(run), self.task)
+        self.evidence = self._state.evidence
 
     def end(self, run: Run, samples: Tensor | None) -> None:
         """Complete the record, and drop the state of the run.
@@ -111,17 +153,26 @@ class Eraser(Observer):
         if state is None:
             return
         if samples is None:
+            self.evidence = Evidence()
             # The sampler's own error, or the artist's interruption, is what has to be heard.
             with suppress(RuntimeError):
                 state.recorder.finish(None, ALL_DETECTED)
             return
         bad = state.recorder.finish(samples, ALL_DETECTED)
+        if state.task is None:
+            state.recorder.record.remaining = self._remaining(state)
         if bad is not None:
             raise NonFiniteActivations(
                 f"Patch Replacer: the activations of {bad[0]} held NaN or infinity at timestep {bad[1]:.0f}. The model "
                 "itself is producing invalid values: try another precision (for example --force-fp32), or check LoRAs "
                 "and other patches before this node."
             )
+
+    @staticmethod
+    def _remaining(state: _State) -> tuple[bool, ...]:
+        """Tell in which images the concept is still found at the end; nothing if no whole image was looked at."""
+        seen = state.evidence.gather(state.run.images, state.run.latent_size)
+        return () if seen is None else tuple(remains(seen).tolist())
 
     def end_call(self, call: Call) -> None:
         """Forget what cannot be carried to another call."""
@@ -148,16 +199,13 @@ class Eraser(Observer):
             mask = self._mask(state, chunk, call, output, active)
             if mask is None:
                 continue
-            if (
-                self.show is not None
-                and chunk.role == POSITIVE
-                and chunk.whole
-                and chunk.images
-                and not chunk.images[0]
-            ):
+            if self.show is not None and _is_of_the_first_image(chunk):
                 self._shown.append(mask[0])
+            if looked:
+                self._note(state, chunk, call, active)
             part = output[chunk.rows]
-            source = self._source(state, hookpoint, chunk, call, part, mask)
+            mask, avoided = self._editable(state, chunk, mask, active)
+            source = self._source(state, hookpoint, chunk, call, part, mask, avoided)
             if source is not None:
                 edited = output.clone() if edited is None else edited
                 edited[chunk.rows] = replace_patches(part, source)
@@ -176,10 +224,60 @@ class Eraser(Observer):
             finest = torch.cat([resize_mask(mask[None], grid) for mask in masks]).any(0)
         self.show(step, steps, latents, finest)
 
+    def _note(self, state: _State, chunk: Chunk, call: Call, active: Tensor | None) -> None:
+        """Note what the detectors make of a positive prompt's chunk."""
+        mask = state.masks.mask(chunk.key, call.sigma, chunk.images)
+        if mask is not None and chunk.role == POSITIVE:
+            state.evidence.note(chunk, call, mask, state.masks.score(chunk.key, chunk.images), active)
+
+    def _editable(self, state: _State, chunk: Chunk, mask: Tensor, active: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return which patches are replaced, and which must not be copied; those detected where there is no task.
+
+        With a region these are its patches, and the detected ones that touch it.
+        """
+        if state.task is None or state.task.region is None:
+            return mask, mask
+        if not chunk.is_placed:
+            state.run.note(UNPLACED)
+            return torch.zeros_like(mask), mask
+        inside, touched = state.task.region.on_grid(chunk, (int(mask.shape[-2]), int(mask.shape[-1])), mask.device)
+        inside = inside if active is None else inside & active
+        return inside | (mask & touched), mask | touched
+
+    @staticmethod
+    def _replaces(task: Task | None) -> bool:
+        return task is None or (task.region is not None and task.replaces)
+
     def _chunks(self, call: Call) -> Iterator[Chunk]:
         """Yield the rows that are looked at."""
         both = self.replacement.apply_to == "both"
         return (chunk for chunk in call.chunks if both or chunk.role == POSITIVE)
+
+    @property
+    def wants_attention(self) -> bool:
+        """True while cross-attention follows a fill."""
+        return self.task is not None and self.task.region is not None and self.task.fill is not None
+
+    def on_attention(self, module: Attention, query: Tensor, output: Tensor, call: Call) -> Tensor:
+        """Return the output of a cross-attention that follows the fill inside the region; see Observer."""
+        state = self._state
+        if state is None or state.task is None or state.task.region is None or state.task.fill is None:
+            return output
+        grid = grid_of(query.shape[1], call.size)
+        if grid is None:
+            state.run.note(OTHER_GRID)
+            return output
+        edited = output.clone()
+        for chunk in call.chunks:
+            if chunk.role != POSITIVE:
+                continue
+            if not chunk.is_placed:
+                state.run.note(UNPLACED)
+                continue
+            _, inside = state.task.region.on_grid(chunk, grid, output.device)
+            other = module(query[chunk.rows], state.fill(chunk, query))
+            edited[chunk.rows] = torch.where(inside.flatten(1)[..., None], other, output[chunk.rows])
+        return edited
 
     def _detect(self, state: _State, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> bool:
         """Let every detector of this block look at this call; tell whether any did."""
@@ -218,31 +316,35 @@ class Eraser(Observer):
         return mask if active is None else mask & active
 
     def _source(
-        self, state: _State, hookpoint: str, chunk: Chunk, call: Call, part: Tensor, mask: Tensor
+        self, state: _State, hookpoint: str, chunk: Chunk, call: Call, part: Tensor, mask: Tensor, avoided: Tensor
     ) -> Tensor | None:
         """Choose by which patches of a chunk its detected ones are replaced.
 
         Args:
             part: the block's output for the chunk, [B, C, H, W].
             mask: bool [B, H, W].
+            avoided: patches that are not copied either, bool [B, H, W].
 
         Returns:
             int64 [B, H * W], see ``replacement``; None if the block is left alone.
         """
         mode, flat = self.replacement.mode, mask.flatten(1)
-        if mode == "none" or hookpoint not in self.blocks:
+        if state.task is not None and state.task.attempt:
+            mode = "random"  # what the chosen mode takes did not do
+        if mode == "none" or hookpoint not in self.blocks or not self._replaces(state.task):
             return None
         # On a CPU it costs nothing to see that there is nothing to do.
         if flat.device.type == "cpu" and not flat.any():
             return None
         grid = int(mask.shape[-2]), int(mask.shape[-1])
-        pool = source_pool(flat, state.masks.raw_score(chunk.key, grid).flatten(1), self.replacement.source_share)
+        score = state.masks.raw_score(chunk.key, grid).flatten(1)
+        pool = source_pool(avoided.flatten(1), score, self.replacement.source_share)
         if mode == "similar":
             return similar_sources(patches_of(part), flat, pool)
         if mode == "nearest":
             return nearest_sources(flat, pool, grid[1])
         keys = range(len(part)) if chunk.images is None else (state.run.image_keys[i] for i in chunk.images)
-        run, seed = state.run, self.replacement.seed
+        run, seed = state.run, self.replacement.seed + (state.task.attempt if state.task else 0)
         seeds = [draw_seed(seed, key, hookpoint, run.first_sigma, call.step) for key in keys]
         return random_sources(flat, pool, draws_for(seeds, flat.shape[1]).to(flat.device, non_blocking=True))
 

@@ -1,12 +1,13 @@
 """The last runs of one Patch Replacer, and which of them made an image."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
 from ..unet.calls import Run
-from .record import RunRecord
-from .recorder import Recorder, fingerprint
+from .record import Kept, RunRecord
+from .recorder import Recorder, fingerprint, fingerprints
 
 # A list of latents makes a run of each, and a cached sampler may be older than the last few.
 MOST_RUNS, MOST_BYTES = 64, 64 * 2**20
@@ -33,13 +34,45 @@ class ErasureRecord:
         self._count += 1
         record = RunRecord(self._count, run.seed, run.image_keys, run.latent_size, notes=run.notes)
         self.runs.append(record)
+        self._trim()
+        return Recorder(run, record)
+
+    def take(self) -> RunRecord:
+        """Take the latest run out again: it is one of several passes, of which one record will be made."""
+        self._count -= 1
+        return self.runs.pop()
+
+    def add(
+        self,
+        passes: Sequence[RunRecord],
+        choice: Sequence[int],
+        kept: Kept,
+        remaining: Sequence[bool],
+        samples: Tensor,
+    ) -> RunRecord:
+        """Add one record of several passes over a run, and return it.
+
+        Args:
+            passes: taken, first to last.
+            choice: which pass each image is taken from, 0 for the first.
+            kept, remaining: see RunRecord.
+            samples: what the sampler returns, [B, C, h, w].
+        """
+        self._count += 1
+        record = replace(RunRecord.joined(passes, choice), number=self._count, kept=kept, remaining=tuple(remaining))
+        record.fingerprints = [fingerprints(image) for image in samples]
+        self.runs.append(record)
+        self._trim()
+        return record
+
+    def _trim(self) -> None:
+        """Forget the oldest runs where there are too many."""
         held = 0
         for index, each in enumerate(reversed(self.runs)):
             held += each.size()
             if index and (index >= MOST_RUNS or held > MOST_BYTES):
                 del self.runs[: len(self.runs) - index]
                 break
-        return Recorder(run, record)
 
     def made(self, samples: Tensor) -> RunRecord | None:
         """Return the record of the run that made some latents, of their images alone and in their order.

@@ -107,9 +107,46 @@ class MaskState:
         resized = []
         for each in self._latest[key].values():
             score = each.raw_score if each.active is None else torch.where(each.active, each.raw_score, 0.0)
-            same = score.shape[-2:] == grid
-            resized.append(score if same else F.adaptive_max_pool2d(score[:, None], grid)[:, 0])
+            resized.append(_resized(score, grid))
         return resized[0] if len(resized) == 1 else torch.stack(resized).amax(0)
+
+    def score(self, key: Hashable, images: Sequence[int] | None) -> Tensor:
+        """Return how strongly each patch speaks for what the whole tree looks for, by the newest answers.
+
+        A union has the larger raw score of its sides, an intersection the smaller one; of refinements only the region
+        counts. It is zero where something that speaks against the concept keeps a patch from being detected.
+
+        Args:
+            key: see ``mask``, which gave a mask for it.
+            images: as for ``mask``.
+
+        Returns:
+            float [B, H, W] on the detectors' finest grid.
+        """
+        found = self._score(self.tree, key, images)
+        assert found is not None, "mask() gave a mask for this key"
+        return found
+
+    def _score(self, node: DetectionTree, key: Hashable, images: Sequence[int] | None) -> Tensor | None:
+        if isinstance(node, Detector):
+            seen = self._latest[key].get(id(node))
+            if seen is None:
+                return None
+            counts = seen.active
+            if any(band.against for band in node.concept.bands):
+                # What speaks against the concept is in the mask alone.
+                counts = seen.mask if counts is None else seen.mask & counts
+            return seen.raw_score if counts is None else torch.where(counts, seen.raw_score, 0.0)
+        if isinstance(node, Refine):
+            score = self._score(node.source, key, images)
+            region = None if score is None else self._region(node.refinement, score, images)
+            return score if score is None or region is None else torch.where(region, score, 0.0)
+        first, second = (self._score(side, key, images) for side in (node.first, node.second))
+        if first is None or second is None:
+            return None if node.mode == "intersection" else second if first is None else first
+        finest = max((side.shape[-2:] for side in (first, second)), key=lambda size: size[0] * size[1])
+        first, second = (_resized(side, (int(finest[0]), int(finest[1]))) for side in (first, second))
+        return torch.maximum(first, second) if node.mode == "union" else torch.minimum(first, second)
 
     def _evaluate(
         self, node: DetectionTree, key: Hashable, sigma: Tensor, images: Sequence[int] | None
@@ -183,3 +220,8 @@ def _join(mode: str, first: Tensor | None, second: Tensor | None) -> Tensor | No
     grid = int(finest[0]), int(finest[1])
     first, second = resize_mask(first, grid), resize_mask(second, grid)
     return first | second if mode == "union" else first & second
+
+
+def _resized(score: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Carry raw scores [B, H, W] to another grid; the largest of those that a patch touches counts."""
+    return score if score.shape[-2:] == grid else F.adaptive_max_pool2d(score[:, None], grid)[:, 0]

@@ -52,6 +52,58 @@ class StepEntry:
         known = tuple(new for new, _ in places)
         return replace(self, mask=self.mask[rows], replaced=replaced, images=known, before=before, after=after)
 
+    @classmethod
+    def joined(cls, parts: "Sequence[StepEntry]", choice: Sequence[int]) -> "StepEntry | None":
+        """Take each image from the entry of one of several passes; None if they do not fit together.
+
+        Args:
+            parts: of the same block, conditioning and noise level, one a pass.
+            choice: which pass each image of the run is taken from.
+        """
+        first = parts[0]
+        if first.images is None or any((p.images, p.mask.shape) != (first.images, first.mask.shape) for p in parts):
+            return None
+        rows = [choice[image] for image in first.images]
+        mask = torch.stack([parts[number].mask[row] for row, number in enumerate(rows)])
+        replaced = tuple(parts[number].replaced[row] for row, number in enumerate(rows))
+        before, after = (
+            None if any(each is None for each in both) else Statistics.joined([s for s in both if s is not None], rows)
+            for both in ([part.before for part in parts], [part.after for part in parts])
+        )
+        return replace(first, mask=mask, replaced=replaced, before=before, after=after)
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is known of a run whose rest was kept, see ``keep``.
+
+    Attributes:
+        unedited: record of the pass without edits.
+        region: where the image may have changed, bool [B, H, W] on the latent's grid.
+        passes: how often the run was sampled.
+    """
+
+    unedited: "RunRecord"
+    region: Tensor
+    passes: int
+
+    def of(self, images: Sequence[int]) -> "Kept":
+        """Return the same of some of the images."""
+        return Kept(self.unedited.of(images), self.region[list(images)], self.passes)
+
+    def sentence(self) -> str:
+        """Return where the image was changed, for a person."""
+        found = [str(i + 1) for i, region in enumerate(self.region) if bool(region.any())]
+        if not found:
+            return "The concept was not found in any image, so nothing was changed."
+        return (
+            f"The concept was found in image {_listed(found)} of {len(self.region)}; the rest is as without this node."
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
 
 @dataclass(eq=False)
 class RunRecord:
@@ -67,6 +119,8 @@ class RunRecord:
         fingerprints: of each image that the sampler returned, by dtype.
         concepts: in which share of the steps (0..1) each concept was found in each patch, before masks are refined,
             name -> [B, H, W].
+        kept: what else is known if the rest of the image was kept; None if it was not.
+        remaining: whether the concept is still found in an image at the end; none if that is not known.
     """
 
     number: int
@@ -77,6 +131,8 @@ class RunRecord:
     notes: Counter[str] = field(default_factory=Counter)
     fingerprints: list[dict[torch.dtype, int]] = field(default_factory=list)
     concepts: dict[str, Tensor] = field(default_factory=dict)
+    kept: Kept | None = None
+    remaining: tuple[bool, ...] = ()
 
     @property
     def images(self) -> int:
@@ -95,7 +151,32 @@ class RunRecord:
             self.notes,
             [self.fingerprints[i] for i in images] if self.fingerprints else [],
             {name: heat[list(images)] for name, heat in self.concepts.items()},
+            None if self.kept is None else self.kept.of(images),
+            tuple(self.remaining[i] for i in images) if self.remaining else (),
         )
+
+    @classmethod
+    def joined(cls, parts: "Sequence[RunRecord]", choice: Sequence[int]) -> "RunRecord":
+        """Make one record of the passes over a run.
+
+        Args:
+            parts: their records, first pass to last.
+            choice: which pass each image is taken from.
+        """
+        base = parts[max(choice)]
+        entries: dict[tuple[str, Hashable, float], StepEntry] = {}
+        for key, entry in base.entries.items():
+            found = [part.entries.get(key, entry) for part in parts]
+            entries[key] = StepEntry.joined(found, choice) or entry
+        notes: Counter[str] = Counter()
+        for part in parts:
+            notes |= part.notes
+        return replace(base, number=parts[0].number, entries=entries, notes=notes)
+
+    @property
+    def seen(self) -> "RunRecord":
+        """The record that says where the concept was: of the unedited pass if there was one."""
+        return self if self.kept is None else self.kept.unedited
 
     @cached_property
     def steps(self) -> dict[float, list[StepEntry]]:
@@ -193,17 +274,19 @@ class RunRecord:
 
     def summary(self) -> str:
         """Return a few sentences for a person."""
-        return " ".join([self.figures(), *self.warnings()])
+        return " ".join([self.figures(), *self.leftovers(), *self.warnings()])
 
     def figures(self) -> str:
         """Return what was detected and replaced in one sentence."""
         name = f"Run {self.number} (seed {self.seed}"
         if not self.entries:
             return f"{name}): the detector did not look at any step."
-        return (
-            f"{name}, {self.images} image(s), {len(self.steps)} steps looked at): {float(self.heat().mean()):.1%} of "
-            f"all patches detected, {self.replaced()} patch embeddings replaced.{self.found_each()}"
+        detected = float(self.seen.heat().mean())
+        text = (
+            f"{name}, {self.images} image(s), {len(self.steps)} steps looked at): {detected:.1%} of "
+            f"all patches detected, {self.replaced()} patch embeddings replaced.{self.seen.found_each()}"
         )
+        return text if self.kept is None else f"{text} {self.kept.sentence()}"
 
     def found_each(self) -> str:
         """Return which of several concepts was found, and in how much of the images."""
@@ -215,6 +298,11 @@ class RunRecord:
         said = f" Found in patches at some step: {', '.join(parts)}." if parts else ""
         return said + (f" Not found: {', '.join(missing)}." if missing else "")
 
+    def leftovers(self) -> list[str]:
+        """Return in which images the concept is still found at the end: a sentence, or none."""
+        left = [str(i + 1) for i, remains in enumerate(self.remaining) if remains]
+        return [f"The concept is still found in image {_listed(left)} of {self.images}."] if left else []
+
     def warnings(self) -> list[str]:
         """Return what could not be done, a sentence each."""
         return [f"{note} ({count} times)." for note, count in self.notes.items()]
@@ -222,4 +310,5 @@ class RunRecord:
     def size(self) -> int:
         """Return roughly how many bytes it holds."""
         kept = (each for e in self.entries.values() for each in (e.before, e.after) if each is not None)
-        return sum(each.squares.nbytes + each.values.nbytes for each in kept)
+        own = sum(each.squares.nbytes + each.values.nbytes for each in kept)
+        return own if self.kept is None else own + self.kept.unedited.size()

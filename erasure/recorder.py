@@ -5,7 +5,7 @@ at once. Each image that the sampler returned gets a fingerprint, by which its r
 """
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from ..unet.calls import POSITIVE, Call, Chunk, Run
 from .detection import Detector
 from .record import RunRecord, StepEntry
 from .statistics import Statistics
+from .transfer import on_cpu
 
 # ComfyUI may hand latents on in half precision.
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -181,19 +182,6 @@ class Recorder:
                 before = shares.get(concept.name, heat)
                 shares[concept.name] = torch.maximum(before, heat) if before.shape == heat.shape else heat
         return shares
-
-
-def on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Bring many small tensors to the CPU, those of one shape in one transfer."""
-    groups: dict[tuple, list[int]] = {}
-    for index, each in enumerate(tensors):
-        groups.setdefault((each.device, each.dtype, each.shape), []).append(index)
-    moved: list[Tensor] = list(tensors)
-    for (device, _, _), indices in groups.items():
-        if device.type != "cpu":
-            for index, each in zip(indices, torch.stack([tensors[i] for i in indices]).cpu(), strict=True):
-                moved[index] = each
-    return moved
 
 
 def fingerprints(image: Tensor) -> dict[torch.dtype, int]:

@@ -51,6 +51,18 @@ class Statistics:
         assert squares is not None and values is not None
         return Statistics(squares, values, source)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Statistics"], choice: Sequence[int]) -> "Statistics":
+        """Take each image from one of several, all of the same images."""
+
+        def chosen(tensors: Sequence[Tensor]) -> Tensor:
+            return torch.stack([tensors[number][image] for image, number in enumerate(choice)])
+
+        own = torch.arange(parts[0].squares.shape[1], dtype=torch.int32).expand(parts[0].squares.shape)
+        sources = [own if part.source is None else part.source for part in parts]
+        source = None if all(part.source is None for part in parts) else chosen(sources)
+        return cls(chosen([part.squares for part in parts]), chosen([part.values for part in parts]), source)
+
     def _moved(self, noted: Tensor) -> Tensor:
         """Return what was noted, [B, ..., N], as it is after the replacement."""
         if self.source is None:

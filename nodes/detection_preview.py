@@ -6,13 +6,13 @@ import torch
 from comfy_api.latest import io
 
 from ..erasure.history import ErasureRecord
-from ..reports.preview import heat_overlay, image_mask, step_tiles
+from ..reports.preview import heat_overlay, image_mask, region_mask, step_tiles
 from .checking import checked
 from .showing import image_and_words, latent_input, shown_run
 from .sockets import ADVANCED, ERASURE_RECORD, INSPECT
 
 NAME = "Detection Preview"
-MASKS = ("any step", "share of steps")
+MASKS = ANY_STEP, SHARE, REGION = ("any step", "share of steps", "region")
 
 
 class DetectionPreview(io.ComfyNode):
@@ -41,8 +41,8 @@ class DetectionPreview(io.ComfyNode):
                 io.Combo.Input(
                     "mask_from",
                     options=list(MASKS),
-                    tooltip="The mask output. any step: white where the concept was ever detected. share of "
-                    "steps: the brighter, the more steps detected it.",
+                    tooltip="The mask output. any step: white where it was ever detected. share of steps: the "
+                    "brighter, the more steps detected it. region: where the image may have changed.",
                     **ADVANCED,
                 ),
                 latent_input(),
@@ -53,6 +53,11 @@ class DetectionPreview(io.ComfyNode):
                     tooltip="The heat map over the image, and the tiles to its right.",
                 ),
                 io.Mask.Output(display_name="mask", tooltip="Where the concept was detected, at image size."),
+                io.Boolean.Output(
+                    display_name="remaining",
+                    tooltip="True if the concept is still found in an image of the run, for a node that branches.",
+                ),
+                io.String.Output(display_name="report", tooltip="In which images it was found, and where it remains."),
             ],
         )
 
@@ -67,8 +72,10 @@ class DetectionPreview(io.ComfyNode):
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         run, doubt = shown_run(record, latent, image, NAME)
-        mask = image_mask(run, (image.shape[1], image.shape[2]), any_step=mask_from == MASKS[0])
+        size = int(image.shape[1]), int(image.shape[2])
+        mask = region_mask(run, size) if mask_from == REGION else image_mask(run, size, mask_from == ANY_STEP)
         preview = torch.cat([heat_overlay(run, image), *step_tiles(run, image, tiles)], dim=2)
-        warnings = [*([doubt] if doubt else []), *run.warnings()]
+        warnings = [*([doubt] if doubt else []), *run.leftovers(), *run.warnings()]
         preview, shown = image_and_words(preview, run.figures(), cls, warnings)
-        return io.NodeOutput(preview, mask, ui=shown)
+        text = " ".join([*([doubt] if doubt else []), run.summary()])
+        return io.NodeOutput(preview, mask, any(run.remaining), text, ui=shown)

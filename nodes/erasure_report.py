@@ -88,7 +88,7 @@ class ErasureReport(io.ComfyNode):
                 f"{NAME}: {error}. Sample 'reference' with the same sampler, scheduler and steps as 'record', and let "
                 "its detector read the same block over the whole range."
             ) from error
-        warnings = [*([doubt] if doubt else []), *run.warnings()]
+        warnings = [*([doubt] if doubt else []), *run.leftovers(), *run.warnings()]
         sentences = [verdict.sentence() for verdict in verdicts]
         report, shown = image_and_words(report, "\n".join(sentences), cls, warnings, sentences)
         return io.NodeOutput(report, "\n".join([*warnings, *sentences]), ui=shown)

@@ -1,17 +1,24 @@
 """Patch Replacer: attach a detection to a model, and replace what it finds."""
 
+from typing import Any
+
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..erasure.attach import attach
 from ..erasure.detection import DetectionTree, blocks_read
+from ..erasure.keep import Rest
 from ..erasure.replacement import APPLY_TO, MODES, Replacement
 from ..sae_models import hookpoints
+from ..unet.blocks import text_width
 from .checking import checked
 from .live import LiveHeat
 from .sockets import ADVANCED, DETECTION, EDIT, ERASURE_RECORD
 
 DEFAULTS = Replacement()
+KEEP, MAY_CHANGE = REST = ("keep exactly", "may change")
+Conditioning = list[list[Any]]
 # The paper's method in one choice: any undetected patch, where the SAE reads.
 PUBLISHED = "published"
 MIDDLE_TOO, SAE_BLOCK, LISTED = REPLACE_AT = ("middle and SAE block", "SAE block", "listed blocks")
@@ -26,9 +33,9 @@ class PatchReplacer(io.ComfyNode):
             node_id="ConceptErasurePatchReplacer",
             display_name="Patch Replacer",
             category=EDIT,
-            description="Erases what is detected: at every step, each detected patch of the model's feature map is "
-            "replaced by another patch of the same image. Everything else keeps its exact values. Put it between the "
-            "checkpoint (after LoRAs) and the sampler; several can follow each other.",
+            description="Erases what is detected, or swaps it for what a prompt at 'fill' says, and keeps the rest of "
+            "the image exactly. Put it between the checkpoint (after LoRAs) and the sampler; several can follow each "
+            "other. The sampler then works in two passes: it looks first, and edits only where it found the concept.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from."),
                 DETECTION.Input("detection", tooltip="What to erase, from a Concept Detector or a Mask Refiner."),
@@ -79,6 +86,27 @@ class PatchReplacer(io.ComfyNode):
                     "mid_block.attentions.0'. One that runs before the SAE's takes the mask of the step before.",
                     **ADVANCED,
                 ),
+                io.Combo.Input(
+                    "rest",
+                    options=list(REST),
+                    default=KEEP,
+                    tooltip="What happens to the rest of the image. keep exactly: it stays as it is without this node, "
+                    "in two passes. may change: one pass that edits as it goes, as published.",
+                ),
+                io.Int.Input(
+                    "attempts",
+                    default=Rest().attempts,
+                    min=1,
+                    max=8,
+                    tooltip="With 'keep exactly': how many times to try where the concept is still found at the end. "
+                    "Each try takes as long as one image; the best is kept.",
+                ),
+                io.Conditioning.Input(
+                    "fill",
+                    optional=True,
+                    tooltip="With 'keep exactly': a prompt for what replaces the concept, such as 'a dog' or your "
+                    "prompt without the word. Without it, patches of the same image do.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model with erasure attached, for a sampler."),
@@ -102,13 +130,37 @@ class PatchReplacer(io.ComfyNode):
         apply_to: str,
         source_seed: int,
         blocks: str,
+        rest: str = KEEP,
+        attempts: int = Rest().attempts,
+        fill: Conditioning | None = None,
     ) -> io.NodeOutput:
         if replacement == PUBLISHED:
             replacement, replace_at, source_share = "random", SAE_BLOCK, 1.0
         chosen = Replacement(replacement, apply_to, source_seed, source_share)
         places = {MIDDLE_TOO: None, SAE_BLOCK: blocks_read(detection)}
-        at = places[replace_at] if replace_at in places else _listed(blocks)
-        return io.NodeOutput(*attach(model, detection, chosen, at, LiveHeat.of(cls, model)))
+        where = places[replace_at] if replace_at in places else _listed(blocks)
+        kept = Rest(attempts, None if fill is None else _embedding(fill, model)) if rest == KEEP else None
+        return io.NodeOutput(*attach(model, detection, chosen, where, kept, LiveHeat.of(cls, model)))
+
+
+def _embedding(fill: Conditioning, model: ModelPatcher) -> Tensor:
+    """Return the text embedding of a fill, [1 or B, T, C].
+
+    Raises:
+        ValueError: it holds several prompts, or is of another kind of model.
+    """
+    if len(fill) > 1:
+        raise ValueError(
+            f"Patch Replacer: input 'fill' holds {len(fill)} prompts. Connect one prompt, as CLIP Text Encode gives it."
+        )
+    embedding: Tensor = fill[0][0]
+    width = text_width(model)
+    if embedding.ndim != 3 or (width is not None and embedding.shape[-1] != width):
+        raise ValueError(
+            f"Patch Replacer: input 'fill' is a text embedding of shape {tuple(embedding.shape)}, but the model at "
+            f"input 'model' reads embeddings of width {width}. Encode it with the CLIP of the same checkpoint."
+        )
+    return embedding
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ from .style import BACKGROUND, INK, SMALL, font
 def heat_overlay(run: RunRecord, image: Tensor) -> Tensor:
     """Draw the share of steps in which each patch was detected over the images.
 
+    The outline is around all of them, or around the region if the rest was kept.
+
     Args:
         run: the record of the run that made them.
         image: [B, H, W, 3] with B = run.images.
@@ -20,8 +22,8 @@ def heat_overlay(run: RunRecord, image: Tensor) -> Tensor:
     Returns:
         [B, H, W, 3].
     """
-    heat = run.heat()
-    return outlined(tinted(image[..., :3].cpu(), heat), heat > 0)
+    heat = run.seen.heat()
+    return outlined(tinted(image[..., :3].cpu(), heat), heat > 0 if run.kept is None else run.kept.region)
 
 
 def step_tiles(run: RunRecord, image: Tensor, count: int) -> list[Tensor]:
@@ -34,6 +36,7 @@ def step_tiles(run: RunRecord, image: Tensor, count: int) -> list[Tensor]:
     Returns:
         [B, H, W, 3] for each step; none if nothing was looked at.
     """
+    run = run.seen
     sigmas = run.sigmas()
     picks = np.linspace(0, len(sigmas) - 1, min(count, len(sigmas))).round().astype(int)
     pale = paled(image[..., :3].cpu())
@@ -70,5 +73,20 @@ def image_mask(run: RunRecord, size: tuple[int, int], any_step: bool) -> Tensor:
     Returns:
         float [B, H, W] in 0..1.
     """
-    heat = run.heat()
+    heat = run.seen.heat()
     return enlarged((heat > 0).float() if any_step else heat, size)
+
+
+def region_mask(run: RunRecord, size: tuple[int, int]) -> Tensor:
+    """Return where an edit may have changed images as a mask at their size.
+
+    Args:
+        run: the record. Where the rest was not kept, it may have changed everywhere.
+        size: (H, W) of the images.
+
+    Returns:
+        float [B, H, W], 0 or 1.
+    """
+    if run.kept is None:
+        return torch.ones(run.images, *size)
+    return enlarged(run.kept.region.float(), size)

@@ -1,5 +1,7 @@
 """Every row of every call: the right rows are edited, or the run says that it could not tell."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from support.arrangements import GUIDERS, PROMPTS, WRAPPERS, encode, guider_of, other_prompt, walks_the_blocks, wrapped
@@ -213,3 +215,18 @@ def test_a_wrapper_costs_nothing_where_there_is_none(canvas, sae, prompts, monke
     for name in ("negative, positive", "DualCFG, cat second"):
         model, *_ = erased(canvas, sae, prompts)
         sample(GUIDERS[name](model, prompts))
+
+
+@pytest.mark.parametrize(
+    ("window", "images"),
+    [
+        ({"index_list": [0, 1, 2]}, (0, 1, 2)),  # as before 0.20
+        ({"index_list": [2, 3, 4], "dim": 0, "causal_anchor_index": 1}, (1, 2, 3, 4)),
+        ({"index_list": [0, 1, 2], "dim": 0, "causal_anchor_index": None}, (0, 1, 2)),
+        ({"index_list": [0, 1, 2], "dim": 2}, None),
+    ],
+)
+def test_the_images_of_a_context_window(pack, window, images):
+    from concept_erasure.unet.host import images_of_window
+
+    assert images_of_window(SimpleNamespace(**window)) == images

@@ -54,6 +54,19 @@ def test_every_kind_of_sampler_draws_what_is_asked_for(stock, canvas, conditioni
     assert [word for word, found in zip(OBJECTS, objects[0] > judge.threshold, strict=True) if found] == ["cat"]
 
 
+def test_it_is_under_comfyuis_own_memory_management(pack, monkeypatch):
+    """Newer versions name another class for it where dynamic memory is on, as it is on NVIDIA GPUs."""
+    import comfy.model_patcher
+    from concept_erasure.demo_model import checkpoint
+
+    class Named(comfy.model_patcher.ModelPatcher):
+        pass
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Named, raising=False)
+    model, _, vae = checkpoint.load()
+    assert type(model) is Named and type(vae.patcher) is Named
+
+
 def test_half_precision_only_if_comfyui_is_asked_for_it(stock, canvas, conditioning, monkeypatch):
     import comfy.model_management
     from concept_erasure.demo_model import checkpoint
@@ -173,6 +186,18 @@ def test_a_file_cut_short_says_what_to_do(pack, tmp_path):
         file.truncate(100_000)
     with pytest.raises(checkpoint.CheckpointError, match="Install the pack again"):
         checkpoint.load(path)
+
+
+@pytest.mark.parametrize("config", ["{", "[" * 100_000, ""])
+def test_damaged_metadata_say_what_to_do(pack, tmp_path, config):
+    from concept_erasure.demo_model import checkpoint
+    from safetensors.torch import save_file
+
+    save_file(
+        {"unet.weight": torch.zeros(2)}, tmp_path / "odd.safetensors", {"format": checkpoint.FORMAT, "unet": config}
+    )
+    with pytest.raises(checkpoint.CheckpointError, match=r"odd\.safetensors.*Install the pack again"):
+        checkpoint.load(tmp_path / "odd.safetensors")
 
 
 def test_a_foreign_file_says_what_to_do(pack, tmp_path):

@@ -177,10 +177,10 @@ def test_a_mask_that_is_empty_or_full_changes_nothing_and_any_other_does(bench, 
 
 def test_what_the_benchmarks_call_the_defaults_are_those_of_the_nodes(pack):
     from concept_erasure.benchmarks.comparison.rows import RANDOM
-    from concept_erasure.benchmarks.framework.settings import DEFAULTS, Setting
+    from concept_erasure.benchmarks.framework.settings import ONE_PASS, Setting
     from concept_erasure.erasure.replacement import Replacement
 
-    spelled = Setting.parse(f"output_blocks.1.1 {DEFAULTS}")
+    spelled = Setting.parse(f"output_blocks.1.1 {ONE_PASS}")
     assert spelled.replacement == Replacement() and spelled.refinement.is_neutral
     assert spelled.blocks(detector("a")) is None, "attach decides, as for the nodes"
     assert (spelled.sensitivity, spelled.start, spelled.end, spelled.steering) == (1.0, 0.0, 1.0, None)

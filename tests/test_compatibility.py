@@ -181,7 +181,8 @@ def test_narrow_weights(bench, erase, stored, computed):
     from concept_erasure.demo_model.unet import UNET_CONFIG, host_model
 
     narrow = host_model(dict(UNET_CONFIG), stored, computed, torch.device("cpu"))
-    narrow.diffusion_model.load_state_dict(bench.model.model.diffusion_model.state_dict())
+    kept = bench.model.model.diffusion_model.state_dict()
+    narrow.diffusion_model.load_state_dict({key: weight.to(stored) for key, weight in kept.items()})
     device = comfy.model_management.get_torch_device()
     model = ModelPatcher(narrow.eval().requires_grad_(False), load_device=device, offload_device=torch.device("cpu"))
     bare = bench.sample(Setup(model, bench.positive, bench.negative))

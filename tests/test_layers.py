@@ -1,6 +1,8 @@
 """The folders stand on one another: imports go down only, and CONTRIBUTING.md says what is where."""
 
+import ast
 import re
+from collections.abc import Iterator
 
 import pytest
 from load import ROOT
@@ -20,6 +22,14 @@ DEVELOPMENT = {"dev", "benchmarks", "tests"}
 # What must run, and be read, without ComfyUI.
 WITHOUT_COMFYUI = ("sae_models/", *(f"erasure/{name}" for name in ("detection", "masks", "refinement", "replacement")))
 COMFYUI = {"comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview", "nodes", "server"}
+
+# What Python has on some systems only, by module.
+UNIX_MODULES = {"crypt", "fcntl", "grp", "nis", "posix", "pty", "pwd", "resource", "spwd", "syslog", "termios", "tty"}
+UNIX_NAMES = {
+    "os": {"fork", "geteuid", "getuid", "getpgid", "killpg", "mkfifo", "setsid", "uname", "sched_getaffinity"},
+    "signal": {"SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGUSR1", "SIGXCPU", "alarm", "setitimer"},
+}
+OLDEST_PYTHON = (3, 10)
 
 FILES = [path for path in published_files() if path.suffix == ".py"]
 IMPORTS = {module_of(path): imports_of(path) for path in FILES}
@@ -85,3 +95,43 @@ def test_no_test_module_imports_another():
     """What two need is in tests/support or conftest.py, so that each module can be read, run and removed alone."""
     modules = {path.stem: imports_of(path) for path in tracked_files() if path.match("tests/test_*.py")}
     assert not [(one, name) for one, (_, names) in modules.items() for name in names if name in modules]
+
+
+@pytest.mark.parametrize("path", [path for path in tracked_files() if path.suffix == ".py"], ids=str)
+def test_every_file_can_be_imported_anywhere(path):
+    """In the oldest Python that pyproject.toml names, as far as its grammar goes, and on Windows."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"), feature_version=OLDEST_PYTHON)
+    assert not list(unix_only(tree))
+
+
+def test_what_windows_lacks_is_noticed():
+    found = {
+        "import resource": 1,
+        "from os import fork": 1,
+        "import os\nTIME = os.fork": 1,
+        "import os\nLATER = lambda: os.fork()": 0,
+        "def later():\n    import resource": 0,
+        "import os\n@skipif(not hasattr(os, 'fork') or os.geteuid())\ndef test(): pass": 0,
+        "class A:\n    import pwd": 1,
+    }
+    assert {text: len(list(unix_only(ast.parse(text)))) for text in found} == found
+
+
+def unix_only(tree: ast.AST) -> Iterator[str]:
+    """Yield what a module needs of a Unix when it is imported; what stands behind ``hasattr`` is looked for first."""
+    for node in ast.iter_child_nodes(tree):
+        if "hasattr(os" in ast.unparse(node) and not isinstance(node, ast.ClassDef):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (one.name for one in node.names if one.name in UNIX_MODULES)
+        elif isinstance(node, ast.ImportFrom):
+            names = UNIX_NAMES.get(node.module or "", set())
+            yield from (one.name for one in node.names if node.module in UNIX_MODULES or one.name in names)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.attr in UNIX_NAMES.get(node.value.id, set()):
+                yield f"{node.value.id}.{node.attr}"
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            for early in [*node.decorator_list, *node.args.defaults, *filter(None, node.args.kw_defaults)]:
+                yield from unix_only(early)
+        elif not isinstance(node, ast.Lambda):
+            yield from unix_only(node)

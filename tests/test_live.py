@@ -5,7 +5,7 @@ import torch
 from support.running import sample
 
 REPLACER = "ConceptErasurePatchReplacer"
-SETTINGS = ("similar", "middle and SAE block", 0.25, "positive", 0, "")
+SETTINGS = ("similar", "middle and SAE block", 0.25, "positive", 0, "", "may change")
 
 
 class Watch:

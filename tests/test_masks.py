@@ -193,3 +193,32 @@ def test_what_will_not_come_again_is_forgotten(pack):
     assert mask_of(state, (1, 1), "gone") is None and mask_of(state, (1, 1), "kept").all()
     state.update(source, "gone", answer([[[0]]]))
     assert not mask_of(state, (1, 1), "gone", sigma=0.5).any(), "nothing persists"
+
+
+def scored(*against):
+    """A detector of a concept, perhaps with features against it."""
+    from concept_erasure.erasure.detection import Detector
+    from concept_erasure.sae_models.concepts import Concept, ConceptBand
+
+    band = ConceptBand((3,), (0.5,), against=against, against_thresholds=(0.4,) * len(against))
+    return Detector(detector().sae, Concept("cat", (0.0, 1000.0), (band,), "sum"))
+
+
+def test_the_score_of_a_tree(pack):
+    from concept_erasure.erasure.detection import Detection, Join
+
+    plain, difference = scored(), scored(5)
+    mask = torch.tensor([[[True, True], [False, False]]])
+    first, second = torch.tensor([[[4.0, 2.0], [0.5, 0.0]]]), torch.tensor([[[1.0, 3.0], [9.0, 0.0]]])
+    region = torch.tensor([[[1.0, 0.0], [1.0, 0.0]]])
+    trees = {
+        "union": (Join("union", plain, difference), [[4.0, 3.0], [0.5, 0.0]]),
+        "intersection": (Join("intersection", plain, difference), [[1.0, 2.0], [0.0, 0.0]]),
+        "region": (refined(plain, region=region, grow=1), [[4.0, 0.0], [0.5, 0.0]]),
+        "against": (difference, [[1.0, 3.0], [0.0, 0.0]]),
+    }
+    for name, (tree, expected) in trees.items():
+        state = state_of(tree)
+        for each, score in ((plain, first), (difference, second)):
+            state.update(each, "s", Detection(mask, score))
+        assert state.score("s", (0,)).tolist() == [expected], name

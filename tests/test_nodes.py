@@ -295,12 +295,13 @@ def test_preview_shapes_and_mask(nodes, sae, canvas):
     assert image.shape == (2, 128, 192, 3)
     kept = image.clone()
     output = nodes.DetectionPreview.execute(record, image, 3, "any step")
-    preview, mask = output.args
+    preview, mask, remaining, said = output.args
+    assert isinstance(remaining, bool) and said == record.latest.summary()
     assert preview.shape[0] == 2 and preview.shape[1] > 128 and preview.shape[2:] == (192 * 4, 3)
     assert mask.shape == (2, 128, 192)
     assert set(mask.unique().tolist()) <= {0.0, 1.0} and mask.max() == 1
     assert torch.equal(image, kept), "the input picture is not drawn on"
-    _, share = nodes.DetectionPreview.execute(record, image, 0, "share of steps").args
+    _, share, _, _ = nodes.DetectionPreview.execute(record, image, 0, "share of steps").args
     assert torch.equal(share > 0, mask > 0) and preview.min() >= 0 and preview.max() <= 1
     shown = output.ui if isinstance(output.ui, dict) else output.ui.as_dict()
     assert shown["images"] and "Run 1 (seed 5" in shown["text"][0]

@@ -55,7 +55,7 @@ def concept_of(against=()):
     return Concept("cat", (0.0, 500.0, 1000.0), (early, ConceptBand((7,), (0.3,))), "sum")
 
 
-def steps(detection, replacement, shape, dtype, count=2, blocks=("middle_block.1", "output_blocks.4.1")):
+def steps(detection, replacement, shape, dtype, count=2, blocks=("middle_block.1", "output_blocks.4.1"), task=None):
     """Run some sampling steps on fake CUDA maps: (outputs, transfers during them, the eraser and its run)."""
     from concept_erasure.erasure.eraser import Eraser
     from concept_erasure.erasure.history import ErasureRecord
@@ -63,6 +63,7 @@ def steps(detection, replacement, shape, dtype, count=2, blocks=("middle_block.1
     images, channels, height, width = shape
     eraser = Eraser(detection, replacement, ErasureRecord(), blocks)
     run = run_of(images, (2 * height, 2 * width))
+    eraser.task = task
     eraser.begin(run)
     half = torch.zeros(2 * images, channels, height // 2, width // 2, device="cuda", dtype=dtype)
     whole = torch.zeros(2 * images, channels, height, width, device="cuda", dtype=dtype)
@@ -165,6 +166,25 @@ def test_joined_detectors_and_parts_of_the_run_stay_on_the_device(fake):
         assert transfers.to_cpu == 0 and all(output.device.type == "cuda" for output in outputs)
 
 
+@pytest.mark.parametrize("filled", [False, True])
+def test_edits_inside_a_region_stay_on_the_device(fake, filled):
+    from concept_erasure.erasure.eraser import Task
+    from concept_erasure.erasure.evidence import RegionMask
+
+    images, channels, height, width = MAPS["wide"]
+    region = RegionMask(torch.ones(images, 2 * height, 2 * width, dtype=torch.bool))
+    fill = torch.zeros(1, 77, 768) if filled else None
+    task = Task(region, not filled, fill)
+    found = detect(sae_of("topk", channels, torch.float16))
+    _, few, eraser, run = steps(found, replacement(), MAPS["wide"], torch.float16, 2, task=task)
+    assert few.to_cpu == 0 and few.to_device <= 8
+    query = torch.zeros(2 * images, height * width, 320, device="cuda", dtype=torch.float16)
+    call = call_of(run, 2.0, 100.0, 3, "cuda", size=(2 * height, 2 * width))
+    with Transfers() as transfers:
+        given = [eraser.on_attention(lambda query, context: query, query, query + 1, call) for _ in range(3)]
+    assert given[0].device.type == "cuda" and transfers.to_cpu == 0 and transfers.to_device <= 2
+
+
 def test_what_goes_to_the_device_does_not_grow_with_the_steps(fake):
     """Thresholds and the region go there once a run; random draws are made on the CPU, one transfer a block."""
     sae = sae_of("topk", 1280, torch.float16)
@@ -189,7 +209,7 @@ def test_a_planted_read_is_noticed(fake, monkeypatch):
 
 
 def test_everything_is_read_when_the_run_ends_in_few_transfers(fake):
-    from concept_erasure.erasure.recorder import on_cpu
+    from concept_erasure.erasure.transfer import on_cpu
 
     sae, counted = sae_of("topk", 1280, torch.float16), []
     for count in (2, 6):

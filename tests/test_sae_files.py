@@ -230,6 +230,7 @@ def test_every_byte_counts(native, sae_file, tmp_path):
         ("encoder", lambda t: t["encoder.weight"].mul_(1.001), None),
         ("encoder", as_half("encoder.bias"), None),
         ("decoder", lambda t: t["decoder_weight"].neg_(), None),
+        ("decoder", lambda t: t.update(x=t.pop("decoder_weight")), None),
         ("concepts", lambda t: t["dictionary.cat.0.thresholds"].mul_(2), None),
         ("concepts", lambda t: t.pop("dictionary.latent_means"), None),
         ("metadata", None, with_config(k=5)),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .calls import NEGATIVE, POSITIVE, Call, Chunk, Run
+from .host import images_of_window
 
 # Below this the largest timestep of a model cannot be one of the 1000 that concepts are known at.
 FEWEST_TIMESTEPS = 100.0
@@ -30,11 +31,16 @@ Name = tuple[Hashable, int]  # uuid of a conditioning, and its place among the l
 
 @dataclass(frozen=True, eq=False)
 class _Prompt:
-    """A conditioning that rows may belong to: its role, latent size, and ComfyUI's own dict of it."""
+    """A conditioning that rows may belong to: its role, area in the latent, and ComfyUI's own dict of it."""
 
     role: str
-    size: tuple[int, int]
+    area: tuple[int, int, int, int]
     cond: Mapping[str, Any]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(Height, width) of the latents that it is asked for."""
+        return self.area[:2]
 
 
 @dataclass(eq=False)
@@ -135,7 +141,8 @@ class CallReader:
         timestep = timesteps.flatten()[0]
         if self._schedule is not None and sigmas is not None:
             timestep = self._schedule.to(sigma.device).timestep(sigma.float()[None])[0].to(sigma)
-        return Call(self._run, self.calls, self.steps, sigma, timestep, tuple(chunks))
+        size = (int(x.shape[-2]), int(x.shape[-1]))
+        return Call(self._run, self.calls, self.steps, sigma, timestep, tuple(chunks), size)
 
     def _chunks(self, x: Tensor, context: Tensor | None, names: list[Name], options: Mapping[str, Any]) -> list[Chunk]:
         batch = self._batch
@@ -169,13 +176,15 @@ class CallReader:
         certain = images is not None and name not in self._scattered and size == prompt.size
         key: Hashable = (name[0], prompt.role, images) if certain else ("call", self.calls, index)
         known = images if size == prompt.size else None
-        return Chunk(rows, prompt.role, key, known, size == self._batch.size, certain)
+        whole = size == self._batch.size
+        return Chunk(rows, prompt.role, key, known, whole, certain, prompt.area if certain and not whole else None)
 
     def _images(self, batch: _Batch, options: Mapping[str, Any]) -> tuple[int, ...] | None:
         """Return which images of the run a batch holds, None if nobody says."""
         window = options.get("context_window")
-        if window is not None and getattr(window, "dim", 0) == 0 and len(window.index_list) == batch.images:
-            return tuple(window.index_list)
+        held = None if window is None else images_of_window(window)
+        if held is not None and len(held) == batch.images:
+            return held
         return tuple(range(batch.images)) if batch.images == self._run.images else None
 
     def _owners(self, context: Tensor | None, rows: int, asked: Sequence[Name]) -> list[Name | None]:
@@ -197,13 +206,13 @@ class CallReader:
         return owners
 
 
-def _area(cond: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int]:
-    """Return the latent size at which ComfyUI asks for a conditioning."""
+def _area(cond: Mapping[str, Any], size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Return for which part of the latent ComfyUI asks for a conditioning: height, width, top, left."""
     area = cond.get("area")
     if area is None or len(area) < 4 or isinstance(area[0], str):
-        return size
+        return *size, 0, 0
     height, width, top, left = area[-4:] if len(area) == 4 else (*area[1:3], *area[-2:])
-    return min(size[0] - top, height), min(size[1] - left, width)
+    return min(size[0] - top, height), min(size[1] - left, width), top, left
 
 
 def _changes_rows(model_options: Mapping[str, Any]) -> bool:

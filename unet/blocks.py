@@ -25,6 +25,13 @@ def hookpoints(model: ModelPatcher) -> dict[str, int]:
     }
 
 
+def text_width(model: ModelPatcher) -> int | None:
+    """Return the width of the text embeddings that a model's cross-attention reads; None if it has none."""
+    network = model.get_model_object("diffusion_model")
+    found = (m.attn2.to_k.in_features for m in network.modules() if hasattr(getattr(m, "attn2", None), "to_k"))
+    return next(found, None)
+
+
 def diffusers_names(model: ModelPatcher) -> dict[str, str]:
     """Return how diffusers calls the blocks of ``hookpoints``, path -> name; empty if that cannot be told.
 

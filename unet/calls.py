@@ -64,6 +64,7 @@ class Chunk:
         images: places of the rows' images in the run's batch; None if unknown.
         whole: True if each row covers the whole of an image, False if it is an area or a tile.
         certain: whether ``key`` can come again.
+        area: (height, width, top, left) of the rows in the latent image where they are a known area; else None.
     """
 
     rows: slice
@@ -72,6 +73,12 @@ class Chunk:
     images: tuple[int, ...] | None
     whole: bool = True
     certain: bool = True
+    area: tuple[int, int, int, int] | None = None
+
+    @property
+    def is_placed(self) -> bool:
+        """True if it is known which images the rows show, and where in them."""
+        return self.images is not None and self.certain and (self.whole or self.area is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +91,7 @@ class Call:
         step: of the guider's predictions of the run, from 1; what a sampler asks for at one noise level.
         sigma, timestep: noise level, both ways, [] each, on the device of the model. To read them waits for it.
         chunks: the rows that are known to belong to a conditioning; others must be left as they are.
+        size: (height, width) of the latents that go in.
     """
 
     run: Run
@@ -92,11 +100,20 @@ class Call:
     sigma: Tensor
     timestep: Tensor
     chunks: tuple[Chunk, ...]
+    size: tuple[int, int] = (0, 0)
 
 
 def patches_of(x: Tensor) -> Tensor:
     """Return the patch embeddings of feature maps, [B, C, H, W] -> [B, H * W, C]; a view."""
     return x.flatten(2).transpose(1, 2)
+
+
+def grid_of(patches: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the grid of so many patches in a UNet that halves latents of a size, rounding up; None if none fits."""
+    height, width = size
+    while height * width > patches and height * width > 1:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return (height, width) if height * width == patches else None
 
 
 def is_active(sigma: Tensor, limits: tuple[float, float] | None) -> Tensor | None:

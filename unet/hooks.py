@@ -23,6 +23,16 @@ BYPASSED = (
     "runs the blocks itself (as DeepCache does): remove it, or give the sampler a model without it"
 )
 
+REPLACED = (
+    "Another node (as IP-Adapter does) computes all cross-attention of this model, so the fill had no effect. Give the "
+    "sampler a model without it, or disconnect the fill"
+)
+CROSS_ATTENTION = ".attn2"  # how ComfyUI's SpatialTransformer calls it
+
+
+# A cross-attention: from queries [rows, N, C] and a text embedding [rows, T, D] to what it adds, [rows, N, C].
+Attention = Callable[[Tensor, Tensor], Tensor]
+
 
 CALLBACK = 3  # place of the sampler's callback among what outer_sample takes after noise and latent_image
 
@@ -57,6 +67,22 @@ class Observer:
             steps: how many there are.
             latents: denoised as far as the model can tell, [B, C, h, w].
         """
+
+    @property
+    def wants_attention(self) -> bool:
+        """Whether cross-attention is shown too."""
+        return False
+
+    def on_attention(self, module: Attention, query: Tensor, output: Tensor, call: Call) -> Tensor:
+        """Return what a cross-attention shall give.
+
+        Args:
+            module: computes it again for other rows or text.
+            query: what asks, [rows, N, C].
+            output: what it gave, the same shape. It must not be changed in place.
+            call: the call of the UNet.
+        """
+        return output
 
     def end_call(self, call: Call) -> None:
         """A call of the UNet is over, however it ended."""
@@ -93,7 +119,8 @@ class _Session:
         self.observer = observer
         self.reader = CallReader()
         self.run: Run | None = None
-        self.seen = False
+        self.seen = self.followed = False
+        self.attentions: list[torch.nn.Module] | None = None
         self._uncompiled = torch.compiler.disable(self._hooked)
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> "_Session":
@@ -112,7 +139,7 @@ class _Session:
             0.0 if sigmas is None or not len(sigmas) else float(sigmas[0]),
         )
         self.reader.begin(run, guider, sampling)
-        self.run, self.seen = run, False
+        self.run, self.seen, self.followed, self.attentions = run, False, False, None
         samples = None
         args, kwargs = self._told_of_steps(args, kwargs)
         try:
@@ -120,9 +147,11 @@ class _Session:
             samples = executor(noise, latent_image, *args, **kwargs)
             if self.reader.steps and not self.seen:
                 run.note(BYPASSED)
+            elif self.reader.steps and self.observer.wants_attention and not self.followed:
+                run.note(REPLACED)
             return samples
         finally:
-            self.run = None
+            self.run = self.attentions = None
             self.reader.end()
             self.observer.end(run, samples if isinstance(samples, Tensor) else None)
 
@@ -173,11 +202,36 @@ class _Session:
             for path in self.observer.hookpoints:
                 module = executor.class_obj.get_submodule(path)
                 handles.append(module.register_forward_hook(self._block_hook(path, call)))
+            if self.observer.wants_attention:
+                hook = self._attention_hook(call)
+                handles += [each.register_forward_hook(hook, with_kwargs=True) for each in self._attentions(executor)]
             return executor(x, timesteps, *args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
             self.observer.end_call(call)
+
+    def _attentions(self, executor: Any) -> list[torch.nn.Module]:
+        """Return the cross-attentions of a UNet; to look for them takes longer than many a step."""
+        if self.attentions is None:
+            named = executor.class_obj.named_modules()
+            self.attentions = [module for path, module in named if path.endswith(CROSS_ATTENTION)]
+        return self.attentions
+
+    def _attention_hook(self, call: Call) -> Callable[..., Tensor]:
+        def hook(module: torch.nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Tensor) -> Tensor:
+            self.followed = True
+            more = {"transformer_options": options["transformer_options"]} if "transformer_options" in options else {}
+
+            def again(query: Tensor, context: Tensor) -> Tensor:
+                # The module's own call would run this hook once more.
+                found: Tensor = module.forward(query, context=context, **more)
+                return found
+
+            with lasting_memory():
+                return self.observer.on_attention(again, inputs[0], output, call)
+
+        return hook
 
     def _block_hook(self, path: str, call: Call) -> Callable[..., Tensor]:
         def hook(_module: torch.nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What differs between versions of ComfyUI while it samples."""
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 
 def lasting_memory() -> AbstractContextManager[None]:
@@ -15,3 +16,14 @@ def lasting_memory() -> AbstractContextManager[None]:
         return nullcontext()
     pause = getattr(prefetch, "pause_malloc_graph", None)
     return nullcontext() if pause is None else pause()
+
+
+def images_of_window(window: Any) -> tuple[int, ...] | None:
+    """Return which images of a batch a context window holds, in order; None if it divides something else.
+
+    From 0.20 on the image before a window may come first in it, to be looked at and then dropped.
+    """
+    if getattr(window, "dim", 0) != 0:
+        return None
+    before = getattr(window, "causal_anchor_index", None)
+    return (*(() if before is None or before < 0 else (before,)), *window.index_list)

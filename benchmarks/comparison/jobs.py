@@ -10,7 +10,7 @@ from ..framework import storage
 from ..framework.facts import commit
 from ..framework.outcomes import Outcome, Row, outcome_of
 from ..framework.prompts import SPLITS, Plan, Prompt, round_of
-from ..framework.runs import PLAIN
+from ..framework.ways import PLAIN
 from . import saes
 from .folder import WORK
 from .methods import Bench, saes_of

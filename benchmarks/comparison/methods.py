@@ -15,25 +15,22 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import comfy.sample
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ...demo_model.vocabulary import caption
 from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, encode, sample, starting_noise
-from ...reports.preview import image_mask
 from ...unet.hooks import attach_observer
 from ..artifacts import both
 from ..framework.prompts import Prompt
-from ..framework.runs import PROMPTING, worded
 from ..framework.settings import Setting
+from ..framework.ways import INPAINT, PROMPTING, inpainted, worded
 from ..framework.world import World
 from . import saes, segmenter
 from .given_mask import GivenMask
 
-PERPNEG, INPAINT, SEGMENTED = "perpneg", "inpaint", "segmented"
-OFTEN = 0.5  # share of the steps that a patch must be found in to be sampled anew
+PERPNEG, SEGMENTED = "perpneg", "segmented"
 
 
 class Bench(World):
@@ -89,30 +86,7 @@ def perpneg(bench: Bench, target: str, prompts: Sequence[Prompt], scale: str) ->
 
 def inpaint(bench: Bench, target: str, prompts: Sequence[Prompt], detector: str) -> Tensor:
     """Sample anew what was detected, from a prompt without the target."""
-    from nodes import SetLatentNoiseMask
-
-    model, record = bench.edited(Setting.parse(detector), target)
-    seeds = [prompt.seed for prompt in prompts]
-    latents = sample(model, bench.clip, [prompt.text for prompt in prompts], seeds)
-    assert record.latest is not None
-    mask = (image_mask(record.latest, (128, 128), any_step=False) >= OFTEN).float()
-    (masked,) = SetLatentNoiseMask().set_mask({"samples": latents}, mask)
-    with torch.inference_mode():
-        redrawn = comfy.sample.sample(
-            bench.model,
-            starting_noise([seed + 1_000_000_000 for seed in seeds]),  # the same noise would draw the same again
-            STEPS,
-            CFG,
-            SAMPLER,
-            SCHEDULER,
-            encode(bench.clip, [prompt.without(target) for prompt in prompts]),
-            encode(bench.clip, [""] * len(prompts)),
-            masked["samples"],
-            noise_mask=masked["noise_mask"],
-            disable_pbar=True,
-            seed=seeds[0],
-        )
-    return bench.vae.decode(redrawn)
+    return bench.vae.decode(inpainted(bench, target, prompts, Setting.parse(detector)))
 
 
 def segmented(bench: Bench, target: str, prompts: Sequence[Prompt], _: str) -> Tensor:

@@ -7,12 +7,12 @@ import numpy as np
 from ...demo_model.vocabulary import OBJECTS
 from ..framework.outcomes import Row
 from ..framework.prompts import Plan
-from ..framework.runs import NEGATIVE, OMIT, PLAIN
-from ..framework.settings import DEFAULTS
+from ..framework.settings import ONE_PASS
+from ..framework.ways import NEGATIVE, OMIT, PLAIN
 from .jobs import Job, row_of
 from .methods import INPAINT, PERPNEG, SEGMENTED
 
-RANDOM = DEFAULTS.replace("similar", "random")
+RANDOM = ONE_PASS.replace("similar", "random")
 AVERAGED = ("UA", "IRA", "CRA")
 TUNING_PLAN = Plan(singles=4, others=2, pairs=0)
 ROUND = Plan(singles=4, others=3, pairs=2)
@@ -40,10 +40,10 @@ STEERING = {
     "guided": [f"guided G-SAE positive {strength}" for strength in (-0.1, -0.2, -0.4, -0.8, -1.6, -3.2)],
 }
 REPLACEMENT = {
-    "outputs, several latents": f"outputs {DEFAULTS}",
-    "outputs, one latent": f"outputs.one {DEFAULTS}",
-    "differences": f"differences {DEFAULTS}",
-    "guided": f"guided {DEFAULTS}",
+    "outputs, several latents": f"outputs {ONE_PASS}",
+    "outputs, one latent": f"outputs.one {ONE_PASS}",
+    "differences": f"differences {ONE_PASS}",
+    "guided": f"guided {ONE_PASS}",
 }
 OTHERS = {
     "no edit": PLAIN,
@@ -55,7 +55,7 @@ OTHERS = {
     "outputs, several latents: replacement as published": "outputs random positive 1.0",
     "outputs, several latents: replacement with random source patches": f"outputs {RANDOM}",
     # 0.09 of 64 patches are 6: what nearly every image of a target has in one of its first steps, on tuning seeds.
-    "outputs, several latents: replacement with a least area": f"outputs {DEFAULTS} min_area=0.09",
+    "outputs, several latents: replacement with a least area": f"outputs {ONE_PASS} min_area=0.09",
 }
 
 

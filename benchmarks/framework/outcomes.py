@@ -6,12 +6,15 @@ prompts for the target and another object that showed both unedited, those with 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from ...demo_model.vocabulary import OBJECTS, STYLES
+from .changes import CHANGES
 from .prompts import Prompt
 
+SWAPPED = "new there"
 COLUMNS = ("UA", "nothing", "IRA", "CRA", "pair")
 
 
@@ -27,6 +30,8 @@ class Outcome:
         both: pair prompts: both objects found.
         pair: pair prompts: target not found, other found.
         artifacts: single-object prompts: whether each measure of artifacts finds some, if asked for.
+        changes: by the name of each column of changes.py, an entry an image that it is about; if asked for.
+        swapped: target prompts: the object that a fill asks for is found; none without such a fill.
         seconds: CPU time of making the images.
         images: how many were made.
         commit: of the program that made them; "" if it is not known.
@@ -39,6 +44,8 @@ class Outcome:
     both: list[bool] = field(default_factory=list)
     pair: list[bool] = field(default_factory=list)
     artifacts: dict[str, list[bool]] = field(default_factory=dict)
+    changes: dict[str, list[float]] = field(default_factory=dict)
+    swapped: list[bool] = field(default_factory=list)
     seconds: float = 0.0
     images: int = 0
     commit: str = ""
@@ -92,22 +99,26 @@ class Row:
     outcomes: Outcomes
     unedited: Outcomes
 
-    def values(self, column: str, targets: Sequence[str] | None = None) -> list[bool]:
+    def values(self, column: str, targets: Sequence[str] | None = None) -> list[Any]:
         """Return one column's entries, pooled; every target has as many, so their mean is the mean over targets.
 
         Args:
-            column: one of COLUMNS, or a measure of artifacts.
+            column: one of COLUMNS, of changes.CHANGES, or a measure of artifacts.
             targets: of these; one may be named more than once. All of them if left out.
         """
-        chosen: dict[str, list[bool]] = {}
+        chosen: dict[str, list[Any]] = {}
         for (target, turn), outcome in self.outcomes.items():
             before = self.unedited[target, turn]
             chosen.setdefault(target, []).extend(entries(column, outcome, before))
         return [value for target in (chosen if targets is None else targets) for value in chosen.get(target, [])]
 
 
-def entries(column: str, outcome: Outcome, before: Outcome) -> list[bool]:
+def entries(column: str, outcome: Outcome, before: Outcome) -> list[Any]:
     """Return one column's entries of one outcome."""
+    if column in CHANGES:
+        return list(outcome.changes.get(column, []))
+    if column == SWAPPED:
+        return outcome.swapped
     if column == "pair":
         return [ok for ok, both in zip(outcome.pair, before.both, strict=True) if both]
     lists = {"UA": outcome.gone, "nothing": outcome.nothing, "IRA": outcome.others, "CRA": outcome.style}

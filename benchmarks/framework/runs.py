@@ -1,23 +1,24 @@
 """Generates and judges the images of every target; what is on disk is not made again."""
 
 import argparse
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from ...demo_model.vocabulary import OBJECTS, caption
+from ...demo_model.vocabulary import OBJECTS
 from . import storage
+from .changes import Areas, Sampled, changes
 from .facts import commit
 from .outcomes import Outcome, Row, outcome_of
 from .prompts import SPLITS, Plan, Prompt, prompts_of
-from .settings import Setting
+from .settings import new_object
+from .ways import PLAIN, Way, setting_in, way_of
 from .world import World
-
-# What artists do without an SAE: nothing, leave the target out of the prompt, name it in the negative prompt.
-PROMPTING = PLAIN, OMIT, NEGATIVE = "plain", "omit", "negative"
 
 
 class ArtifactJudge(Protocol):
@@ -42,41 +43,90 @@ class Scope:
     targets: Sequence[str] = OBJECTS
 
 
-def worded(way: str, target: str, prompts: Sequence[Prompt]) -> tuple[list[str], str]:
-    """Return the texts of prompts and the negative prompt, as one of PROMPTING, or any other setting, has them."""
-    texts = [prompt.without(target) if way == OMIT else prompt.text for prompt in prompts]
-    return texts, caption((target,), None) if way == NEGATIVE else ""
+def prompts_in(target: str, scope: Scope) -> list[Prompt]:
+    """Return what is asked for of one target."""
+    return prompts_of(target, scope.plan, SPLITS[scope.split])
+
+
+def sampled(world: World, way: Way, target: str, scope: Scope) -> Sampled:
+    """Sample all prompts of one target in some way; those that name the target first, and timed apart."""
+    prompts = prompts_in(target, scope)
+    there = [i for i, prompt in enumerate(prompts) if target in prompt.objects]
+    kinds = there, [i for i in range(len(prompts)) if i not in there]
+    parts: list[tuple[list[int], Tensor, tuple[bool, ...]]] = []
+    seconds = []
+    for kind in kinds:
+        began = time.process_time()
+        for start in range(0, len(kind), scope.batch):
+            places = kind[start : start + scope.batch]
+            parts.append((places, *way([prompts[i] for i in places])))
+        seconds.append(time.process_time() - began)
+    order = torch.tensor([i for places, _, _ in parts for i in places]).argsort()
+    latents = torch.cat([latents for _, latents, _ in parts])[order]
+    images = torch.cat([world.vae.decode(latents) for _, latents, _ in parts])[order]
+    said = [remains for _, _, remaining in parts for remains in remaining]
+    remaining = tuple(said[i] for i in order.tolist()) if len(said) == len(prompts) else ()
+    found = world.judge.classify(images)[0] > world.judge.threshold
+    return Sampled(latents, images, found, remaining, (seconds[0], seconds[1]))
+
+
+def unedited_run(world: World, target: str, scope: Scope) -> Sampled:
+    """Return the unedited images of one target, sampling them the first time."""
+    stamp = storage.stamp(asdict(scope.plan), world.condition.stamp(), scope.batch)
+    path = storage.folder("erasure") / scope.split / f"unedited.{stamp}" / f"{target}.pt"
+    if not path.exists():
+        found = sampled(world, way_of(world, PLAIN, target), target, scope)
+        with storage.whole(path) as partial:
+            torch.save({"latents": found.latents, "seconds": found.seconds}, partial)
+        return found
+    kept = torch.load(path)
+    images = torch.cat([world.vae.decode(part) for part in kept["latents"].split(scope.batch)])
+    objects = world.judge.classify(images)[0] > world.judge.threshold
+    return Sampled(kept["latents"], images, objects, (), tuple(kept["seconds"]))
 
 
 def judged_run(
-    world: World, model: Any, target: str, scope: Scope, way: str = PLAIN, artifacts: ArtifactJudge | None = None
+    world: World,
+    way: Way,
+    target: str,
+    scope: Scope,
+    artifacts: ArtifactJudge | None = None,
+    areas: Areas | None = None,
 ) -> Outcome:
-    """Generate all images of one target with a model, edited or not, and judge them.
+    """Generate all images of one target in some way, and judge them.
 
     Args:
         world: whose VAE, text encoder and judges are used.
-        model: edited or not.
+        way: how the images are made.
         target: the object to erase.
         scope: what is generated.
-        way: how prompts are worded, see ``worded``.
         artifacts: looks for artifacts too; None for no such judge.
+        areas: finds objects, to see what else changed; None if nobody asks.
     """
-    prompts = prompts_of(target, scope.plan, SPLITS[scope.split])
-    texts, negative = worded(way, target, prompts)
-    images = world.images(model, texts, [prompt.seed for prompt in prompts], scope.batch, negative)
-    objects, styles = world.judge.classify(images)
-    outcome = outcome_of(target, prompts, objects > world.judge.threshold, styles.argmax(1))
-    outcome.commit = commit()
+    prompts, made = prompts_in(target, scope), sampled(world, way, target, scope)
+    outcome = outcome_of(target, prompts, made.found, world.judge.classify(made.images)[1].argmax(1))
+    outcome.commit, outcome.seconds = commit(), sum(made.seconds)
+    alone = len(prompts) - scope.plan.pairs
+    # The object that a swap asks for is one more that may be found.
+    new = OBJECTS.index(new_object(target))
+    outcome.swapped = [bool(made.found[i, new]) for i, p in enumerate(prompts) if p.objects == (target,)]
     if artifacts is not None:
-        alone = prompts[: scope.plan.singles + scope.plan.others]
-        outcome.artifacts = artifacts.found(images[: len(alone)], [prompt.style for prompt in alone])
+        outcome.artifacts = artifacts.found(made.images[:alone], [prompt.style for prompt in prompts[:alone]])
+    if areas is not None:
+        outcome.changes = changes(target, prompts, unedited_run(world, target, scope), made, areas, OBJECTS)
     return outcome
 
 
-def run_target(world: World, text: str, target: str, scope: Scope, artifacts: ArtifactJudge | None = None) -> Outcome:
+def run_target(
+    world: World,
+    text: str,
+    target: str,
+    scope: Scope,
+    artifacts: ArtifactJudge | None = None,
+    areas: Areas | None = None,
+) -> Outcome:
     """Generate and judge all images of one target under one setting."""
-    model = world.model if text in PROMPTING else world.edited(Setting.parse(text), target)[0]
-    return judged_run(world, model, target, scope, text, artifacts)
+    return judged_run(world, way_of(world, text, target), target, scope, artifacts, areas)
 
 
 def row_of(
@@ -106,6 +156,7 @@ def results_of(
     scope: Scope,
     unedited: Row | None = None,
     artifacts: Callable[[], ArtifactJudge] | None = None,
+    areas: Callable[[], Areas] | None = None,
 ) -> Row:
     """Return a setting's row.
 
@@ -115,14 +166,19 @@ def results_of(
         scope: what is generated.
         unedited: what the row is compared with; itself if left out.
         artifacts: makes a judge of artifacts, once there is something to judge; None for no such judge.
+        areas: makes what finds objects, likewise; None if what else changed is not asked for.
     """
-    sites = () if text in PROMPTING else Setting.parse(text).hookpoints
+    setting = setting_in(text)
+    sites = () if setting is None else setting.hookpoints
     weights = [storage.digest(world.path_of(site)) for site in sites]
-    stamp = storage.stamp(asdict(scope.plan), weights, world.condition.stamp(), artifacts is not None)
+    stamp = storage.stamp(
+        asdict(scope.plan), weights, world.condition.stamp(), artifacts is not None, areas is not None
+    )
     folder = storage.folder("erasure") / scope.split / f"{storage.file_name(text)}.{stamp}"
 
     def make(target: str) -> Outcome:
-        return run_target(world, text, target, scope, None if artifacts is None else artifacts())
+        judges = (None if each is None else each() for each in (artifacts, areas))
+        return run_target(world, text, target, scope, *judges)
 
     return row_of(scope.targets, lambda target: folder / f"{target}.json", make, unedited)
 

@@ -4,23 +4,30 @@
 range of its own (``@0-0.3``), replacement, which prompts are edited, sensitivity, and optionally ``start-end`` percent.
 ``share=`` is the share of source patches, 1 if left out; ``at=`` the blocks to edit, with commas, or ``middle`` for the
 middle and the SAE's, only the SAE's if left out. ``grow=``, ``close=``, ``min_patches=``, ``persistence=`` and
-``min_area=`` are those of the Mask Refiner. Steering is ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
+``min_area=`` are those of the Mask Refiner. ``rest=keep`` keeps the rest of the image, with ``attempts=``; ``fill=`` is
+then ``omit`` (the prompt without the target), ``empty`` (an empty scene in its style) or ``swap`` (another object, see
+``new_object``). Steering is ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
 which prompts, strength, and optionally ``start-end``, ``latents=`` (the best so many features) and ``error=``.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from ...demo_model.vocabulary import OBJECTS, caption
 from ...erasure.detection import DetectionTree, blocks_read
+from ...erasure.keep import Rest
 from ...erasure.refinement import Refinement
 from ...erasure.replacement import Replacement
 from ...sae_models.concepts import Concept, ConceptBand
 from ...steering.steering import METHODS, Steering
+from .prompts import Prompt
 
 SITE = "output_blocks.1.1"  # the block that the shipped SAE of choice reads
 MIDDLE = "middle_block.1"
 MIDDLE_TOO = "middle"
-DEFAULTS = f"similar positive 1.0 share=0.25 at={MIDDLE_TOO}"  # the nodes' own, after the hookpoint
+ONE_PASS = f"similar positive 1.0 share=0.25 at={MIDDLE_TOO}"  # the nodes' own but for ``rest``, after the hookpoint
+KEPT = f"{ONE_PASS} rest=keep"
+FILLS = LEFT_OUT, EMPTY, SWAP = ("omit", "empty", "swap")
 
 
 def span_of(text: str) -> tuple[float, float]:
@@ -39,6 +46,8 @@ class Setting:
         at: the blocks to edit; see ``blocks``.
         sensitivity, start, end: see Detector.
         refinement: of the mask.
+        attempts: of two passes that keep the rest; 0 where the rest may change.
+        fill: one of FILLS; "" for none.
         steering: what is done instead of replacing patches; None for replacement.
         latents: how many of the concept's features are steered; None for all.
     """
@@ -50,6 +59,8 @@ class Setting:
     start: float = 0.0
     end: float = 1.0
     refinement: Refinement = field(default_factory=Refinement)
+    attempts: int = 0
+    fill: str = ""
     steering: Steering | None = None
     latents: int | None = None
 
@@ -74,11 +85,28 @@ class Setting:
             steering = Steering(mode, float(strength), extras.get("error", "exact"), apply_to)
             latents = int(extras["latents"]) if "latents" in extras else None
             return cls((parts[0],), start=start, end=end, steering=steering, latents=latents)
+        kept = extras.pop("rest", "change") == "keep"
+        attempts, fill = int(extras.pop("attempts", Rest().attempts)), extras.pop("fill", "")
         at = tuple(name for name in extras.pop("at", "").split(",") if name)
         replacement = Replacement(mode, apply_to, source_share=float(extras.pop("share", 1)))
         min_area = float(extras.pop("min_area", 0))
         refinement = Refinement(**{key: int(value) for key, value in extras.items()}, min_area=min_area)
-        return cls(tuple(parts[0].split("+")), replacement, at, float(strength), start, end, refinement)
+        if fill and (fill not in FILLS or not kept):
+            raise ValueError(f"fill={fill} in {text!r}: known with rest=keep are {', '.join(FILLS)}")
+        sites = tuple(parts[0].split("+"))
+        return cls(sites, replacement, at, float(strength), start, end, refinement, attempts if kept else 0, fill)
+
+
+def new_object(target: str) -> str:
+    """Return what a target is swapped for."""
+    return OBJECTS[(OBJECTS.index(target) + 7) % len(OBJECTS)]
+
+
+def fill_text(fill: str, target: str, prompt: Prompt) -> str:
+    """Return the text of a fill for one prompt."""
+    if fill == LEFT_OUT:
+        return prompt.without(target)
+    return caption([new_object(target)] if fill == SWAP else [], prompt.style)
 
 
 def best_features(concept: Concept, count: int | None) -> Concept:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ...dev.demo_model.shares import wilson
 from . import storage
+from .changes import MEANS
 from .facts import facts
 from .outcomes import COLUMNS, Row
 
@@ -28,6 +29,21 @@ def counted(hits: Sequence[bool], digits: int = 1) -> str:
     return f"{percent(hits, digits)} (n {len(hits)})"
 
 
+def spread(values: Sequence[float]) -> float:
+    """Return half the width of the 95 % interval of a mean."""
+    return 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+
+
+def mean(values: Sequence[float], digits: int = 3) -> str:
+    """Return a mean, half the width of its interval, and the number of values."""
+    return f"{np.mean(values):.{digits}f} ± {spread(values):.{digits}f} (n {len(values)})" if values else "-"
+
+
+def cell(column: str, values: Sequence[Any]) -> str:
+    """Return what a table shows of a column."""
+    return mean(values) if column in MEANS else counted([bool(value) for value in values])
+
+
 def line(*cells: str) -> str:
     """Return a row of a table."""
     return f"| {' | '.join(cells)} |"
@@ -42,13 +58,17 @@ def print_table(rows: Mapping[str, Row], columns: Sequence[str] = COLUMNS) -> No
     """Print one row a setting."""
     print(heading("setting", *columns))
     for name, row in rows.items():
-        print(line(name, *(counted(row.values(column)) for column in columns)), flush=True)
+        print(line(name, *(cell(column, row.values(column)) for column in columns)), flush=True)
 
 
-def entry(hits: Sequence[bool]) -> dict[str, Any] | None:
-    """Return a share, the ends of its 95 % Wilson interval, and the number of images; None for none."""
+def entry(column: str, hits: Sequence[Any]) -> dict[str, Any] | None:
+    """Return a share in percent or a mean, the ends of its 95 % interval, and the number of images; None for none."""
     if not hits:
         return None
+    if column in MEANS:
+        value, half = float(np.mean(hits)), spread(hits)
+        return {"value": value, "interval": [value - half, value + half], "samples": len(hits), "unit": "mean"}
+    hits = [bool(hit) for hit in hits]
     low, high = wilson(hits)
     return {"value": 100 * float(np.mean(hits)), "interval": [100 * low, 100 * high], "samples": len(hits)}
 
@@ -66,7 +86,7 @@ def write_table(path: Path, rows: Mapping[str, Row], columns: Sequence[str] = CO
             "setting": name,
             # What was on disk may be older than the program that prints it.
             "commits": sorted({outcome.commit for outcome in row.outcomes.values()}),
-            "columns": {column: entry(row.values(column)) for column in columns},
+            "columns": {column: entry(column, row.values(column)) for column in columns},
         }
         for name, row in rows.items()
     ]

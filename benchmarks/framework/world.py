@@ -14,11 +14,12 @@ from torch import Tensor
 from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS
 from ...dev.demo_model import classifiers
-from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, generate
+from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, generate, sample
 from ...dev.demo_model.train_sae import file_of
 from ...erasure.attach import attach
 from ...erasure.detection import DetectionTree, Detector, Join, Refine
 from ...erasure.history import ErasureRecord
+from ...erasure.keep import Rest
 from ...sae_models.loaded import LoadedSAE
 from ...steering.attach import steer
 from ...steering.steerer import SteeredConcept
@@ -97,11 +98,18 @@ class World:
             self._saes[site] = load_sae(str(path), path.name)
         return self._saes[site]
 
-    def edited(self, setting: Setting, target: str) -> tuple[Any, ErasureRecord]:
-        """Return the model with one target erased, and the record."""
+    def edited(self, setting: Setting, target: str, fill: Tensor | None = None) -> tuple[Any, ErasureRecord]:
+        """Return the model with one target erased, and the record.
+
+        Args:
+            setting: how.
+            target: what.
+            fill: text embedding of what comes instead where the rest is kept, [1 or B, T, C]; None for patches.
+        """
         if setting.steering is None:
             tree = self.tree(setting, target)
-            return attach(self.model, tree, setting.replacement, setting.blocks(tree))
+            rest = Rest(setting.attempts, fill) if setting.attempts else None
+            return attach(self.model, tree, setting.replacement, setting.blocks(tree), rest)
         return steer(self.model, self.steered(setting, target), setting.steering)
 
     def steered(self, setting: Setting, target: str) -> SteeredConcept:
@@ -125,6 +133,11 @@ class World:
         """Generate an image for each text."""
         how = {name: getattr(self.condition, name) for name in ("steps", "cfg", "sampler", "scheduler")}
         return generate(model, self.clip, self.vae, texts, seeds, batch=batch, negative=negative, **how)
+
+    def latents(self, model: Any, texts: Sequence[str], seeds: Sequence[int], negative: str = "") -> Tensor:
+        """Sample latents of texts at once, [N, C, h, w]."""
+        how = {name: getattr(self.condition, name) for name in ("steps", "cfg", "sampler", "scheduler")}
+        return sample(model, self.clip, texts, seeds, negative=negative, **how)
 
     def shows(self, images: Tensor, target: str) -> list[bool]:
         """Tell which images show an object."""

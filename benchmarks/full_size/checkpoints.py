@@ -19,6 +19,7 @@ import comfy.sdxl_clip
 import comfy.supported_models
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from dynamic import weights_at_once
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -95,6 +96,7 @@ def default_folder() -> Path:
     return Path(os.environ.get("FULL_SIZE_FOLDER") or Path(__file__).parents[2] / ".host" / "full_size")
 
 
+@weights_at_once()
 def shapes(kind: str) -> dict[str, tuple[int, ...]]:
     """Return keys and shapes of a checkpoint, ``sd15`` or ``sdxl``, as it is published."""
     family = FAMILIES[kind](dict(UNETS[kind]))

@@ -11,6 +11,7 @@ import comfy.ops
 import comfy.sample
 import torch
 from comfy.model_patcher import ModelPatcher
+from dynamic import weights_at_once
 from torch import Tensor
 
 from ...sae_models.concepts import Concept, ConceptBand, ConceptDictionary
@@ -23,6 +24,7 @@ POOL = 2**22
 STRENGTH = 4.0
 
 
+@weights_at_once()
 def random_model(
     kind: str,
     dtype: torch.dtype,
@@ -74,6 +76,7 @@ def denoise(model: ModelPatcher, noise: Tensor, positive: Any, negative: Any, st
         )  # fmt: skip
 
 
+@weights_at_once()
 def random_sae(config: SAEConfig, with_decoder: bool = False) -> SparseAutoencoder:
     """Return an SAE of random weights, float32; the same with a decoder and without."""
     made = torch.Generator().manual_seed(config.d_in)

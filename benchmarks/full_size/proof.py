@@ -133,7 +133,7 @@ def put_on(model: Any, sae: Any, latents: Sequence[int], sensitivity: float, mod
     """Attach through the Concept Detector and the Patch Replacer: (model, record)."""
     text = ", ".join(map(str, latents))
     detection = nodes.ConceptDetector.execute(sae, "none", sensitivity, 0.0, 1.0, text, "union").args[0]
-    return nodes.PatchReplacer.execute(model, detection, mode, SAE_BLOCK, 1.0, "positive", 0, "").args
+    return nodes.PatchReplacer.execute(model, detection, mode, SAE_BLOCK, 1.0, "positive", 0, "", "may change").args
 
 
 def prove(

@@ -7,7 +7,6 @@ ComfyUI takes on a processor else holds whole rows of attention scores, as many 
 """
 
 import argparse
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -63,6 +62,8 @@ def main() -> None:
         arguments.steps,
         say=lambda line: print(line, flush=True),
     )
+    import resource  # which Windows has not
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
         f"proved: {arguments.model} at {arguments.size} px, {arguments.steps} step(s), kept as "

@@ -30,6 +30,11 @@ def watch():
     sys.stdin.read()
     os._exit(0)
 threading.Thread(target=watch, daemon=True).start()
+tools = sys.argv.pop(1)
+if "--enable-dynamic-vram" in sys.argv:
+    sys.path[0] = tools
+    from dynamic import allow_without_gpu
+    allow_without_gpu()
 sys.path[0] = os.getcwd()
 runpy.run_path("main.py", run_name="__main__")
 """
@@ -168,7 +173,15 @@ class LiveServer(Server):
             (self.folder / name).mkdir()
         if self._with_pack:
             install(self.folder / "custom_nodes")
-        command = [sys.executable, "-c", TIED, "--cpu", "--base-directory", str(self.folder)]
+        command = [
+            sys.executable,
+            "-c",
+            TIED,
+            str(Path(__file__).parent),
+            "--cpu",
+            "--base-directory",
+            str(self.folder),
+        ]
         command += ["--port", str(self._port), "--disable-auto-launch", "--disable-api-nodes"]
         # The default database lies in ComfyUI's own tree, where two servers would meet.
         command += ["--database-url", "sqlite:///:memory:", *options(), *self._arguments]

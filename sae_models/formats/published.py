@@ -172,14 +172,13 @@ class PublishedSAE:
             SAEFileError: a tensor cannot be read or holds NaN.
         """
         layout, read = self.layout, self._tensors.read
-        weight, bias = read(layout.encoder), read(layout.encoder_bias)
+        weight, bias = self._matrix(layout.encoder, layout.encoder_transposed), read(layout.encoder_bias)
         dtype = dtype or (weight.dtype if weight.dtype != torch.float64 else torch.float32)
-        weight = weight.T if layout.encoder_transposed else weight
         center = read(layout.decoder_bias) if layout.decoder_bias else bias.new_zeros(self.config.d_in)
         tensors = {"encoder.weight": weight, "encoder.bias": bias, "decoder_bias": center}
         if layout.by_decoder_norm:
             norms = self._decoder().norm(dim=1)
-            tensors |= {"encoder.weight": weight * norms[:, None], "encoder.bias": bias * norms}
+            tensors |= {"encoder.weight": weight.mul_(norms[:, None]), "encoder.bias": bias * norms}
         if layout.threshold:
             raw = read(layout.threshold)
             tensors["threshold"] = (raw.exp() if layout.threshold_is_log else raw).expand(self.config.num_latents)
@@ -209,17 +208,22 @@ class PublishedSAE:
             raise SAEFileError(f"{self.path.name}: {reason}")
         weight = self._decoder()
         if self.layout.by_decoder_norm:
-            weight = weight / weight.norm(dim=1, keepdim=True)
+            weight = weight.div_(weight.norm(dim=1, keepdim=True))
         weight = weight.to(sae.decoder_bias).contiguous()
         require_finite(weight, f"{self.path.name}: its decoder, as {weight.dtype},")
         sae.decoder_weight = torch.nn.Parameter(weight, requires_grad=False)
 
     def _decoder(self) -> Tensor:
-        weight = self._tensors.read(self.layout.decoder)
-        weight = weight.T if self.layout.decoder_transposed else weight
+        weight = self._matrix(self.layout.decoder, self.layout.decoder_transposed)
         if self.layout.decoder_log_scale:
             weight = weight / weight.norm(dim=1, keepdim=True) * self._tensors.read(self.layout.decoder_log_scale).exp()
         return weight
+
+    def _matrix(self, key: str, transposed: bool) -> Tensor:
+        """Read a matrix, mapped from the file unless it is stored otherwise or will be scaled in its place."""
+        if transposed or self.layout.by_decoder_norm:
+            return self._tensors.read_copy(key, transposed)
+        return self._tensors.read(key)
 
 
 def block_text(settings: Mapping[str, Any]) -> str:

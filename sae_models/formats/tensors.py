@@ -22,6 +22,7 @@ WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_
 # An SAE file holds a few tensors; a pickle that claims many objects is no SAE.
 MAX_PICKLE = 2**20
 MAX_DEPTH = 6
+PART_NUMBERS = 2**21  # of a matrix that is read in parts
 MAX_PARTS = 10_000
 # What torch.save may need to write tensors and plain settings.
 STORAGES = ("Float", "Half", "BFloat16", "Double", "Long", "Int", "Short", "Char", "Byte", "Bool")
@@ -59,7 +60,7 @@ class TensorFile:
         if is_safetensors(path):
             stored = self._open_safetensors()
         else:
-            self._flatten(self._open_torch())
+            self._tensors, self.metadata = self._flatten(self._open_torch())
             stored = {key: tuple(tensor.shape) for key, tensor in self._tensors.items()}
         self._stored = {_unwrapped(key): key for key in stored}
         if len(self._stored) != len(stored):
@@ -106,8 +107,10 @@ class TensorFile:
             content = archive.read(pickles[0])
         read_pickle(io.BytesIO(content), len(content), TENSOR_NAMES)
 
-    def _flatten(self, root: Any) -> None:
-        """Collect the tensors of nested dictionaries and lists."""
+    def _flatten(self, root: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Collect the tensors of nested dictionaries and lists, and what else is in them."""
+        tensors: dict[str, Tensor] = {}
+        metadata: dict[str, Any] = {}
         waiting = [("", root, MAX_DEPTH)]
         seen = 0
         while waiting:
@@ -117,14 +120,15 @@ class TensorFile:
                 raise SAEFileError(f"{self.path.name}: holds too many parts for an SAE")
             if isinstance(value, Tensor):
                 self._check_tensor(name, value)
-                self._tensors[name] = value
+                tensors[name] = value
             elif depth and isinstance(value, (Mapping, list, tuple)):
                 if len(waiting) + len(value) > MAX_PARTS:
                     raise SAEFileError(f"{self.path.name}: holds too many parts for an SAE")
                 parts = value.items() if isinstance(value, Mapping) else enumerate(value)
                 waiting += [(f"{name}.{key}" if name else str(key), part, depth - 1) for key, part in parts]
             else:
-                self.metadata[name] = value
+                metadata[name] = value
+        return tensors, metadata
 
     def _check_tensor(self, name: str, tensor: Tensor) -> None:
         """Refuse what only claims to be large: its numbers must lie in the file."""
@@ -138,8 +142,7 @@ class TensorFile:
         Raises:
             SAEFileError: it is missing, is not of floating point, or holds NaN or infinity.
         """
-        if key not in self.shapes:
-            raise SAEFileError(f"{self.path.name}: tensor {key} is missing")
+        self._require_there(key)
         stored = self._stored[key]
         if self._tensors:
             tensor = self._tensors[stored].detach()
@@ -149,6 +152,49 @@ class TensorFile:
                     tensor = file.get_tensor(stored)
             except (OSError, SafetensorError) as error:
                 raise SAEFileError(f"{self.path.name}: {error}") from error
+        return self._checked(key, tensor)
+
+    def read_copy(self, key: str, transposed: bool = False) -> Tensor:
+        """Read a matrix into memory of its own, as it is or transposed.
+
+        It is read in parts, each from the file opened anew: parts of a file that stays open stay in memory, so that a
+        copy of all of it would take twice its size for a while.
+
+        Raises:
+            SAEFileError: as ``read``.
+        """
+        self._require_there(key)
+        rows, columns = self.shapes[key]
+        step = max(1, PART_NUMBERS // max(1, columns))
+        copy: Tensor | None = None
+        for start in range(0, rows, step):
+            part = self._checked(key, self._rows(self._stored[key], slice(start, min(start + step, rows))))
+            if copy is None:
+                copy = torch.empty((columns, rows) if transposed else (rows, columns), dtype=part.dtype)
+            (copy.T if transposed else copy)[start : start + len(part)] = part
+            del part  # else the file would stay open until the next part is there
+        return torch.empty(self.shapes[key]) if copy is None else copy
+
+    def _rows(self, stored: str, rows: slice) -> Tensor:
+        """Return some rows of a matrix, from the file opened anew."""
+        if self._tensors:
+            tensors, _ = self._flatten(self._open_torch())
+            if stored not in tensors:
+                raise SAEFileError(f"{self.path.name}: changed on disk after it was opened")
+            return tensors[stored].detach()[rows]
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                part: Tensor = file.get_slice(stored)[rows]
+                return part
+        except (OSError, SafetensorError) as error:
+            raise SAEFileError(f"{self.path.name}: {error}") from error
+
+    def _require_there(self, key: str) -> None:
+        if key not in self.shapes:
+            raise SAEFileError(f"{self.path.name}: tensor {key} is missing")
+
+    def _checked(self, key: str, tensor: Tensor) -> Tensor:
+        """Return a tensor of floating point that holds numbers only, widened from eight bits."""
         if tensor.dtype not in FLOATS:
             raise SAEFileError(f"{self.path.name}: {key} is {tensor.dtype}; expected floating point")
         if tensor.dtype in EIGHT_BITS:

@@ -12,7 +12,9 @@ def run_of(images=1, size=(16, 16)):
     return Run(7, tuple(range(images)), size, lambda percent: 10.0 * (1 - percent), 10.0)
 
 
-def call_of(run, sigma=5.0, timestep=500.0, step=1, device="cpu", roles=("negative", "positive"), key="s"):
+def call_of(
+    run, sigma=5.0, timestep=500.0, step=1, device="cpu", roles=("negative", "positive"), key="s", size=(16, 16)
+):
     """A call that holds all images of a run once for each role."""
     from concept_erasure.unet.calls import Call, Chunk
 
@@ -21,7 +23,7 @@ def call_of(run, sigma=5.0, timestep=500.0, step=1, device="cpu", roles=("negati
         Chunk(slice(i * run.images, (i + 1) * run.images), role, (key, role), images) for i, role in enumerate(roles)
     ]
     level, time = (torch.tensor(float(value), device=device) for value in (sigma, timestep))
-    return Call(run, step, step, level, time, tuple(chunks))
+    return Call(run, step, step, level, time, tuple(chunks), size)
 
 
 def detector(hookpoint="a", start=0.0, end=1.0):

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from support.running import whole_layers
 
 CUSTOM = "comfy_extras.nodes_custom_sampler"
 PROMPT, SECOND, NEGATIVE = "A cat image in photo style", "A dog image in photo style", "A tree image in comic style"
@@ -106,9 +107,7 @@ class Workbench:
         save_file(lora, self.folder / "lora.safetensors")
         config = {key: value for key, value in UNET_CONFIG.items() if key not in ("out_channels", "image_size")}
         torch.manual_seed(4)
-        import comfy.ops
-
-        control = ControlNet(image_size=16, hint_channels=3, operations=comfy.ops.disable_weight_init, **config)
+        control = ControlNet(image_size=16, hint_channels=3, operations=whole_layers(), **config)
         weights = {key: 0.05 * torch.randn(value.shape, generator=made) for key, value in control.state_dict().items()}
         save_file(weights, self.folder / "control.safetensors")
 

@@ -32,8 +32,8 @@ def base() -> dict[str, Node]:
     }
 
 
-def replacer(mode: str = "similar") -> Node:
-    """A Patch Replacer at its defaults."""
+def replacer(mode: str = "similar", rest: str = "may change") -> Node:
+    """A Patch Replacer at its defaults, but in one pass unless asked."""
     return node(
         "ConceptErasurePatchReplacer",
         model=["1", 0],
@@ -44,6 +44,8 @@ def replacer(mode: str = "similar") -> Node:
         apply_to="positive",
         source_seed=0,
         blocks="",
+        rest=rest,
+        attempts=2,
     )
 
 

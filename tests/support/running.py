@@ -1,5 +1,7 @@
 """The pack's nodes and ComfyUI's sampler, run in this process with few words."""
 
+from typing import Any
+
 import torch
 
 PROMPTS = "A cat image in photo style\nA dog image in photo style\nAn image of a cat and a tree in neon style"
@@ -40,3 +42,13 @@ def sample(canvas, model, count=1, size=(16, 16)):
     return comfy.sample.sample(
         model, noise, 4, 4.5, "euler", "normal", positive, negative, latent, seed=5, disable_pbar=True
     )
+
+
+def whole_layers() -> Any:
+    """ComfyUI's layers, each with its weights: its own Linear has none before they are loaded, with dynamic memory."""
+    import comfy.ops
+
+    class Layers(comfy.ops.disable_weight_init):
+        Linear = torch.nn.Linear
+
+    return Layers

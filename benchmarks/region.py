@@ -1,0 +1,126 @@
+"""How good is the region that two passes edit? Against what the segmenter finds in the unedited image.
+
+``python dev/host benchmarks.region --split tuning "latest=600 belief=0.05" "latest=400"`` samples without edits, notes
+what the detectors answer, and prints one row a setting: the overlap (IoU) of the region with the true area of objects
+alone and in pairs, the share of places that were missed, the share of images without the concept that got a region, and
+milliseconds an image. Settings are those of ``erasure.region.RegionSettings``; the defaults are the first row. The
+overlap is measured before the region is grown. What was seen is kept in ``dev/work/region/``.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..erasure.eraser import Eraser, Task
+from ..erasure.evidence import Seen
+from ..erasure.history import ErasureRecord
+from ..erasure.region import DEFAULT, RegionSettings, find_regions
+from ..erasure.replacement import Replacement
+from ..unet.hooks import attach_observer
+from .comparison.methods import Bench
+from .framework import storage
+from .framework.prompts import SPLITS, Plan, prompts_of
+from .framework.runs import Scope, add_options, scope_of
+from .framework.settings import ONE_PASS, SITE, Setting
+from .framework.tables import heading, line
+
+SINGLE, OTHER, PAIR = KINDS = ("single", "other", "pair")
+
+
+def setting_of(text: str) -> RegionSettings:
+    """Read ``name=value`` pairs; what is left out stays at the default."""
+    given = dict(pair.split("=") for pair in text.split())
+    return replace(DEFAULT, **{name: type(getattr(DEFAULT, name))(float(value)) for name, value in given.items()})
+
+
+def look(bench: Bench, target: str, scope: Scope) -> dict[str, Any]:
+    """Sample a target's prompts without edits.
+
+    Returns:
+        ``seen``, ``latents`` and ``images`` of all prompts, what was asked for (``kinds``), and the target's area by
+        the segmenter on the latent's grid (``truth``, bool [N, H, W]).
+    """
+    prompts = prompts_of(target, scope.plan, SPLITS[scope.split])
+    setting = Setting.parse(f"{SITE} {ONE_PASS}")
+    tree = bench.tree(setting, target)
+    eraser = Eraser(tree, Replacement("none"), ErasureRecord())
+    eraser.task = Task()
+    model = attach_observer(bench.model, eraser, [bench.sae(SITE).patcher])
+    parts: list[dict[str, Any]] = []
+    for start in range(0, len(prompts), scope.batch):
+        some = prompts[start : start + scope.batch]
+        latents = bench.latents(model, [p.text for p in some], [p.seed for p in some])
+        seen = eraser.evidence.gather(len(some), (int(latents.shape[-2]), int(latents.shape[-1])))
+        assert seen is not None
+        parts.append({"seen": vars(seen), "latents": latents, "images": bench.vae.decode(latents)})
+    images, latents = (torch.cat([part[name] for part in parts]) for name in ("images", "latents"))
+    truth = bench.segmenter.masks(images, target)
+    truth = F.interpolate(truth[:, None].float(), tuple(latents.shape[-2:]), mode="nearest-exact")[:, 0] > 0.5
+    kinds = [PAIR if len(p.objects) == 2 else SINGLE if p.objects == (target,) else OTHER for p in prompts]
+    shown = bench.shows(images, target)
+    seen = {name: torch.cat([part["seen"][name] for part in parts], 1) for name in ("mask", "score", "known")}
+    seen["timesteps"] = parts[0]["seen"]["timesteps"]
+    return {"seen": seen, "latents": latents, "images": images, "truth": truth, "kinds": kinds, "shown": shown}
+
+
+def looked(bench: Bench, target: str, scope: Scope) -> dict[str, Any]:
+    """Return what ``look`` gives, from disk if it is there."""
+    stamp = storage.stamp(vars(scope.plan), storage.digest(bench.path_of(SITE)))
+    path: Path = storage.folder("region") / scope.split / f"{target}.{stamp}.pt"
+    if not path.exists():
+        found = look(bench, target, scope)
+        with storage.whole(path) as partial:
+            torch.save(found, partial)
+    loaded: dict[str, Any] = torch.load(path)
+    return loaded
+
+
+def overlaps(found: Tensor, truth: Tensor) -> Tensor:
+    """Return the intersection over union of masks [N, H, W], [N]."""
+    return (found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)
+
+
+def row(settings: RegionSettings, all_seen: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the cells of one setting."""
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    missed: list[bool] = []
+    spent = count = 0.0
+    for one in all_seen:
+        began = time.process_time()
+        regions = find_regions(Seen(**one["seen"]), one["latents"], replace(settings, grow=0))
+        spent, count = spent + time.process_time() - began, count + len(regions)
+        values = overlaps(regions, one["truth"])
+        for region, truth, kind, shown, value in zip(
+            regions, one["truth"], one["kinds"], one["shown"], values.tolist(), strict=True
+        ):
+            if kind == OTHER and not shown:
+                found[OTHER].append(float(region.any()))
+            elif kind != OTHER and shown and bool(truth.any()):
+                missed.append(not bool(region.any()))
+                if bool(region.any()):
+                    found[kind].append(value)
+    cells = [f"{np.mean(found[kind]):.3f} (n {len(found[kind])})" if found[kind] else "-" for kind in (SINGLE, PAIR)]
+    for hits in (missed, found[OTHER]):
+        cells.append(f"{100 * np.mean(hits):.1f} (n {len(hits)})" if hits else "-")
+    return [*cells, f"{1000 * spent / max(count, 1):.1f}"]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("settings", nargs="*")
+    add_options(parser, Plan(4, 4, 4))
+    arguments = parser.parse_args()
+    bench, scope = Bench(), scope_of(arguments)
+    all_seen = [looked(bench, target, scope) for target in scope.targets]
+    print(heading("setting", "IoU alone", "IoU in pairs", "missed %", "false %", "ms an image"))
+    for text in dict.fromkeys(["", *arguments.settings]):
+        print(line(text or "default", *row(setting_of(text), all_seen)), flush=True)

@@ -1,0 +1,131 @@
+"""Write the figures of ``docs/figures/`` into the pages that show them: ``python dev/figures``, or ``nox -s figures``.
+
+A page marks the place, and what stands between the marks is written by this program:
+
+    <!-- figures: erasure.json; columns: UA, nothing; rows: plain, keep -->
+    (a table)
+    <!-- /figures -->
+
+``columns`` and ``rows`` choose and order; all are shown without them. ``--check`` changes nothing, names the pages that
+differ, and ends with an error if there is one. Only the standard library is used, so that no ComfyUI is needed.
+
+A file of figures is JSON: ``command``, ``commit``, ``cpu`` and what else made it; ``rows``, each with a ``setting`` and
+``columns``, whose entries are numbers, words, or ``{"value", "interval", "samples"}``; and ``notes``, a sentence each.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = ROOT / "docs" / "figures"
+PAGES = ("*.md", "docs/*.md", "docs/decisions/*.md", "web/docs/*.md", "benchmarks/**/*.md", "dev/**/*.md")
+PLACE = re.compile(r"<!-- figures: (?P<asked>[^>]+?) -->\n.*?<!-- /figures -->", re.DOTALL)
+
+
+class FiguresError(ValueError):
+    """A page asks for figures that are not there; the message says which."""
+
+
+def pages() -> Iterator[Path]:
+    """Yield every page that may show figures."""
+    for pattern in PAGES:
+        yield from sorted(ROOT.glob(pattern))
+
+
+def cell(entry: Any) -> str:
+    """Return an entry as a table shows it: a share with half the width of its interval and the number of samples."""
+    if entry is None:
+        return "-"
+    if isinstance(entry, dict):
+        low, high = entry["interval"]
+        digits = entry.get("digits", 1)
+        text = f"{entry['value']:.{digits}f} ± {(high - low) / 2:.{digits}f}"
+        return f"{text} (n {entry['samples']})" if "samples" in entry else text
+    return f"{entry:.4g}" if isinstance(entry, float) else str(entry)
+
+
+def chosen(asked: Sequence[str] | None, there: Sequence[str], what: str, file: str) -> list[str]:
+    """Return the asked names, or all that are there.
+
+    Raises:
+        FiguresError: one is not there.
+    """
+    missing = [name for name in asked or () if name not in there]
+    if missing:
+        raise FiguresError(f"{file} has no {what} {', '.join(missing)}; it has {', '.join(there)}.")
+    return list(there if asked is None else asked)
+
+
+def names_in(text: str) -> list[str]:
+    """``"UA, nothing"`` -> ``["UA", "nothing"]``."""
+    return [name.strip() for name in text.split(",")]
+
+
+def table(asked: str) -> str:
+    """Return the table that a mark asks for, and below it how it was made.
+
+    Args:
+        asked: such as ``erasure.json; columns: UA, nothing``.
+
+    Raises:
+        FiguresError: the file, a row or a column is not there.
+    """
+    file, *options = (part.strip() for part in asked.split(";"))
+    given = {
+        key.strip(): [v.strip() for v in values.split(",")] for key, _, values in (o.partition(":") for o in options)
+    }
+    path = FIGURES / file
+    if path.parent != FIGURES or not path.is_file():
+        raise FiguresError(f"There is no docs/figures/{file}.")
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    rows = {row["setting"]: row["columns"] for row in figures["rows"]}
+    there = list(dict.fromkeys(column for row in rows.values() for column in row))
+    columns = chosen(given.get("columns"), there, "column", file)
+    names = chosen(given.get("rows"), list(rows), "row", file)
+    lines = [[figures.get("of", "setting"), *columns], ["---"] * (len(columns) + 1)]
+    lines += [[name, *(cell(rows[name].get(column)) for column in columns)] for name in names]
+    shown = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"{shown}\n\n{made_by(figures)}"
+
+
+def made_by(figures: dict[str, Any]) -> str:
+    """Return the sentences below a table: what is shown, the command, and where it ran."""
+    where = [figures["cpu"], *(figures[key] for key in ("host", "dtype") if figures.get(key))]
+    if figures.get("torch"):
+        where.append(f"torch {figures['torch']}")
+    unit = [f"In {figures['unit']}."] if figures.get("unit") else []
+    sentences = [*unit, *figures.get("notes", ()), f"Made by `{figures['command']}`", f"at {figures['commit'][:10]}"]
+    return f"*{' '.join(sentences)} on {', '.join(where)}.*"
+
+
+def written(text: str) -> str:
+    """Return a page with all its figures as the files have them."""
+    return PLACE.sub(
+        lambda place: f"<!-- figures: {place['asked']} -->\n{table(place['asked'])}\n<!-- /figures -->", text
+    )
+
+
+def main() -> None:
+    """Write all pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    differ = []
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = written(before)
+        if after != before:
+            differ.append(str(page.relative_to(ROOT)))
+            if not check:
+                page.write_text(after, encoding="utf-8", newline="\n")
+    print("\n".join(differ) or "All figures are as the files have them.")
+    if check and differ:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""How much the tests notice: ``python dev/mutants --json docs/figures/mutants.json``.
+
+One place of the code at a time is changed (``mutations``), in a copy of the repository, and the tests that run that
+place are run there until one fails. The sample is the same for the same seed and code. Everything is kept in
+``dev/work/mutants``: an interrupted run goes on where it was, and ``--limit 20`` does so many more and stops.
+
+First it is found out which tests run which lines, test file by test file (``lines``); that takes as long as the tests.
+Tests of other processes (servers, browsers) are left out: they would not see the change. A mutant that makes the tests
+take too long counts as killed. Needs ``fork``, so no Windows.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.dont_write_bytecode = True  # a change would be hidden by what was compiled before it
+from lines import LINES, merged  # noqa: E402
+from mutations import Mutant, mutants_of  # noqa: E402
+
+WORK = ROOT / "dev" / "work" / "mutants"
+TREE, RESULTS, COVERAGE = WORK / "tree", WORK / "results.jsonl", WORK / "lines"
+PACKAGES = ("erasure", "unet", "sae_models")
+# Tests that start programs of their own, or are about files of the repository.
+OTHERS = {"browser", "server", "packaging", "help", "security", "fuzz", "layers", "hostile_files"}
+MOST_SECONDS = 120.0  # of the tests of one mutant, by what they took before; the quickest come first
+PATIENCE, SPARE = 5.0, 60.0  # a mutant's tests may take so many times as long, and so many seconds more
+KILLED = ("killed", "too long")
+NO_TESTS = (4, 5)  # of pytest's exit statuses
+OUT_OF_TIME = (-24, -9)  # SIGXCPU and, where that was not heard, SIGKILL
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=300, help="mutants in the sample (300)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="stop after so many new ones")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the shares there")
+    given = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    sample = sampled(given.count, given.seed)
+    copy_tree()
+    warm_up()
+    measure_lines()
+    run(sample, given.limit)
+    found = report(sample, given.seed)
+    for row in found["rows"]:
+        print(f"{row['setting']}: {row['columns']}")
+    for survivor in found["survivors"]:
+        print(f"  survived: {survivor['file']}:{survivor['line']}: {survivor['was']} -> {survivor['is']}")
+    if given.json and found["rows"][0]["columns"]["mutants"] == len(sample):
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(found), encoding="utf-8")
+
+
+def sampled(count: int, seed: int) -> list[Mutant]:
+    """Return the sample, over all of the packages."""
+    files = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
+    all_of_them = [mutant for path in files for mutant in mutants_of(path, path.relative_to(ROOT).as_posix())]
+    return Random(seed).sample(all_of_them, min(count, len(all_of_them)))
+
+
+def copy_tree() -> None:
+    """Copy what git tracks, so that nothing is changed in the repository itself."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        source, target = ROOT / name, TREE / name
+        if source.is_file() and not (target.is_file() and target.read_bytes() == source.read_bytes()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    if not (TREE / ".host").exists():
+        (TREE / ".host").symlink_to((ROOT / ".host").resolve(), target_is_directory=True)
+
+
+def warm_up() -> None:
+    """Import what all tests need and no mutant changes, once for all processes that are forked from this one."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    # That of the copy: what it calls the repository is where the tests look.
+    sys.path.insert(0, str(TREE / "dev" / "host"))
+    from load import load_comfyui
+
+    load_comfyui()
+    import comfy.samplers
+    import comfy.sd
+    import pytest
+
+    assert comfy.samplers and comfy.sd and pytest
+
+
+def in_a_fork(arguments: list[str], seconds: float, plugin: Any = None) -> int:
+    """Run pytest in the copy; return its exit status, one of OUT_OF_TIME where it took too long.
+
+    Args:
+        arguments: of pytest.
+        seconds: of CPU time it may take.
+        plugin: one of pytest's.
+    """
+    child = os.fork()
+    if not child:
+        import resource
+
+        import pytest
+
+        code = 1
+        try:
+            os.chdir(TREE)
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
+            log = os.open(WORK / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            flags = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(TREE), "-c", str(TREE / "pyproject.toml")]
+            code = int(pytest.main([*flags, *arguments], plugins=[plugin] if plugin else []))
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def measure_lines() -> None:
+    """Find out which tests run which lines, for the test files for which it is not known."""
+    COVERAGE.mkdir(exist_ok=True)
+    for path in sorted((TREE / "tests").glob("test_*.py")):
+        out = COVERAGE / f"{path.stem}.json"
+        if path.stem.removeprefix("test_") in OTHERS or out.exists():
+            continue
+        status = in_a_fork([f"tests/{path.name}"], 3600.0, LINES(TREE, PACKAGES, out))
+        print(f"{path.name}: {'done' if out.exists() and not status else f'fails by itself ({status})'}", flush=True)
+
+
+def run(sample: list[Mutant], limit: int | None) -> None:
+    """Run the mutants that have not been run."""
+    tests = merged(COVERAGE)
+    done = {result["key"] for result in results()}
+    waiting = [mutant for mutant in sample if mutant.key not in done][:limit]
+    for number, mutant in enumerate(waiting, 1):
+        target = TREE / mutant.file
+        whole = target.read_bytes()
+        try:
+            target.write_bytes(mutant.applied(whole))
+            outcome = outcome_of(tests, mutant)
+        finally:
+            target.write_bytes(whole)
+        with RESULTS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**mutant.described(), "outcome": outcome}) + "\n")
+        print(f"{number} of {len(waiting)}: {outcome}: {mutant}", flush=True)
+
+
+def outcome_of(tests: dict[str, dict[str, Any]], mutant: Mutant) -> str:
+    """Return ``killed``, ``too long``, ``survived``, or ``not run`` where no test runs the line."""
+    # Lines that run when the module is imported belong to no test: then all that run anything of the module.
+    hit = {
+        name: test
+        for name, test in tests.items()
+        if mutant.file in test["lines"] and (mutant.at_import or mutant.line in test["lines"][mutant.file])
+    }
+    if not hit:
+        return "not run"
+    chosen, seconds = [], 0.0
+    for name in sorted(hit, key=lambda name: hit[name]["seconds"]):
+        if seconds + hit[name]["seconds"] > MOST_SECONDS and chosen:
+            break
+        chosen.append(name)
+        seconds += hit[name]["seconds"]
+    order: Counter[str] = Counter()
+    for name in chosen:
+        order[name.partition("::")[0]] += hit[name]["seconds"]
+    chosen.sort(key=lambda name: (order[name.partition("::")[0]], name.partition("::")[0]))
+    status = in_a_fork(chosen, PATIENCE * seconds + SPARE)
+    if status in NO_TESTS:
+        raise RuntimeError(f"The tests cannot be run ({status}); see {WORK / 'log'}")
+    return "too long" if status in OUT_OF_TIME else "killed" if status else "survived"
+
+
+def results() -> list[dict[str, Any]]:
+    """Return what is known of the mutants that were run."""
+    if not RESULTS.is_file():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+
+
+def report(sample: list[Mutant], seed: int) -> dict[str, Any]:
+    """Return the shares, for JSON."""
+    known = {result["key"]: result for result in results()}
+    found = [known[mutant.key] for mutant in sample if mutant.key in known]
+    describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    commit = subprocess.run(describe, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
+    parts = {"all": found} | {name: [r for r in found if r["file"].startswith(f"{name}/")] for name in PACKAGES}
+    return {
+        "command": shlex.join(["python", "dev/mutants", *sys.argv[1:]]),
+        "commit": commit,
+        "cpu": platform.processor() or platform.machine(),
+        "host": f"Python {platform.python_version()}",
+        "of": "package",
+        "rows": [{"setting": name, "columns": shares(results)} for name, results in parts.items()],
+        "notes": [
+            f"A sample of all changes, seed {seed}.",
+            "A change that makes the tests take too long is killed too.",
+        ],
+        "seed": seed,
+        "survivors": [result for result in found if result["outcome"] not in KILLED],
+    }
+
+
+def shares(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how many of some mutants ended how, and the share that was killed, in percent."""
+    count = Counter(result["outcome"] for result in results)
+    killed = sum(count[outcome] for outcome in KILLED)
+    share = f"{100 * killed / len(results):.1f} %" if results else "-"
+    return {"mutants": len(results), "killed": share, "survived": count["survived"], "run by no test": count["not run"]}
+
+
+if __name__ == "__main__":
+    main()

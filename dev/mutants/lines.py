@@ -1,0 +1,72 @@
+"""Which lines of the pack each test runs: a plugin of pytest, and what it wrote."""
+
+import json
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+
+class LINES:
+    """Notes, for each test that passes, its seconds and the lines of some packages that it runs, fixtures included.
+
+    Args:
+        tree: the repository.
+        packages: folders in it.
+        out: the JSON file to write when all have passed.
+    """
+
+    def __init__(self, tree: Path, packages: Sequence[str], out: Path) -> None:
+        self.tree, self.out = f"{tree}/", out
+        self.folders = tuple(f"{tree}/{name}/" for name in packages)
+        self.found: dict[str, dict[str, Any]] = {}
+        self._lines: dict[str, set[int]] = defaultdict(set)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out what would run the code in another process."""
+        items[:] = [item for item in items if not {"server", "browser"} & set(getattr(item, "fixturenames", ()))]
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Watch one test."""
+        self._lines, start = defaultdict(set), time.process_time()
+        sys.settrace(self._enter)
+        try:
+            return (yield)
+        finally:
+            sys.settrace(None)
+            lines = {name.removeprefix(self.tree): sorted(held) for name, held in self._lines.items()}
+            self.found[item.nodeid] = {"seconds": time.process_time() - start, "lines": lines}
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        """Write what was seen."""
+        if exitstatus == 0:
+            self.out.write_text(json.dumps(self.found), encoding="utf-8")
+
+    def _enter(self, frame: FrameType, event: str, _: Any) -> Any:
+        name = frame.f_code.co_filename
+        if not name.startswith(self.folders):
+            return None
+        lines = self._lines[name]
+
+        def step(frame: FrameType, event: str, _: Any) -> Any:
+            lines.add(frame.f_lineno)
+            return step
+
+        lines.add(frame.f_lineno)
+        return step
+
+
+def merged(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return all tests of all files that were watched, by their names; lines as sets."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        for name, test in json.loads(path.read_text(encoding="utf-8")).items():
+            lines = {file: frozenset(held) for file, held in test["lines"].items()}
+            found[name] = {"seconds": test["seconds"], "lines": lines}
+    return found

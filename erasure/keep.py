@@ -1,0 +1,168 @@
+"""Keep the rest: sample without edits first, and edit only where the concept was found.
+
+One ``Keeper`` directs all Patch Replacers of a model that keep the rest. The first pass only looks. Between the passes
+the region of each image is decided; where there is none, the image is that of the first pass. The later passes start
+from the same noise, edit inside the regions, and take every prediction outside from the first pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..unet.passes import Passes
+from ..unet.progress import say
+from .eraser import UNPLACED, Eraser, Task
+from .evidence import RegionMask, Seen
+from .record import Kept, RunRecord
+from .region import find_regions, grown, remains
+
+UNSTEADY = (
+    "The sampler's steps depend on the whole image (as dpm_adaptive's do), so the area around the region was put back "
+    "at the end. Its border may show; another sampler has none"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """How a Patch Replacer keeps the rest of the image.
+
+    Attributes:
+        attempts: how often at most the run is sampled with edits, until the concept is not found any more.
+        fill: text embedding that cross-attention follows inside the region, [1 or B, T, C]; then no patch is replaced.
+            None replaces patches.
+    """
+
+    attempts: int = 2
+    fill: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Member:
+    """One Patch Replacer of a Keeper."""
+
+    eraser: Eraser
+    rest: Rest
+
+    def task(self, region: Tensor, attempt: int) -> Task:
+        """Return what it shall do in a pass that edits inside a region, bool [B, H, W]."""
+        fill = self.rest.fill
+        return Task(RegionMask(region), fill is None, fill, min(attempt, self.rest.attempts - 1))
+
+
+class Keeper:
+    """Directs the sampling of a model with Patch Replacers that keep the rest.
+
+    Args:
+        members: in the order in which they are attached.
+    """
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = tuple(members)
+
+    def direct(self, passes: Passes) -> Tensor:
+        """Sample as often as it takes; see ``unet.passes.Director``."""
+        try:
+            return _Run(self.members, passes).sample()
+        finally:
+            for member in self.members:
+                member.eraser.task = None
+
+
+class _Run:
+    """One run of the sampler under a Keeper."""
+
+    def __init__(self, members: Sequence[Member], passes: Passes) -> None:
+        self.members, self.passes = members, passes
+        for member in members:
+            _check_fill(member.rest.fill, passes.images)
+        self.records: list[list[RunRecord]] = [[] for _ in members]  # by member, then by pass
+        self.regions: list[Tensor] = []  # by pass: where each member may edit, bool [members, B, H, W]
+
+    def sample(self) -> Tensor:
+        nowhere = torch.zeros(len(self.members), self.passes.images, *self.passes.size, dtype=torch.bool)
+        seen = self._pass([Task() for _ in self.members], nowhere)
+        regions = nowhere
+        if any(each is not None for each in seen):
+            clean = self.passes.clean.float().cpu()
+            found = [find_regions(each, clean) if each else nowhere[0] for each in seen]
+            regions = torch.stack(found)
+        choice, remaining = [0] * self.passes.images, nowhere.flatten(2).any(2)
+        if bool(regions.any()):
+            choice, remaining = self._edit(regions)
+        result, steady = self.passes.result(choice, [regions.any(0) for regions in self.regions])
+        self._conclude(choice, remaining, result, steady)
+        return result
+
+    def _edit(self, regions: Tensor) -> tuple[list[int], Tensor]:
+        """Sample with edits until no concept is found any more.
+
+        Args:
+            regions: bool [members, B, H, W].
+
+        Returns:
+            which pass each image is best in; and which concept remains in it, bool [members, B].
+        """
+        wanted = regions.flatten(2).any(2)
+        choice, best = [0] * self.passes.images, wanted.clone()
+        for attempt in range(max(member.rest.attempts for member in self.members)):
+            if attempt:
+                # What remains may be a part of the object that lay outside.
+                regions = grown(regions)
+            tasks = [member.task(region, attempt) for member, region in zip(self.members, regions, strict=True)]
+            answers = zip(self._pass(tasks, regions), regions, strict=True)
+            now = wanted & torch.stack(
+                [remains(s, r) if s else torch.zeros(len(r), dtype=torch.bool) for s, r in answers]
+            )
+            for image in wanted.any(0).nonzero()[:, 0].tolist():
+                if choice[image] == 0 or now[:, image].sum() < best[:, image].sum():
+                    choice[image], best[:, image] = attempt + 1, now[:, image]
+            tries = [m.rest.attempts for m, left in zip(self.members, best, strict=True) if bool(left.any())]
+            if attempt + 1 >= max(tries, default=0):
+                break
+        return choice, best
+
+    def _pass(self, tasks: Sequence[Task], regions: Tensor) -> list[Seen | None]:
+        """Sample once; return what each member's detectors answered."""
+        number = len(self.regions)
+        for member, task in zip(self.members, tasks, strict=True):
+            member.eraser.task = task
+        self.regions.append(regions)
+        if number == 0:
+            say("Pass 1: looking for the concept")
+            self.passes.first()
+        else:
+            say(f"Pass {number + 1}: editing where it was found")
+            self.passes.again(regions.any(0))
+        for kept, member in zip(self.records, self.members, strict=True):
+            kept.append(member.eraser.record.take())
+        images, size = self.passes.images, self.passes.size
+        return [member.eraser.evidence.gather(images, size) for member in self.members]
+
+    def _conclude(self, choice: list[int], remaining: Tensor, result: Tensor, steady: bool) -> None:
+        """Make one record of the passes, for each Patch Replacer."""
+        said = []
+        for i, (member, records) in enumerate(zip(self.members, self.records, strict=True)):
+            if not steady:
+                records[-1].notes[UNSTEADY] += 1
+            if member.eraser.evidence.unplaced:
+                records[-1].notes[UNPLACED] += 1
+            region = torch.stack([self.regions[number][i, image] for image, number in enumerate(choice)])
+            kept = Kept(records[0], region, len(self.regions))
+            record = member.eraser.record.add(records, choice, kept, remaining[i].tolist(), result)
+            said += [kept.sentence(), *record.leftovers()]
+        say(" ".join(dict.fromkeys(said)))
+
+
+def _check_fill(fill: Tensor | None, images: int) -> None:
+    """Check that a fill is one for all images, or one for each.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if fill is not None and len(fill) not in (1, images):
+        raise ValueError(
+            f"Patch Replacer: input 'fill' holds {len(fill)} text embeddings, but {images} image(s) are sampled. "
+            "Connect one for all images, or one for each."
+        )

@@ -1,0 +1,291 @@
+"""Sample a run several times from the same start, and put predictions of the first pass back in a later one.
+
+A sampler that is a function of its noise and of the guider's predictions then gives the same latent, bit for bit,
+wherever the predictions are the same. Samplers whose steps depend on the whole latent do not; ``Passes.result`` finds
+out and puts the latents together.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import comfy.model_management
+import numpy as np
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+from torch.nn import functional as F
+
+from .progress import Progress
+
+# Attribution takes wrappers with this beginning for harmless.
+KEY = "sae_concept_erasure.passes"
+# Positions of OUTER_SAMPLE's arguments behind noise and latent.
+SIGMAS, CALLBACK = 1, 3
+CPU = torch.device("cpu")
+# Share of the free memory that recorded predictions may take before they go to the CPU.
+MOST_OF_MEMORY = 0.1
+
+
+class Director(Protocol):
+    """Decides how often a run is sampled, and what is made of it."""
+
+    def direct(self, passes: "Passes") -> Tensor:
+        """Sample and return what the sampler shall return, [B, C, h, w]."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """What the guider predicted in one call.
+
+    Attributes:
+        sigma: noise level, [B].
+        denoised: [B, C, h, w].
+        unconditional: what a sampler of the CFG++ kind also uses; None for others.
+    """
+
+    sigma: Tensor
+    denoised: Tensor
+    unconditional: Tensor | None
+
+
+class Passes:
+    """One run of a sampler, which can be sampled again from the same start.
+
+    Attributes:
+        samples: what each pass returned, [B, C, h, w].
+    """
+
+    def __init__(self, executor: Any, noise: Tensor, latent_image: Tensor, args: Sequence[Any], more: dict) -> None:
+        self._executor, self._guider = executor, executor.class_obj
+        self._start = noise, latent_image
+        self._args, self._more = list(args), dict(more)
+        self._conds = _copied(self._guider.conds)
+        self._random = RandomState(self._guider.model_patcher.load_device)
+        self._tape: list[_Prediction] = []
+        self._free: Tensor | None = None
+        self._calls = 0
+        self._expected = max(1, len(self._option("sigmas", SIGMAS, ())))
+        self.samples: list[Tensor] = []
+        self.progress = Progress(self._option("callback", CALLBACK, None))
+
+    def _option(self, name: str, place: int, default: Any) -> Any:
+        found = self._more.get(name, self._args[place] if len(self._args) > place else None)
+        return default if found is None else found
+
+    @property
+    def images(self) -> int:
+        """Batch size."""
+        return len(self._start[0])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(Height, width) of the latents at the start."""
+        return int(self._start[0].shape[-2]), int(self._start[0].shape[-1])
+
+    @property
+    def clean(self) -> Tensor:
+        """The last prediction of the first pass, [B, C, h, w]: the latents as clean as the run makes them."""
+        return self._tape[-1].denoised if self._tape else self.samples[0]
+
+    def first(self) -> Tensor:
+        """Sample, and record every prediction."""
+        self._free = None
+        return self._sample()
+
+    def again(self, free: Tensor) -> Tensor:
+        """Sample from the same start with recorded predictions everywhere but in ``free``, bool [B, h, w]."""
+        device = self._tape[0].sigma.device if self._tape else free.device
+        self._free = free[:, None].to(device, non_blocking=True)
+        return self._sample()
+
+    def result(self, choice: Sequence[int], free: Sequence[Tensor]) -> tuple[Tensor, bool]:
+        """Put the result together.
+
+        Args:
+            choice: which pass each image is taken from, 0 for the first.
+            free: where each pass was free, bool [B, h, w]; that of the first is not used.
+
+        Returns:
+            latents that are those of the first pass, bit for bit, outside of what was free; and whether the sampler
+            had kept them so by itself.
+        """
+        first = self.samples[0]
+        parts, kept = [], []
+        for image, number in enumerate(choice):
+            one = self.samples[number][image]
+            if number:
+                inside = _resized(free[number][image][None, None].to(first.device), one.shape[-2:])[0]
+                whole = torch.where(inside, one, first[image])
+                kept.append((whole == one).all())
+                one = whole
+            parts.append(one)
+        self.progress.conclude(choice)
+        return torch.stack(parts), not kept or bool(torch.stack(kept).all())
+
+    def _sample(self) -> Tensor:
+        if self.samples:
+            self._random.restore()
+        self._guider.conds = _copied(self._conds)
+        self._calls = 0
+        noise, latent_image = (each.clone() for each in self._start)
+        args, more = [_cloned(each) for each in self._args], {key: _cloned(each) for key, each in self._more.items()}
+        callback = self.progress.begin(len(self.samples))
+        if "callback" in more or len(args) <= CALLBACK:
+            more["callback"] = callback
+        else:
+            args[CALLBACK] = callback
+        samples: Tensor = self._executor(noise, latent_image, *args, **more)
+        self.samples.append(samples)
+        return samples
+
+    def predict(self, executor: Any, x: Tensor, timestep: Tensor, options: Mapping[str, Any], seed: Any) -> Tensor:
+        """Record a prediction, or put the recorded one back where nothing may change."""
+        number, self._calls = self._calls, self._calls + 1
+        if self._free is None:
+            unconditional: list[Tensor] = []
+
+            def note(found: Tensor) -> Tensor:
+                unconditional.append(found)
+                return found
+
+            watched = self._show_unconditional(options, note)
+            denoised: Tensor = executor(x, timestep, watched, seed)
+            self._record(timestep, denoised, unconditional[0] if unconditional else None)
+            return denoised
+        if number >= len(self._tape):
+            return executor(x, timestep, options, seed)
+        known = self._tape[number]
+        # A call for another noise level is another question. Whether it is, only the device knows.
+        free = self._free | (known.sigma != timestep)[:, None, None, None]
+        watched = self._show_unconditional(options, lambda found: _put_back(found, known.unconditional, free))
+        return _put_back(executor(x, timestep, watched, seed), known.denoised, free)
+
+    def _record(self, sigma: Tensor, denoised: Tensor, unconditional: Tensor | None) -> None:
+        home = self._tape[0].denoised.device if self._tape else self._home(denoised)
+        kept = [None if each is None else each.detach().to(home, copy=True) for each in (denoised, unconditional)]
+        assert kept[0] is not None
+        self._tape.append(_Prediction(sigma.detach().clone(), kept[0], kept[1]))
+
+    def _home(self, denoised: Tensor) -> torch.device:
+        """Return where predictions are kept."""
+        # Samplers of second order ask twice a step.
+        needed = 2 * self._expected * denoised.nbytes
+        short = needed > MOST_OF_MEMORY * comfy.model_management.get_free_memory(denoised.device)
+        return CPU if short else denoised.device
+
+    def _show_unconditional(self, options: Mapping[str, Any], see: Callable[[Tensor], Tensor]) -> Mapping[str, Any]:
+        """Let what a sampler of the CFG++ kind takes as the unconditional prediction go through a function.
+
+        Such a sampler adds a post-CFG function of its own to those of the guider.
+        """
+        others = (self._guider.model_options or {}).get("sampler_post_cfg_function", [])
+        posts = options.get("sampler_post_cfg_function", [])
+        if len(posts) == len(others):
+            return options
+
+        def seen(post: Callable[[dict], Any]) -> Callable[[dict], Any]:
+            def with_other(args: dict) -> Any:
+                found = args.get("uncond_denoised")
+                return post({**args, "uncond_denoised": see(found)} if isinstance(found, Tensor) else args)
+
+            return with_other
+
+        return {**options, "sampler_post_cfg_function": [each if each in others else seen(each) for each in posts]}
+
+
+def _put_back(now: Tensor, recorded: Tensor | None, free: Tensor) -> Tensor:
+    """Return a prediction with the recorded one outside of what is free; as it is if the two do not fit together."""
+    if recorded is None or recorded.shape != now.shape:
+        return now
+    return torch.where(_resized(free, now.shape[-2:]), now, recorded.to(now))
+
+
+class RandomState:
+    """The state of the random number generators that a sampler may draw from.
+
+    Args:
+        device: of the model.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._python, self._numpy, self._torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        # CUDA and the like each have a module of that name.
+        module = getattr(torch, device.type, None)
+        self._module = module if hasattr(module, "get_rng_state") and device.type != "cpu" else None
+        self._on_device = None if self._module is None else self._module.get_rng_state()
+
+    def restore(self) -> None:
+        """Go back to it."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)
+        if self._module is not None:
+            self._module.set_rng_state(self._on_device)
+
+
+class _Session:
+    """The wrappers that carry one director through ComfyUI's sampling."""
+
+    def __init__(self, director: Director) -> None:
+        self.director = director
+        self.passes: Passes | None = None
+
+    def __deepcopy__(self, _memo: dict[int, Any]) -> "_Session":
+        return self
+
+    def sample(self, executor: Any, noise: Tensor, latent_image: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Let the director sample, around CFGGuider.outer_sample."""
+        self.passes = Passes(executor, noise, latent_image, args, kwargs)
+        try:
+            return self.director.direct(self.passes)
+        finally:
+            self.passes = None
+
+    def predict(
+        self, executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None
+    ) -> Tensor:
+        """See Passes.predict, around the guider's prediction."""
+        options = {} if model_options is None else model_options
+        if self.passes is None:
+            found: Tensor = executor(x, timestep, options, seed)
+            return found
+        return self.passes.predict(executor, x, timestep, options, seed)
+
+
+def director_of(model: ModelPatcher) -> Director | None:
+    """Return what directs a model's sampling, None if nothing does."""
+    found = model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
+    return found[0].__self__.director if found else None
+
+
+def attach_director(model: ModelPatcher, director: Director) -> ModelPatcher:
+    """Return a clone of the model whose sampling a director directs, in place of an earlier one.
+
+    Observers that are attached to the clone, before or after, see each pass as a run.
+    """
+    patched = model.clone()
+    session = _Session(director)
+    for kind, wrapper in ((WrappersMP.OUTER_SAMPLE, session.sample), (WrappersMP.PREDICT_NOISE, session.predict)):
+        others = patched.wrappers.get(kind, {})
+        # The first wrapper is the outermost: what the sampler gets must be what this one gives.
+        patched.wrappers[kind] = {KEY: [wrapper], **{key: each for key, each in others.items() if key != KEY}}
+    return patched
+
+
+def _copied(conds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a guider's prompts, which ComfyUI completes in place."""
+    return {role: None if prompts is None else [dict(each) for each in prompts] for role, prompts in conds.items()}
+
+
+def _cloned(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _resized(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """Bring a mask [B, 1, h, w] to the size of latents that a sampler has made larger or smaller."""
+    if tuple(mask.shape[-2:]) == tuple(size):
+        return mask
+    return F.adaptive_max_pool2d(mask.float(), (int(size[0]), int(size[1]))) > 0.5

@@ -1,0 +1,64 @@
+"""What an artist sees while a run is sampled several times: one bar for all passes, and which pass it is."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# As the sampler calls it: step, predicted latents, latents, number of steps.
+Callback = Callable[[int, Tensor, Tensor, int], Any]
+LEAST_PASSES = 2
+
+
+class Progress:
+    """Passes a sampler's callbacks on, as those of one longer run.
+
+    Args:
+        callback: of the sampler node; None for none.
+    """
+
+    def __init__(self, callback: Callback | None) -> None:
+        self._callback = callback
+        self._last: list[tuple[int, Tensor, Tensor, int]] = []
+
+    def begin(self, number: int) -> Callback | None:
+        """Return the callback of a pass, 0 for the first."""
+        if self._callback is None:
+            return None
+        callback, passes = self._callback, max(LEAST_PASSES, number + 1)
+
+        def of_pass(step: int, predicted: Tensor, latents: Tensor, steps: int) -> Any:
+            told = number * steps + step, predicted, latents, passes * steps
+            self._last[number:] = [told]
+            return callback(*told)
+
+        return of_pass
+
+    def conclude(self, choice: Sequence[int]) -> None:
+        """Let the callback see last what the result is made of.
+
+        Args:
+            choice: which pass each image is taken from. Sampler nodes give the last prediction out.
+        """
+        last = len(self._last) - 1
+        if self._callback is None or last < 1 or any(number > last for number in choice):
+            return
+        if any(number != last for number in choice):
+            step, predicted, latents, steps = self._last[last]
+            chosen = torch.stack([self._last[number][1][image] for image, number in enumerate(choice)])
+            self._callback(step, chosen if chosen.shape == predicted.shape else predicted, latents, steps)
+
+
+def say(text: str) -> None:
+    """Write a line on the node that is at work, where ComfyUI shows such lines."""
+    logging.info("SAE Concept Erasure: %s", text)
+    try:
+        from comfy_execution.utils import get_executing_context
+        from server import PromptServer
+    except ImportError:
+        return
+    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    if context is not None and server is not None and hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, context.node_id)
