@@ -10,17 +10,17 @@ import torch
 from .text_encoder import WIDTH
 
 UNET_CONFIG: dict[str, Any] = {
-    "image_size": 16,
+    "image_size": 32,
     "in_channels": 4,
     "out_channels": 4,
     "model_channels": 64,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2],
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 2, 3],
     "num_heads": -1,
     "num_head_channels": 32,
     "use_spatial_transformer": True,
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth": [0, 1, 1],
+    "transformer_depth_output": [1, 1, 1, 1, 0, 0],
     "transformer_depth_middle": 1,
     "context_dim": WIDTH,
     "use_linear_in_transformer": True,

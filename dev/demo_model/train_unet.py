@@ -22,7 +22,7 @@ from ...demo_model.text_encoder import TextEncoder, token_ids
 from ...demo_model.unet import UNET_CONFIG
 from ...demo_model.vocabulary import OBJECTS, STYLES, TRAINING_FORMS, caption, join_objects
 from .make_data import NO_OBJECT, WORK, load_chunks
-from .training import MuonAdamW, TrainingState
+from .training import MuonAdamW, TrainingState, training_precision
 
 EMA_DECAY = 0.999
 SNR_LIMIT = 5.0
@@ -99,8 +99,7 @@ def diffusion_loss(
     """Return the noise's mean squared error, weighted by min-SNR."""
     alpha = alphas[timesteps][:, None, None, None]
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    with torch.autocast("cpu", torch.bfloat16):
-        predicted = model(noisy, timesteps, ids)
+    predicted = model(noisy, timesteps, ids)
     snr = alpha / (1 - alpha)
     weights = snr.clamp(max=SNR_LIMIT) / snr
     return (weights * (predicted.float() - noise) ** 2).mean()
@@ -124,12 +123,13 @@ def draw_batch(data: dict[str, Tensor], size: int, seed: int) -> tuple[Tensor, .
     draw = torch.Generator().manual_seed(seed)
     rows = torch.randint(len(data["labels"]), (size,), generator=draw)
     timesteps = torch.randint(1000, (size,), generator=draw)
-    noise = torch.randn(size, 4, 16, 16, generator=draw)
+    latents = data["latents"][rows].float()
+    noise = torch.randn(latents.shape, generator=draw)
     rng = random.Random(seed)
     ids = torch.tensor([token_ids(training_caption(label, rng)) for label in data["labels"][rows].tolist()])
     layout = torch.channels_last
     return (
-        data["latents"][rows].float().contiguous(memory_format=layout),
+        latents.contiguous(memory_format=layout),
         noise.contiguous(memory_format=layout),
         timesteps,
         ids,
@@ -145,8 +145,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, help="a checkpoint of export.py to begin with, instead of random weights")
     args = parser.parse_args()
-    arrays = load_chunks(WORK / "latents", "latents", "labels")
-    data = dict(zip(("latents", "labels"), map(torch.from_numpy, arrays), strict=True))
+    latents, mirrored, labels = map(torch.from_numpy, load_chunks(WORK / "latents", "latents", "mirrored", "labels"))
+    data = {"latents": torch.cat([latents, mirrored]), "labels": torch.cat([labels, labels])}
     torch.manual_seed(args.seed)
     model = Diffusion().to(memory_format=torch.channels_last)
     if args.start:
@@ -161,7 +161,8 @@ def main() -> None:
     for step in range(first, args.steps):
         latents, noise, timesteps, ids = draw_batch(data, args.batch, args.seed * 1_000_003 + step)
         optimizer.set_rate(learning_rate(step, args.steps, args.rate))
-        loss = loss_of(model, latents, noise, timesteps, alphas, ids)
+        with training_precision():
+            loss = loss_of(model, latents, noise, timesteps, alphas, ids)
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

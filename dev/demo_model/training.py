@@ -1,5 +1,7 @@
 """What the training scripts share: stopping and going on (development only)."""
 
+import functools
+import time
 from pathlib import Path
 
 import torch
@@ -7,6 +9,29 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ...sae_models.formats.files import write_safetensors
+
+
+@functools.cache
+def fast_dtype() -> torch.dtype:
+    """Return bfloat16 where this machine multiplies matrices faster in it than in float32, else float32.
+
+    Processors without its instructions emulate it, several times slower.
+    """
+
+    def seconds(dtype: torch.dtype) -> float:
+        a = torch.randn(768, 768, dtype=dtype)
+        a @ a
+        started = time.perf_counter()
+        for _ in range(5):
+            a @ a
+        return time.perf_counter() - started
+
+    return torch.bfloat16 if seconds(torch.bfloat16) < 0.8 * seconds(torch.float32) else torch.float32
+
+
+def training_precision() -> torch.autocast:
+    """Return the context to train in on this machine: see `fast_dtype`."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() is torch.bfloat16)
 
 
 def as_matrix(weight: Tensor) -> Tensor:
