@@ -2,7 +2,8 @@
 
 ``python dev/host dev.demo_model.make_data images`` stores pictures, for the VAE and the classifiers;
 ``python dev/host dev.demo_model.make_data latents`` stores the VAE's latents of many more scenes, for the UNet, and
-needs the trained VAE. Both go on where they were stopped.
+needs the trained VAE; ``python dev/host dev.demo_model.make_data half`` stores those of the same scenes at half their
+size. All go on where they were stopped.
 """
 
 import argparse
@@ -135,13 +136,36 @@ def make_latents(count: int) -> None:
         print(f"{seeds.stop - TRAIN.start}: {(i + 1) * CHUNK / (time.time() - started):.0f} scenes/s", flush=True)
 
 
+def make_half() -> None:
+    """Store the latents of the half-size pictures of ``make_latents`` and of their mirror images, [N, 4, 16, 16]."""
+    import torch
+
+    from ...demo_model.vae import load_trained
+    from .training import training_precision
+
+    vae = load_trained(WORK / "vae.safetensors").to(memory_format=torch.channels_last)
+    folder = WORK / "half"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted((WORK / "latents").glob("*[0-9].npz")):
+        if (folder / file.name).exists():
+            continue
+        with np.load(file) as data:
+            pictures, labels = torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2), data["labels"]
+        both = torch.cat([pictures, pictures.flip(3)])
+        with torch.inference_mode(), training_precision():
+            latents = torch.cat([vae.encode(batch.float() / 127.5 - 1) for batch in both.split(100)]).half().numpy()
+        save_chunk(folder / file.name, latents=latents[: len(labels)], mirrored=latents[len(labels) :], labels=labels)
+
+
 def main() -> None:
     """Render what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["images", "latents"])
+    parser.add_argument("kind", choices=["images", "latents", "half"])
     parser.add_argument("--count", type=int, help="scenes, in thousands (default: 8 images, 30 latents)")
     args = parser.parse_args()
     if args.kind == "images":
         make_images(1000 * (args.count or 8))
+    elif args.kind == "half":
+        make_half()
     else:
         make_latents(1000 * (args.count or 30))

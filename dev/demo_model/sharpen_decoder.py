@@ -6,6 +6,7 @@
 """
 
 import argparse
+import itertools
 import math
 import time
 
@@ -34,7 +35,7 @@ class Critic(nn.Module):
         widths = (48, 96, 128)
         self.first = nn.Sequential(nn.PixelUnshuffle(2), nn.Conv2d(12, widths[0], 3, padding=1))
         self.downs = nn.ModuleList(
-            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(a, b, 4, stride=2, padding=1) for a, b in itertools.pairwise(widths)
         )
         self.last = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
