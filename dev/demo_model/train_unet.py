@@ -34,7 +34,7 @@ def plain_attention(
 ) -> Tensor:
     """Attention by matrix products: on a CPU its backward pass is much faster than the fused kernel's."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
     return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
 
@@ -169,7 +169,8 @@ def main() -> None:
     state = TrainingState(
         WORK / ("unet_half_state.safetensors" if args.half else "unet_state.safetensors"), both, *optimizer.parts
     )
-    loss_of, alphas = torch.compile(diffusion_loss), signal_shares()
+    # Compiling takes minutes, which a short stage does not earn back.
+    loss_of, alphas = diffusion_loss if args.half else torch.compile(diffusion_loss), signal_shares()
     started, first, total = time.time(), state.load(), 0.0
     print(f"{len(data['labels'])} scenes, {sum(p.numel() for p in model.parameters())} weights, from step {first}")
     for step in range(first, args.steps):
