@@ -1,4 +1,4 @@
-"""The small world's VAE: 256 x 256 pictures to 32 x 32 x 4 latents and back, convolutional throughout.
+"""The small world's VAE: pictures to latents of an eighth of their sides and back, convolutional throughout.
 
 There is no normalisation layer: the network is shallow, and without one a patch's colour does not depend
 on the rest of the picture.
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LATENT_CHANNELS = 4
-FACTOR = 8
+from .sizes import LATENT_CHANNELS
 
 
 class ResidualBlock(nn.Module):

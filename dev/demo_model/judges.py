@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ...demo_model.sizes import GRID
+from ...demo_model.sizes import SIDE as FULL_SIDE
 from ...demo_model.vocabulary import OBJECTS, STYLES
 
 FORMAT = "sae-concept-erasure-judges/1"
 DEFAULT_PATH = Path(__file__).parent / "weights" / "judges.safetensors"
-SIDE = 128  # pictures are judged at half their size
-GRID = 32  # of the masks: the latent's
+SIDE = FULL_SIDE // 2  # pictures are judged at half their size; masks are as fine as the latent
 CHANNELS = (48, 96, 160, 192)
 
 

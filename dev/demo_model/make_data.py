@@ -1,6 +1,6 @@
 """Render the training scenes to files in ``dev/work/`` (development only).
 
-``python dev/host dev.demo_model.make_data images`` stores pictures, for the VAE and the classifiers;
+``python dev/host dev.demo_model.make_data images`` stores pictures, for the VAE;
 ``python dev/host dev.demo_model.make_data latents`` stores the VAE's latents of many more scenes, for the UNet, and
 needs the trained VAE; ``python dev/host dev.demo_model.make_data half`` stores those of the same scenes at half their
 size. All go on where they were stopped.

@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ...demo_model.sizes import GRID, SIDE
 from ...demo_model.vocabulary import OBJECTS, STYLES, caption
 from .backgrounds import draw_background
 from .styles import apply_style, blur
 
-SIDE = 256
-GRID = 32  # of the latent, and of the masks
 SPRITE_SIDE = 208
 SPRITE_FILE = Path(__file__).parent / "sprites.png"
 SPRITE_INDEX = SPRITE_FILE.with_suffix(".json")
