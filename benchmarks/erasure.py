@@ -1,6 +1,6 @@
 """Does it really erase? UA, IRA, CRA and more on the small world, for any settings.
 
-``python dev/host benchmarks.erasure --split tuning "output_blocks.1.1 similar positive 1.0"`` prints one row a
+``python dev/host benchmarks.erasure --split tuning "HOOKPOINT similar positive 1.0"`` prints one row a
 setting. framework/settings.py says how a setting is spelled; ``plain`` is the unedited model, ``omit`` leaves the
 target out of the prompt, ``negative`` names it in the negative prompt. framework/outcomes.py explains the columns,
 artifacts/round_trip.py the last one.

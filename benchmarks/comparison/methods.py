@@ -7,8 +7,8 @@ A row is spelled as in framework/settings.py, with the SAEs of saes.py as hookpo
 * ``perpneg SCALE``: it is in the negative prompt of the stock node PerpNegGuider;
 * ``inpaint SETTING``: the image is made, the target detected meanwhile, and what was found in at least half of the
   steps is sampled anew from a prompt without the target, through the stock node SetLatentNoiseMask;
-* ``segmented``: replacement with a mask from outside, see given_mask.py: the patches that the segmenter finds in the
-  unedited image of the same seed are replaced.
+* ``segmented``: replacement with a mask from outside, see given_mask.py: the patches where the judges see the target in
+  the unedited image of the same seed are replaced.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ...demo_model.sizes import SIDE
 from ...demo_model.vocabulary import caption
 from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, encode, sample, starting_noise
 from ...reports.preview import image_mask
@@ -29,7 +30,7 @@ from ..framework.prompts import Prompt
 from ..framework.runs import PROMPTING, worded
 from ..framework.settings import Setting
 from ..framework.world import World
-from . import saes, segmenter
+from . import saes
 from .given_mask import GivenMask
 
 PERPNEG, INPAINT, SEGMENTED = "perpneg", "inpaint", "segmented"
@@ -47,13 +48,8 @@ class Bench(World):
         """The measures of artifacts."""
         return both.fitted(self.judge, *self.unedited)
 
-    @cached_property
-    def segmenter(self) -> segmenter.Segmenter:
-        """Finds objects in images."""
-        return segmenter.load(self.judge, self.vae)
-
     def make(self, method: str, target: str, prompts: Sequence[Prompt]) -> Tensor:
-        """Return an image for each prompt, [N, 128, 128, 3], with a target erased by a method."""
+        """Return an image for each prompt, [N, H, W, 3], with a target erased by a method."""
         kind, _, rest = method.partition(" ")
         if kind in PROMPTING:
             return self.drawn(self.model, prompts, *worded(kind, target, prompts))
@@ -95,7 +91,7 @@ def inpaint(bench: Bench, target: str, prompts: Sequence[Prompt], detector: str)
     seeds = [prompt.seed for prompt in prompts]
     latents = sample(model, bench.clip, [prompt.text for prompt in prompts], seeds)
     assert record.latest is not None
-    mask = (image_mask(record.latest, (128, 128), any_step=False) >= OFTEN).float()
+    mask = (image_mask(record.latest, (SIDE, SIDE), any_step=False) >= OFTEN).float()
     (masked,) = SetLatentNoiseMask().set_mask({"samples": latents}, mask)
     with torch.inference_mode():
         redrawn = comfy.sample.sample(
@@ -116,8 +112,8 @@ def inpaint(bench: Bench, target: str, prompts: Sequence[Prompt], detector: str)
 
 
 def segmented(bench: Bench, target: str, prompts: Sequence[Prompt], _: str) -> Tensor:
-    """Replace what the segmenter finds in the unedited image."""
-    masks = bench.segmenter.masks(bench.drawn(bench.model, prompts), target)
+    """Replace the patches where the judges see the target in the unedited image."""
+    masks = bench.judge.masks(bench.drawn(bench.model, prompts), target)
     return bench.drawn(attach_observer(bench.model, GivenMask(masks)), prompts)
 
 

@@ -19,7 +19,7 @@ from .scenes import TRAIN, VALIDATION, render
 
 @torch.inference_mode()
 def cells(vae: Any, seeds: range) -> tuple[Tensor, Tensor]:
-    """Return cells of scenes' latents with a 1 after each, [N, 5], and the mean color of their pixels, [N, 3], -1 to 1."""
+    """Return cells of latents with a 1 after each, [N, 5], and the mean color of their pixels, [N, 3], -1 to 1."""
     pixels = torch.from_numpy(np.stack([render(seed).image for seed in seeds])).float() / 255
     latents = vae.encode(pixels).float().movedim(1, -1).flatten(0, 2)
     colors = F.avg_pool2d(pixels.movedim(-1, 1) * 2 - 1, FACTOR).movedim(1, -1).flatten(0, 2)

@@ -34,6 +34,11 @@ def starting_noise(seeds: Sequence[int], size: tuple[int, int] = (GRID, GRID)) -
     return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
+def empty_latents(count: int, size: tuple[int, int] = (GRID, GRID)) -> Tensor:
+    """Return latents as an Empty Latent Image makes them, [B, 4, *size]."""
+    return torch.zeros(count, LATENT_CHANNELS, *size)
+
+
 @torch.inference_mode()
 def sample(
     model: Any,
