@@ -17,7 +17,7 @@ LIMIT = 40_000_000
 ARCHIVE_LIMIT = 20_000_000
 LINK = re.compile(r"""\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)|\b(?:src|href)="([^"]+)\"""", re.MULTILINE)
 # Parts of names of what made the small model and of what measures it.
-MAKERS = ("sprites", "classifiers", "judge", "scenes", "make_data", "train_unet", "train_vae", "comparison", "noxfile")
+MAKERS = ("sprites", "judge", "scenes", "make_data", "train_unet", "train_vae", "comparison", "noxfile")
 
 
 def git(*arguments: str, stdin: str = "") -> str:

@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.calls import watch
+from support.small_world import MIDDLE as BLOCK
+from support.small_world import SMALL
 
 L, K = 64, 6
-BLOCK = "middle_block.1"
-CHOICE = "middle_block.1 = mid_block.attentions.0"
+CHOICE = f"{BLOCK} = mid_block.attentions.0"
 LATENTS = (3, 20, 41)
 
 
@@ -84,7 +85,7 @@ def test_recorded_masks_are_those_of_a_full_encode(canvas, load, write, choices,
     concept = Concept("something", (0.0, 1000.0), (band,), "sum")
     seen = watch(BLOCK)
     model, record = attach(attach_observer(canvas[0], seen), Detector(sae, concept), Replacement("none"))
-    sample(model, canvas[1], ["A cat image in photo style", "A tree image in neon style"], [1, 2], steps=3)
+    sample(model, canvas[1], ["A cat image in photo style", "A tree image in neon style"], [1, 2], steps=3, size=SMALL)
     compared, found = 0, 0
     for _, x, output, call in seen.seen:
         read = (output if reads == "output" else output - x).flatten(2).transpose(1, 2)

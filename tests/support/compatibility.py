@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from .small_world import MIDDLE, SMALL, SMALL_SIDE, latents
+
 CUSTOM = "comfy_extras.nodes_custom_sampler"
 PROMPT, SECOND, NEGATIVE = "A cat image in photo style", "A dog image in photo style", "A tree image in comic style"
 
@@ -63,7 +65,7 @@ class Workbench:
         """Sample through the node that a setup asks for."""
         # Token merging and HyperTile draw from the global generator.
         torch.manual_seed(0)
-        latent = {"samples": torch.zeros(setup.batch, 4, 16, 16)}
+        latent = {"samples": latents(setup.batch)}
         with torch.inference_mode():
             if setup.sigmas is not None:
                 named = isinstance(setup.sampler, str)
@@ -95,10 +97,11 @@ class Workbench:
         from concept_erasure.demo_model.unet import UNET_CONFIG
 
         made = torch.Generator().manual_seed(3)
-        width = 128
+        attention = self.model.model.diffusion_model.get_submodule(f"{MIDDLE}.transformer_blocks.0.attn2")
+        width = attention.to_q.in_features
         lora = {}
         for layer in ("to_q", "to_v"):
-            key = f"lora_unet_middle_block_1_transformer_blocks_0_attn2_{layer}"
+            key = f"lora_unet_{MIDDLE.replace('.', '_')}_transformer_blocks_0_attn2_{layer}"
             source = width if layer == "to_q" else UNET_CONFIG["context_dim"]
             lora[f"{key}.lora_down.weight"] = torch.randn(4, source, generator=made)
             lora[f"{key}.lora_up.weight"] = torch.randn(width, 4, generator=made)
@@ -108,7 +111,7 @@ class Workbench:
         torch.manual_seed(4)
         import comfy.ops
 
-        control = ControlNet(image_size=16, hint_channels=3, operations=comfy.ops.disable_weight_init, **config)
+        control = ControlNet(image_size=SMALL[0], hint_channels=3, operations=comfy.ops.disable_weight_init, **config)
         weights = {key: 0.05 * torch.randn(value.shape, generator=made) for key, value in control.state_dict().items()}
         save_file(weights, self.folder / "control.safetensors")
 
@@ -149,7 +152,7 @@ def hooked_lora(bench: Workbench, model: Any) -> Setup:
 
 def controlnet(bench: Workbench, model: Any) -> Setup:
     network = bench.node("nodes", "ControlNetLoader", control_net_name="control.safetensors")
-    image = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(1, SMALL_SIDE, SMALL_SIDE, 3, generator=torch.Generator().manual_seed(1))
     positive, negative = sys.modules["nodes"].ControlNetApplyAdvanced().apply_controlnet(
         bench.positive, bench.negative, network, image, 1.0, 0.0, 1.0
     )  # fmt: skip
@@ -163,9 +166,11 @@ def combined(bench: Workbench, model: Any) -> Setup:
 
 def areas(bench: Workbench, model: Any) -> Setup:
     """The cat over the whole picture, a dog in its right half."""
+    half = SMALL_SIDE // 2
     right = bench.node(
-        "nodes", "ConditioningSetArea", conditioning=bench.second, width=64, height=128, x=64, y=0, strength=1.0
-    )
+        "nodes", "ConditioningSetArea", conditioning=bench.second, width=half, height=SMALL_SIDE, x=half, y=0,
+        strength=1.0,
+    )  # fmt: skip
     return Setup(
         model,
         bench.node("nodes", "ConditioningCombine", conditioning_1=bench.positive, conditioning_2=right),
@@ -175,8 +180,8 @@ def areas(bench: Workbench, model: Any) -> Setup:
 
 def masks(bench: Workbench, model: Any) -> Setup:
     """The cat in the left half and the dog in the right one, by masks; the dog's also bounds its area."""
-    left = torch.zeros(1, 128, 128)
-    left[:, :, :64] = 1
+    left = torch.zeros(1, SMALL_SIDE, SMALL_SIDE)
+    left[:, :, : SMALL_SIDE // 2] = 1
     parts = [
         bench.node("nodes", "ConditioningSetMask", conditioning=part, mask=mask, set_cond_area=area, strength=1.0)
         for part, mask, area in ((bench.positive, left, "default"), (bench.second, 1 - left, "mask bounds"))
