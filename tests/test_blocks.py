@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.small_world import MIDDLE, SITE
+from support import small_world
 
 COMMON = {
     "image_size": 32,
@@ -196,8 +196,8 @@ def test_the_shipped_model(canvas):
     from concept_erasure.unet import blocks
 
     assert set(blocks.diffusers_names(canvas[0])) == set(blocks.hookpoints(canvas[0]))
-    assert blocks.diffusers_names(canvas[0])[MIDDLE] == "mid_block.attentions.0"
-    assert blocks.diffusers_names(canvas[0])[SITE].startswith("up_blocks.")
+    assert blocks.diffusers_names(canvas[0])[small_world.MIDDLE] == "mid_block.attentions.0"
+    assert blocks.diffusers_names(canvas[0])[small_world.SITE].startswith("up_blocks.")
 
 
 def sae(width, block, said=""):

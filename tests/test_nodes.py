@@ -218,7 +218,6 @@ def with_config(sae, **changes):
 
 def test_an_sae_that_does_not_fit(nodes, sae, canvas):
     from concept_erasure.erasure.detection import Detector
-
     from concept_erasure.unet.blocks import hookpoints
 
     concept, widths = sae.concept("cat"), hookpoints(canvas[0])

@@ -6,9 +6,10 @@ Exact where it must do nothing, local and repeatable where it acts, and gone whe
 import pytest
 import torch
 from support.calls import watch
-from support.small_world import MIDDLE, MIDDLE_FILE, SITE, SMALL, shapes
+from support.small_world import GRID, MIDDLE, MIDDLE_FILE, SITE, SMALL, shapes
 
 STEPS = 6
+WHOLE = (GRID, GRID)  # the size of a usual image, where the middle's grid would be too coarse on a small one
 PROMPTS = ["A cat image in photo style", "A dog and a cat image in comic style", "A tree image in neon style"]
 
 
@@ -21,6 +22,15 @@ def sae(pack, canvas):
     files.register_folder()
     name = files.names()[0]
     return load_sae(files.resolve(name), name)
+
+
+@pytest.fixture(scope="module")
+def coarse(sae):
+    """The shipped SAE of the middle, whose grid is the coarsest."""
+    from concept_erasure.nodes import files
+    from concept_erasure.unet.loading import load_sae
+
+    return load_sae(files.resolve(MIDDLE_FILE), MIDDLE_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +135,18 @@ def check_sources(was, became, mask):
 
 
 @pytest.mark.parametrize(("place", "delay"), [(-1, 0), (0, 1)], ids=["the last block", "the first block"])
-def test_patches_are_replaced_at_another_block(canvas, sae, detect, place, delay):
-    """On its own grid; a block that runs before the SAE's takes the mask of the step before."""
+def test_patches_are_replaced_at_another_block(canvas, coarse, place, delay):
+    """On a finer grid; a block that runs before the SAE's takes the mask of the step before."""
+    from concept_erasure.erasure.detection import Detector
+
     sides = {path: height for path, (_, height, _) in shapes(canvas[0]).items()}
     block = list(sides)[place]
-    finer_by = sides[block] // sides[sae.config.hookpoint]
-    model, record, before, after = watched(canvas[0], sae, detect(), hookpoint=block, blocks=(block,))
-    run(canvas, model, PROMPTS, (1, 2, 3))
-    found = [entry.mask for entry in entries_at(record, sae.config.hookpoint).values()]
+    finer_by = sides[block] // sides[MIDDLE]
+    assert finer_by > 1
+    cat = Detector(coarse, coarse.concept("cat"), 1.0)
+    model, record, before, after = watched(canvas[0], coarse, cat, hookpoint=block, blocks=(block,))
+    run(canvas, model, PROMPTS, (1, 2, 3), size=WHOLE)
+    found = [entry.mask for entry in entries_at(record, MIDDLE).values()]
     assert len(found) == STEPS and sum(mask.sum() for mask in found) > 0
     assert all(not e.looked for e in record.latest.entries.values() if e.hookpoint == block)
     for step, (_, was, became) in enumerate(steps_of(before, after)):
@@ -143,17 +157,14 @@ def test_patches_are_replaced_at_another_block(canvas, sae, detect, place, delay
     assert record.latest.replaced() == finer_by**2 * sum(int(mask.sum()) for mask in found[: STEPS - delay])
 
 
-def test_a_refined_mask_covers_the_same_share_of_a_finer_block(canvas, sae):
+def test_a_refined_mask_covers_the_same_share_of_a_finer_block(canvas, coarse):
     """The settings count patches of the SAE's grid, here the middle's, wherever the mask is used."""
     from concept_erasure.erasure.detection import Detector, Refine
     from concept_erasure.erasure.refinement import Refinement
-    from concept_erasure.nodes import files
-    from concept_erasure.unet.loading import load_sae
 
-    coarse = load_sae(files.resolve(MIDDLE_FILE), MIDDLE_FILE)
     grown = Refine(Detector(coarse, coarse.concept("cat"), 1.0), Refinement(grow=1, min_patches=2))
     model, record = erase(canvas[0], grown, blocks=(MIDDLE, SITE))
-    run(canvas, model, PROMPTS, (1, 2, 3), size=(2 * SMALL[0], 2 * SMALL[1]))
+    run(canvas, model, PROMPTS, (1, 2, 3), size=WHOLE)
     home, other = entries_at(record, MIDDLE), entries_at(record, SITE)
     assert home.keys() == other.keys() and any(0 < entry.mask.float().mean() < 1 for entry in home.values())
     for sigma, entry in home.items():
