@@ -1,4 +1,4 @@
-"""Names and sizes of the shipped model and its SAEs, for tests: read where the pack writes them, or asked of the model."""
+"""Names and sizes of the shipped model and its SAEs, for tests: as the pack has them, or asked of the model."""
 
 import runpy
 from typing import Any
