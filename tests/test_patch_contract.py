@@ -315,15 +315,11 @@ def test_other_patches_on_the_same_model(canvas, detect, replacer_first):
     assert not torch.equal(run(canvas, erased), patched) and record.latest.replaced() > 0
 
 
-def test_two_blocks_work_together(canvas, detect):
+def test_two_blocks_work_together(canvas, sae, coarse):
     """Two shipped SAEs joined: both blocks detect and both are edited."""
     from concept_erasure.erasure.detection import Detector, Join
-    from concept_erasure.nodes import files
-    from concept_erasure.unet.loading import load_sae
 
-    saes = [load_sae(files.resolve(name), name) for name in files.names() if name.startswith("shipped/")]
-    assert len({one.config.hookpoint for one in saes}) >= 2
-    leaves = [Detector(one, one.concept("cat"), 3.0) for one in saes[:2]]
+    leaves = [Detector(one, one.concept("cat"), 3.0) for one in (sae, coarse)]
     model, record = erase(canvas[0], Join("union", *leaves))
     run(canvas, model)
     replaced = {hookpoint: 0 for hookpoint, _, _ in record.latest.entries}
