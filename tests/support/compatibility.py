@@ -200,6 +200,26 @@ def context_windows(bench: Workbench, model: Any) -> Setup:
     return Setup(windowed, bench.positive, bench.negative, batch=5)
 
 
+def tome(bench: Workbench, model: Any) -> Setup:
+    """Its node merges tokens only in blocks as large as the latent. The shipped model has no transformer there, so that
+    the node is told of a latent of half the sides, as large as its largest block.
+    """
+    merging = bench.node("comfy_extras.nodes_tomesd", "TomePatchModel", model=model, ratio=0.5)
+
+    def told(patch: Callable[..., Any]) -> Callable[..., Any]:
+        def halved(*given: Any) -> Any:
+            *tensors, extra = given
+            *rest, height, width = extra["original_shape"]
+            return patch(*tensors, {**extra, "original_shape": [*rest, height // 2, width // 2]})
+
+        return halved
+
+    patches = merging.model_options["transformer_options"]["patches"]
+    for kind in ("attn1_patch", "attn1_output_patch"):
+        patches[kind] = [told(patch) for patch in patches[kind]]
+    return Setup(merging, bench.positive, bench.negative)
+
+
 def perp_neg_guider(bench: Workbench, model: Any) -> Setup:
     empty = bench.encode("")
     guider = bench.node(
@@ -286,7 +306,7 @@ CASES: dict[str, Callable[[Workbench, Any], Setup]] = {
     "HyperTile": patched(
         "comfy_extras.nodes_hypertile", "HyperTile", tile_size=32, swap_size=2, max_depth=1, scale_depth=False
     ),
-    "ToMe": patched("comfy_extras.nodes_tomesd", "TomePatchModel", ratio=0.5),
+    "ToMe": tome,
     "Deep Shrink": patched("comfy_extras.nodes_model_downscale", "PatchModelAddDownscale", **DOWNSCALE),
     "RescaleCFG": patched("comfy_extras.nodes_model_advanced", "RescaleCFG", multiplier=0.7),
     "LCM": lcm,
