@@ -19,8 +19,8 @@ class CanvasCheckpoint(io.ComfyNode):
             display_name="Canvas Checkpoint",
             category=CATEGORY,
             description="A tiny text-to-image model that comes with this pack, to learn and to test with: it draws "
-            f"{SIDE} x {SIDE} pictures in seconds, also without a GPU. Prompts look like 'A cat and a dog image in photo "
-            f"style'. It knows the objects {', '.join(OBJECTS)} and the styles {', '.join(STYLES)}; other words "
+            f"{SIDE} x {SIDE} pictures in seconds, also without a GPU. Prompts look like 'A cat and a dog image in "
+            f"photo style'. It knows the objects {', '.join(OBJECTS)} and the styles {', '.join(STYLES)}; other words "
             "are ignored.",
             inputs=[],
             outputs=[

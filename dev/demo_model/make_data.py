@@ -16,8 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ...demo_model.sizes import GRID, SIDE
 from ...demo_model.vocabulary import OBJECTS, STYLES
-from .scenes import GRID, SIDE, TRAIN, render
+from .scenes import TRAIN, render
 
 WORK = Path(__file__).parents[1] / "work"
 CHUNK = 500

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...demo_model.sizes import GRID
 from ...demo_model.vae import CanvasAutoencoder, load_trained
 from ...demo_model.vocabulary import OBJECTS
-from .judges import DEFAULT_PATH, FORMAT, GRID, JudgeNetwork, Judges
+from .judges import DEFAULT_PATH, FORMAT, JudgeNetwork, Judges
 from .make_data import NO_OBJECT, WORK, load_chunks, rendered
 from .scenes import HELD_OUT, VALIDATION
 from .training import TrainingState, training_precision
