@@ -1,6 +1,6 @@
 """Does it really erase? UA, IRA, CRA and more on the small world, for any settings.
 
-``python dev/host benchmarks.erasure --split tuning "output_blocks.1.1 similar positive 1.0"`` prints one row a
+``python dev/host benchmarks.erasure --split tuning "HOOKPOINT similar positive 1.0"`` prints one row a
 setting. framework/settings.py says how a setting is spelled; ``plain`` is the unedited model, ``omit`` leaves the
 target out of the prompt, ``negative`` names it in the negative prompt, ``inpaint SETTING`` samples anew what a setting
 detects. ``--main`` adds the rows of MAIN. framework/outcomes.py explains the first columns, framework/changes.py those

@@ -23,15 +23,16 @@ from ..demo_model import checkpoint
 from ..demo_model.vocabulary import OBJECTS, join_objects
 from ..dev.demo_model import scenes
 from ..dev.demo_model.activations import from_scenes
-from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
+from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, empty_latents
 from ..finding.fitting import Finding
 from ..finding.prompts import around, default_prompts
 from ..finding.search import Generation, MaskedImages, Search, find_by_prompts, find_in_mask
 from ..nodes import ConceptFinder, ConceptFromMask
-from ..nodes.files import BEST, SHIPPED
+from ..nodes.files import SHIPPED
 from ..sae_models.concepts import Concept
 from ..sae_models.formats import concept_files
 from ..sae_models.loaded import LoadedSAE
+from ..sae_models.shipped import file_name
 from ..unet.loading import load_sae
 from ..unet.sampling import Sampling, encode
 from .framework import storage
@@ -59,7 +60,7 @@ def from_word(canvas: Model, sae: LoadedSAE, word: str, kind: str = "object") ->
     select = next(each.options for each in way if each.id == "select")[0]
     search = Search(word, *default_prompts(word, kind), images, bands, select, percentile)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
-    return find_by_prompts(*canvas, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0]
+    return find_by_prompts(*canvas, sae, search, empty_latents(BATCH), sampling)[0]
 
 
 def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding:
@@ -117,7 +118,7 @@ def main() -> None:
     """Find words and print how well they localize."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", choices=[*OBJECTS, []], metavar="OBJECT", help="all if left out")
-    parser.add_argument("--sae", type=Path, default=SHIPPED / BEST, help="the shipped one if left out")
+    parser.add_argument("--sae", type=Path, default=SHIPPED / file_name(), help="the shipped one if left out")
     parser.add_argument("--ways", nargs="+", choices=(FROM_WORD, FROM_MASK), default=[FROM_WORD, FROM_MASK])
     parser.add_argument("--split", choices=list(SCENES), default="tuning")
     parser.add_argument("--scenes", type=int, default=400)
@@ -125,7 +126,7 @@ def main() -> None:
     arguments = parser.parse_args()
     canvas = checkpoint.load()
     words = arguments.words or list(OBJECTS)
-    shipped, sae = (load_sae(str(path), path.name) for path in (SHIPPED / BEST, arguments.sae))
+    shipped, sae = (load_sae(str(path), path.name) for path in (SHIPPED / file_name(), arguments.sae))
     found = {way: find_all(canvas, sae, way, arguments.split, words) for way in arguments.ways}
     sites = list({shipped.config.hookpoint, sae.config.hookpoint})
     noised = from_scenes(*canvas, sites, SCENES[arguments.split][: arguments.scenes])

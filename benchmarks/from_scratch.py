@@ -14,9 +14,10 @@ from pathlib import Path
 from ..erasure.attach import attach
 from ..erasure.detection import Detector
 from ..erasure.replacement import MODES, Replacement
-from ..nodes.files import BEST, SHIPPED
+from ..nodes.files import SHIPPED
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
+from ..sae_models.shipped import file_name
 from ..unet.loading import load_sae
 from .finding import FROM_MASK, FROM_WORD, find_all
 from .framework import storage
@@ -58,7 +59,7 @@ def main() -> None:
     add_options(parser, Plan(16, 12, 12))
     arguments = parser.parse_args()
     scope, world = scope_of(arguments), World()
-    shipped, sae = (load_sae(str(path), path.name) for path in (SHIPPED / BEST, arguments.sae))
+    shipped, sae = (load_sae(str(path), path.name) for path in (SHIPPED / file_name(), arguments.sae))
     found: dict[str, tuple[LoadedSAE, dict[str, Concept]]] = {}
     for way in arguments.ways:
         if way == KNOWN:

@@ -35,6 +35,7 @@ from ..erasure.replacement import Replacement
 from ..sae_models.concepts import Concept, ConceptBand
 from ..sae_models.sae import SAEConfig, SparseAutoencoder
 from ..unet.calls import NEGATIVE, POSITIVE, Call, Chunk, Run, patches_of
+from .framework.settings import MIDDLE, SITE
 from .framework.storage import WORK
 from .full_size.models import Seen, plant_concept, random_sae
 from .timing import alternate, quartiles, ratios
@@ -45,7 +46,6 @@ ROOT = Path(__file__).resolve().parents[1]
 SILENCED = "none, silenced"
 # Modes, and what they were called.
 MODES = {"similar": "alike", "random": "random", "nearest": "nearest", "none": "none", SILENCED: "none"}
-MIDDLE, SITE = "middle_block.1", "output_blocks.1.1"
 STEPS, MAPS = 20, 4
 SHARE = 0.15
 TIMESTEP = 500.0

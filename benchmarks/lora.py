@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 from ..demo_model import checkpoint
 from ..demo_model.text_encoder import token_ids
 from ..demo_model.vocabulary import OBJECTS
-from ..dev.demo_model import classifiers
+from ..dev.demo_model import judges
 from ..dev.demo_model.scenes import HELD_OUT, TRAIN, Scene, render, sprites
 from ..dev.demo_model.train_unet import Diffusion, diffusion_loss, signal_shares
 from .framework import storage
@@ -87,7 +87,7 @@ def lora_of(added: dict[str, LowRank]) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def encoded(drawn: list[Scene]) -> tuple[Tensor, Tensor]:
-    """Return latents [N, 4, 16, 16] and token ids of scenes."""
+    """Return latents [N, 4, H, W] and token ids of scenes."""
     _, _, vae = checkpoint.load()
     pixels = torch.stack([torch.from_numpy(scene.image) for scene in drawn]).float() / 255
     return vae.encode(pixels).float(), torch.tensor([token_ids(scene.caption) for scene in drawn])
@@ -128,7 +128,7 @@ def train(name: str) -> None:
     file_of(name).parent.mkdir(parents=True, exist_ok=True)
     save_file(lora_of(added), file_of(name))
     images = torch.stack([torch.from_numpy(scene.image) for scene in shown]).float() / 255
-    judge = classifiers.load()
+    judge = judges.load()
     seen = judge.classify(images)[0][:, OBJECTS.index(name)] > judge.threshold
     print(
         f"{name}: loss on {HELD} held-out scenes of the new look {before:.4f} without, "

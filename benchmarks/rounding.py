@@ -2,8 +2,8 @@
 
 The same sums in another order, as on another device or in a batch of another size, end in other last bits. Without an
 edit they stay last bits; an edit has thresholds, and a source patch that is chosen for being most similar can change
-where two are almost so. ``python dev/host benchmarks.rounding`` samples images of 128 pixels (a grid of 8 x 8 patches)
-and of 256 (16 x 16, as many as SD1.5 has at 512) in a batch, alone, and in a batch in which every input of the UNet,
+where two are almost so. ``python dev/host benchmarks.rounding`` samples images of half the model's size and of its
+own, whose grid is as large as SD1.5's at 512, in a batch, alone, and in a batch in which every input of the UNet,
 each number for itself, was made larger or smaller by ``--nudge``, at every step. It prints how far the last two are
 from the first, and of how many replaced patches the source patch was another.
 """
@@ -16,15 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..demo_model.sizes import FACTOR, SIDE
 from ..demo_model.vocabulary import OBJECTS, STYLES, caption
 from ..dev.demo_model.sampling import REPORTING_SEEDS, sample
 from ..erasure.attach import attach
 from ..erasure.detection import Detector
 from ..erasure.record import RunRecord
 from ..erasure.replacement import Replacement
+from .framework.settings import SITE
 from .framework.world import World
 
-SITE = "output_blocks.1.1"
 MODES = ("none", "random", "similar")
 FIRST_SEED = REPORTING_SEEDS.start + 900_000  # of no other benchmark
 Place = tuple[Hashable, ...]
@@ -65,7 +66,7 @@ def sampled(world: World, mode: str, target: str, seeds: Sequence[int], side: in
     images, sources = [], {}
     for first in range(0, len(seeds), batch):
         some = seeds[first : first + batch]
-        latents = sample(model, world.clip, [text] * len(some), some, size=(side // 8, side // 8))
+        latents = sample(model, world.clip, [text] * len(some), some, size=(side // FACTOR, side // FACTOR))
         images.append(world.vae.decode(latents))
         assert record.latest is not None
         sources |= sources_of(record.latest, first)
@@ -100,7 +101,7 @@ class Apart:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", nargs="+", type=int, default=(128, 256), help="of the images, in pixels")
+    parser.add_argument("--sides", nargs="+", type=int, default=(SIDE // 2, SIDE), help="of the images, in pixels")
     parser.add_argument("--targets", type=int, default=5, help="how many objects")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--nudge", type=float, default=1e-6, help="as a share of each number")

@@ -1,7 +1,7 @@
 """Train an SAE of the small model as somebody does who leaves the SAE Trainer's inputs as they are.
 
-``python dev/host benchmarks.train_by_node my_sae.safetensors`` calls the node at its defaults, 40 images at a time
-as in the workflow ``train_sae``, moves the SAE to that file, and prints what the node says and how long it took.
+``python dev/host benchmarks.train_by_node my_sae.safetensors`` calls the node at its defaults, as many images at a
+time as in the workflow ``train_sae``, moves the SAE to that file, and prints what the node says and how long it took.
 After an interruption the same command resumes.
 """
 
@@ -14,11 +14,13 @@ import folder_paths
 import torch
 
 from ..demo_model import checkpoint
+from ..dev.demo_model.sampling import empty_latents
 from ..nodes import SAETrainer
 from ..nodes.files import EXTENSIONS
 from .framework import storage
 
 WORK = storage.folder("train_by_node")
+AT_ONCE = 20
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     folder_paths.set_output_directory(str(WORK))
     model, clip, _ = checkpoint.load()
     inputs = {each.id: getattr(each, "default", None) for each in SAETrainer.define_schema().inputs}
-    inputs |= {"model": model, "clip": clip, "latent": {"samples": torch.zeros(40, 4, 16, 16)}, "overwrite": True}
+    inputs |= {"model": model, "clip": clip, "latent": {"samples": empty_latents(AT_ONCE)}, "overwrite": True}
     started, worked = time.monotonic(), time.process_time()
     with torch.inference_mode():
         output = SAETrainer.execute(**inputs)

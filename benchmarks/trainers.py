@@ -24,12 +24,13 @@ from ..demo_model import checkpoint
 from ..dev.demo_model import scenes
 from ..dev.demo_model.activations import from_generations, from_scenes
 from ..dev.demo_model.sampling import REPORTING_SEEDS, SAE_SEEDS, TUNING_SEEDS
+from ..sae_models.shipped import DEFAULT_WIDTH
 from .framework import storage
 from .framework.settings import SITE
 from .framework.tables import heading, line
 
 WORK = storage.WORK / "trainers"
-WIDTH = 128
+WIDTH = DEFAULT_WIDTH
 HELD = 40  # images of each part that is not trained on
 BAND = 2  # of the noised scenes: timestep 500
 CONTESTANTS = Path(__file__).with_name("contestants.py")

@@ -19,7 +19,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from ..demo_model.vocabulary import OBJECTS, STYLES, caption
 from ..dev.demo_model import scenes
 from ..dev.demo_model.activations import BAND_CENTRES, from_scenes
-from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS
+from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, empty_latents
 from ..erasure.attach import attach
 from ..erasure.detection import Detector
 from ..erasure.replacement import Replacement
@@ -138,7 +138,7 @@ def main() -> None:
     contrasts = [caption((name,), style) for name, style in zip(SIXTEEN, STYLES * 2, strict=True)]
     search = Search("two of a kind", targets, contrasts, 32, 5, WAYS[0], 99.99)
     sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, 0)
-    two = find_by_prompts(*world.unedited, sae, search, torch.zeros(BATCH, 4, 16, 16), sampling)[0]
+    two = find_by_prompts(*world.unedited, sae, search, empty_latents(BATCH), sampling)[0]
     print(two.summary(), flush=True)
     print(f"\n{heading('style', 'held-out AUC, least noise first', 'gone', 'object kept', 'other styles kept')}")
     pooled: list[list[bool]] = [[], [], []]

@@ -7,20 +7,21 @@ import comfy.model_base
 import comfy.supported_models_base
 import torch
 
+from .sizes import GRID, LATENT_CHANNELS
 from .text_encoder import WIDTH
 
 UNET_CONFIG: dict[str, Any] = {
-    "image_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
+    "image_size": GRID,
+    "in_channels": LATENT_CHANNELS,
+    "out_channels": LATENT_CHANNELS,
     "model_channels": 64,
-    "num_res_blocks": [1, 1],
-    "channel_mult": [1, 2],
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 2, 3],
     "num_heads": -1,
-    "num_head_channels": 32,
+    "num_head_channels": 64,
     "use_spatial_transformer": True,
-    "transformer_depth": [1, 1],
-    "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth": [0, 1, 0],
+    "transformer_depth_output": [0, 0, 1, 1, 0, 0],
     "transformer_depth_middle": 1,
     "context_dim": WIDTH,
     "use_linear_in_transformer": True,
@@ -32,10 +33,15 @@ UNET_CONFIG: dict[str, Any] = {
 class CanvasLatent(comfy.latent_formats.LatentFormat):
     """Latents as the VAE gives them: zero mean, unit variance per channel."""
 
-    latent_channels = 4
-    # For previews while sampling: a least-squares fit of 8 x 8 pixel means (-1 to 1) by the shipped VAE's latents.
-    latent_rgb_factors = [[0.01, 0.152, -0.077], [0.251, 0.294, 0.544], [0.14, -0.125, -0.028], [-0.354, -0.17, 0.135]]
-    latent_rgb_factors_bias = [0.053, 0.043, 0.062]
+    latent_channels = LATENT_CHANNELS
+    # For previews while sampling: the mean color (-1 to 1) of a cell's pixels, fitted by dev/demo_model/fit_preview.py.
+    latent_rgb_factors = [
+        [-0.441, -0.091, 0.079],
+        [-0.02, -0.033, -0.033],
+        [0.205, 0.479, 0.383],
+        [-0.021, 0.08, -0.227],
+    ]
+    latent_rgb_factors_bias = [0.171, 0.202, 0.194]
 
 
 class CanvasConfig(comfy.supported_models_base.BASE):
@@ -45,7 +51,7 @@ class CanvasConfig(comfy.supported_models_base.BASE):
     unet_extra_config: dict[str, Any] = {}
     latent_format = CanvasLatent
     memory_usage_factor = 1.0
-    # Five million weights gain nothing from half precision, and float32 gives the same picture everywhere.
+    # Float32 gives the same picture everywhere; half precision is for those who start ComfyUI for it.
     supported_inference_dtypes = [torch.float32]
 
 

@@ -1,4 +1,4 @@
-"""The small world's VAE: 128 x 128 pictures to 16 x 16 x 4 latents and back, convolutional throughout.
+"""The small world's VAE: pictures to latents of an eighth of their sides and back, convolutional throughout.
 
 There is no normalisation layer: the network is shallow, and without one a patch's colour does not depend
 on the rest of the picture.
@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LATENT_CHANNELS = 4
-FACTOR = 8
+from .sizes import LATENT_CHANNELS
 
 
 class ResidualBlock(nn.Module):
@@ -46,6 +45,7 @@ class CanvasAutoencoder(nn.Module):
             block(64, operations),
             conv(64, 128, 3, stride=2, padding=1),
             block(128, operations),
+            block(128, operations),
             nn.SiLU(),
             conv(128, 2 * LATENT_CHANNELS, 3, padding=1),
         )
@@ -57,8 +57,10 @@ class CanvasAutoencoder(nn.Module):
             nn.PixelShuffle(2),
             block(64, operations),
             block(64, operations),
+            block(64, operations),
             conv(64, 4 * 32, 3, padding=1),
             nn.PixelShuffle(2),
+            block(32, operations),
             block(32, operations),
             nn.SiLU(),
             conv(32, 4 * 3, 3, padding=1),

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..demo_model import checkpoint
+from ..demo_model.sizes import SIDE
 from ..demo_model.vocabulary import OBJECTS, STYLES
 from .checking import checked
 from .sockets import LOAD
@@ -18,7 +19,7 @@ class CanvasCheckpoint(io.ComfyNode):
             display_name="Canvas Checkpoint",
             category=LOAD,
             description="A tiny text-to-image model that comes with this pack, to learn and to test with: it generates "
-            "128 x 128 images in seconds, also without a GPU. Prompts look like 'A cat and a dog image in photo "
+            f"{SIDE} x {SIDE} images in seconds, also without a GPU. Prompts look like 'A cat and a dog image in photo "
             f"style'. It knows the objects {', '.join(OBJECTS)} and the styles {', '.join(STYLES)}; other words "
             "are ignored.",
             inputs=[],

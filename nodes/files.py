@@ -11,6 +11,7 @@ import yaml
 from comfy.cli_args import args
 from safetensors import SafetensorError
 
+from ..sae_models import shipped
 from ..sae_models.concepts import Concept
 from ..sae_models.formats import CONFIG_FILES, WEIGHT_FILES, concept_files, concepts_in, parts_of
 from ..sae_models.formats.files import SAFETENSORS
@@ -22,7 +23,6 @@ CONCEPTS = "concepts"  # the folder below models/sae that holds concept files, a
 EXTENSIONS = {".safetensors", ".pt", ".pth"}
 SHIPPED = Path(__file__).resolve().parent.parent / "sae_models" / "weights"
 SHIPPED_PREFIX = "shipped/"
-BEST = "canvas_output_blocks.1.1.safetensors"  # of the shipped ones, by docs/results.md
 
 SAFE_NAME = re.compile(r"\w[\w .+()=-]{0,98}")
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file names on Windows
@@ -68,7 +68,7 @@ def names() -> list[str]:
 
 def _shipped() -> dict[str, str]:
     """Return the SAEs that come with the pack, the best one first: name -> path."""
-    paths = sorted(SHIPPED.glob("*.safetensors"), key=lambda path: (path.name != BEST, path.name))
+    paths = sorted(SHIPPED.glob("*.safetensors"), key=lambda path: (path.name != shipped.file_name(), path.name))
     return {SHIPPED_PREFIX + path.name: str(path) for path in paths}
 
 

@@ -14,6 +14,7 @@ import pytest
 from live_server import LiveServer
 from load import ROOT, load_pack
 from support.browser import Browser, chromium_path
+from support.small_world import SMALL_SIDE
 from support.workflows import WORKFLOWS, read, runs_as_shipped, to_tensor
 from workflow import to_prompt
 
@@ -79,10 +80,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="session")
 def judge(pack: ModuleType) -> Any:
-    """The classifiers of the small world: which objects a picture shows, and in which style."""
-    from concept_erasure.dev.demo_model import classifiers
+    """The judges of the small world: which objects a picture shows, where, and in which style."""
+    from concept_erasure.dev.demo_model import judges
 
-    return classifiers.load()
+    return judges.load()
 
 
 @pytest.fixture(scope="session")
@@ -99,8 +100,14 @@ def classify(judge: Any) -> Callable[[bytes], dict[str, float]]:
 
 @pytest.fixture
 def quickstart_prompt(server: LiveServer) -> dict[str, Any]:
-    """The quickstart workflow as the server takes it."""
-    return to_prompt(read(ROOT / "workflows" / "quickstart.json"), server.object_info())
+    """The quickstart workflow as the server takes it, with a small image and few steps: nobody looks at it."""
+    prompt = to_prompt(read(ROOT / "workflows" / "quickstart.json"), server.object_info())
+    for node in prompt.values():
+        if node["class_type"] == "EmptyLatentImage":
+            node["inputs"] |= {"width": SMALL_SIDE, "height": SMALL_SIDE}
+        if node["class_type"] == "KSampler":
+            node["inputs"]["steps"] = 6
+    return prompt
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.arrangements import GUIDERS, PROMPTS, WRAPPERS, encode, guider_of, other_prompt, walks_the_blocks, wrapped
 from support.calls import watch
+from support.small_world import MIDDLE, SAE_FILE, SITE, SMALL, latents
 
 STEPS = 4
-SAE_BLOCK, MIDDLE = "output_blocks.1.1", "middle_block.1"
 
 
 @pytest.fixture(scope="module")
@@ -17,8 +17,7 @@ def sae(pack):
     from concept_erasure.unet.loading import load_sae
 
     files.register_folder()
-    name = f"shipped/canvas_{SAE_BLOCK}.safetensors"
-    return load_sae(files.resolve(name), name)
+    return load_sae(files.resolve(SAE_FILE), SAE_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +47,13 @@ class Rows:
         return executor(*args, **kwargs)
 
 
-def sample(guider, batch=1, width=16):
-    """Sample with a guider; (latents)."""
+def sample(guider, batch=1, wide=1):
+    """Sample latents with a guider, so many times as wide as high."""
     import comfy.samplers
 
     sampling = guider.model_patcher.get_model_object("model_sampling")
     sigmas = comfy.samplers.calculate_sigmas(sampling, "normal", STEPS)
-    noise = torch.randn(batch, 4, 16, width, generator=torch.Generator().manual_seed(5))
+    noise = torch.randn(latents(batch, (SMALL[0], wide * SMALL[1])).shape, generator=torch.Generator().manual_seed(5))
     with torch.inference_mode():
         return guider.sample(
             noise, torch.zeros_like(noise), comfy.samplers.sampler_object("euler"), sigmas, disable_pbar=True, seed=5
@@ -69,7 +68,7 @@ def erased(canvas, sae, prompts, put=lambda model: model, sensitivity=3.0, mode=
     from concept_erasure.unet.hooks import attach_observer
 
     rows = Rows(prompts)
-    before, after = watch(MIDDLE, SAE_BLOCK), watch(MIDDLE, SAE_BLOCK)
+    before, after = watch(MIDDLE, SITE), watch(MIDDLE, SITE)
     model = attach_observer(rows.put(put(canvas[0])), before)
     model, record = attach(model, Detector(sae, sae.concept("cat"), sensitivity), Replacement(mode))
     return attach_observer(model, after), record, rows, before, after
@@ -98,7 +97,7 @@ def detected(sae, read, record):
 def check_rows(sae, record, rows, before, after):
     """Positive rows that hold the concept were edited, and no other row was."""
     edited = 0
-    for name, was, became in changes(rows, before, after, SAE_BLOCK):
+    for name, was, became in changes(rows, before, after, SITE):
         if name == "nothing":
             assert torch.equal(was, became), "a negative row was edited"
         elif detected(sae, was, record):
@@ -124,11 +123,11 @@ def test_every_order_of_prompts(canvas, sae, prompts, name, batch):
 @pytest.mark.parametrize("name", WRAPPERS)
 @pytest.mark.parametrize("batch", [1, 4])
 def test_every_arrangement_of_rows(canvas, sae, prompts, name, batch):
-    """Images are 16 x 32 latents, so that a tile is as large as a usual image."""
+    """Images are twice as wide as high, so that a tile is as large as an image of the other tests."""
     put, certain = WRAPPERS[name]
     make = GUIDERS["KSampler"]
     model, record, rows, before, after = erased(canvas, sae, prompts, put)
-    sample(make(model, prompts), batch, 32)
+    sample(make(model, prompts), batch, 2)
     check_rows(sae, record.latest, rows, before, after)
     alone = batch == 1 and name in ("windows that do not announce themselves",)
     middle = [not torch.equal(was, became) for _, was, became in changes(rows, before, after, MIDDLE)]
@@ -138,7 +137,7 @@ def test_every_arrangement_of_rows(canvas, sae, prompts, name, batch):
         assert any("which image or tile" in note for note in record.latest.notes), record.latest.notes
         assert not any(middle), "the middle took a mask that may be another image's or tile's"
     neutral, *_ = erased(canvas, sae, prompts, put, sensitivity=0.0)
-    assert torch.equal(sample(make(neutral, prompts), batch, 32), sample(make(put(canvas[0]), prompts), batch, 32))
+    assert torch.equal(sample(make(neutral, prompts), batch, 2), sample(make(put(canvas[0]), prompts), batch, 2))
 
 
 def test_what_is_not_certain_is_forgotten_when_its_call_ends(canvas, sae, prompts, monkeypatch):
@@ -154,7 +153,7 @@ def test_what_is_not_certain_is_forgotten_when_its_call_ends(canvas, sae, prompt
     for name, most in (("tile after tile", 0), ("passed on", 1)):
         kept.clear()
         model, *_ = erased(canvas, sae, prompts, WRAPPERS[name][0])
-        sample(GUIDERS["KSampler"](model, prompts), 1, 32)
+        sample(GUIDERS["KSampler"](model, prompts), 1, 2)
         assert len(kept) >= STEPS and max(kept) == most
 
 

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support import small_world
 from support.running import whole_layers
 
 COMMON = {
@@ -194,7 +195,8 @@ def test_the_shipped_model(canvas):
     from concept_erasure.unet import blocks
 
     assert set(blocks.diffusers_names(canvas[0])) == set(blocks.hookpoints(canvas[0]))
-    assert blocks.diffusers_names(canvas[0])["output_blocks.1.1"] == "up_blocks.0.attentions.1"
+    assert blocks.diffusers_names(canvas[0])[small_world.MIDDLE] == "mid_block.attentions.0"
+    assert blocks.diffusers_names(canvas[0])[small_world.SITE].startswith("up_blocks.")
 
 
 def sae(width, block, said=""):

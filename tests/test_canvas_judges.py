@@ -39,6 +39,25 @@ def test_what_the_vae_gives_back_is_still_recognised(judge, scenes, canvas):
     assert ((objects > judge.threshold) == truth[:96]).float().mean() >= 0.97
 
 
+def test_each_object_is_found_where_it_is(judge, scenes):
+    """Mean intersection over union of the cells, and nothing where no object is."""
+    from concept_erasure.demo_model.vocabulary import OBJECTS
+
+    drawn, _ = scenes
+    *_, found = judge.look(images_of(drawn))
+    found = found > judge.area_threshold
+    overlaps = []
+    for scene, cells in zip(drawn, found, strict=True):
+        for name, mask in scene.masks.items():
+            ours, true = cells[OBJECTS.index(name)], torch.from_numpy(mask > 0.3)
+            overlaps.append(float((ours & true).sum() / (ours | true).sum().clamp(min=1)))
+    assert np.mean(overlaps) >= 0.75
+    cat = OBJECTS.index("cat")
+    assert torch.equal(judge.masks(images_of(drawn[:3]), "cat"), found[:3, cat])
+    without = [i for i, scene in enumerate(drawn) if "cat" not in scene.objects]
+    assert found[without, cat].float().mean() < 0.01
+
+
 def test_other_sizes_are_judged_too(judge):
     objects, styles = judge.classify(torch.rand(2, 192, 128, 3))
     assert objects.shape == (2, 20) and styles.isfinite().all()

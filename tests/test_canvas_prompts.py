@@ -58,6 +58,8 @@ def test_a_long_prompt_becomes_several_sections(tokenizer):
 
 
 def test_the_host_encodes_weights_and_long_prompts(canvas):
+    from concept_erasure.demo_model.text_encoder import LENGTH, WIDTH
+
     _, clip, _ = canvas
 
     def encode(text):
@@ -66,7 +68,7 @@ def test_the_host_encodes_weights_and_long_prompts(canvas):
         return tensor
 
     plain, heavy, same, long = map(encode, ("a cat", "a (cat:1.5)", "a (cat:1.0)", "cat " * 20))
-    assert plain.shape == (1, 16, 128) and long.shape == (1, 32, 128)
+    assert plain.shape == (1, LENGTH, WIDTH) and long.shape == (1, 2 * LENGTH, WIDTH)
     assert (plain == same).all() and not (plain == heavy).all()
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.calls import call_of, detector, run_of
+from support.small_world import FACTOR, GRID
 
 STILL = "An image of a cat in photo style"
 
@@ -167,9 +168,9 @@ def test_a_mask_that_is_empty_or_full_changes_nothing_and_any_other_does(bench, 
     from concept_erasure.benchmarks.comparison.given_mask import GivenMask
     from concept_erasure.unet.hooks import attach_observer
 
-    masks = torch.zeros(3, 16, 16, dtype=torch.bool)
+    masks = torch.zeros(3, GRID, GRID, dtype=torch.bool)
     masks[1] = True
-    masks[2, 4:12, 4:12] = True
+    masks[2, GRID // 4 : GRID * 3 // 4, GRID // 4 : GRID * 3 // 4] = True
     made = bench.drawn(attach_observer(bench.model, GivenMask(masks)), prompts)
     assert torch.equal(made[:2], unedited[:2])
     assert not torch.equal(made[2], unedited[2])
@@ -180,11 +181,11 @@ def test_what_the_benchmarks_call_the_defaults_are_those_of_the_nodes(pack):
     from concept_erasure.benchmarks.framework.settings import ONE_PASS, Setting
     from concept_erasure.erasure.replacement import Replacement
 
-    spelled = Setting.parse(f"output_blocks.1.1 {ONE_PASS}")
+    spelled = Setting.parse(f"a {ONE_PASS}")
     assert spelled.replacement == Replacement() and spelled.refinement.is_neutral
     assert spelled.blocks(detector("a")) is None, "attach decides, as for the nodes"
     assert (spelled.sensitivity, spelled.start, spelled.end, spelled.steering) == (1.0, 0.0, 1.0, None)
-    assert Setting.parse(f"output_blocks.1.1 {RANDOM}").replacement == Replacement("random")
+    assert Setting.parse(f"a {RANDOM}").replacement == Replacement("random")
 
 
 def test_a_setting_says_which_source_patches_and_which_blocks(pack):
@@ -259,7 +260,7 @@ def test_a_spot_is_damaged_and_nothing_else(bench, scenes):
     images, styles = scenes[0][:6].clone(), ["photo", "neon", "sketch"] * 2
     for damage in spots.PIXEL_DAMAGES:
         changed = (spots.spotted(images, styles, damage, bench.vae) - images).abs().amax(-1) > 0
-        cells = changed.reshape(6, 16, 8, 16, 8).float().mean((2, 4))
+        cells = changed.reshape(6, GRID, FACTOR, GRID, FACTOR).float().mean((2, 4))
         assert (cells > 0).flatten(1).any(1).all() and (cells == 0).flatten(1).any(1).all()
 
 
@@ -394,12 +395,12 @@ def test_gradients_pass_steered_patches_as_if_nothing_was_added(bench):
 
     sae = bench.sae("outputs")
     sae.load_decoder()
-    x = torch.randn(1, 128, 8, 8, generator=torch.Generator().manual_seed(0)) * 3
+    x = torch.randn(1, sae.config.d_in, 8, 8, generator=torch.Generator().manual_seed(0)) * 3
     output, results = x.clone().requires_grad_(), []
     for kind in (Steerer, PassedOn):
         steerer = kind(SteeredConcept(sae, sae.concept("cat")), Steering("additive", -5.0), ErasureRecord())
         steerer.begin(run_of())
-        results.append(steerer.on_block("output_blocks.1.1", x, output, call_of(run_of(), roles=("positive",))))
+        results.append(steerer.on_block(sae.config.hookpoint, x, output, call_of(run_of(), roles=("positive",))))
     assert torch.equal(results[0], results[1]) and not torch.equal(results[1], output)
     results[1].sum().backward()
     assert torch.equal(output.grad, torch.ones_like(x))

@@ -8,9 +8,7 @@ import os
 import pytest
 import torch
 from support.compatibility import CASES, PATCHES, Setup, Workbench
-
-BLOCK = "output_blocks.1.1"
-NAME = f"shipped/canvas_{BLOCK}.safetensors"
+from support.small_world import MIDDLE_FILE, SAE_FILE, SITE, shapes
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +28,7 @@ def sae(pack):
     from concept_erasure.unet.loading import load_sae
 
     files.register_folder()
-    return load_sae(files.resolve(NAME), NAME)
+    return load_sae(files.resolve(SAE_FILE), SAE_FILE)
 
 
 def detection(sae, sensitivity=3.0):
@@ -95,11 +93,13 @@ def test_only_positive_prompts_are_edited(bench, erase, name):
 def test_an_area_is_edited_but_not_taken_for_the_whole_image(bench, erase):
     erased, record = erase(bench.model, 3.0)
     bench.sample(CASES["regional prompts by area"](bench, erased))
-    whole = [entry for entry in record.latest.entries.values() if entry.images is not None]
-    areas = [entry for entry in record.latest.entries.values() if entry.images is None]
+    there = [entry for entry in record.latest.entries.values() if entry.hookpoint == SITE]
+    whole = [entry for entry in there if entry.images is not None]
+    areas = [entry for entry in there if entry.images is None]
     assert whole and areas and sum(sum(entry.replaced) for entry in areas) > 0
-    assert {tuple(e.mask.shape[1:]) for e in whole} == {(8, 8)} and {tuple(e.mask.shape[1:]) for e in areas} == {(8, 4)}
-    assert record.latest.heat().shape[1:] == (8, 8)
+    _, height, width = shapes(bench.model)[SITE]
+    assert {tuple(entry.mask.shape[1:]) for entry in whole} == {(height, width)} == {record.latest.heat().shape[1:]}
+    assert {tuple(entry.mask.shape[1:]) for entry in areas} == {(height, width // 2)}
 
 
 def test_context_windows_are_kept_apart(bench, sae):
@@ -125,17 +125,19 @@ def test_context_windows_are_kept_apart(bench, sae):
 
 
 def test_a_mask_follows_a_growing_picture_to_an_earlier_block(bench, sae):
-    """That block takes what was seen in the step before, on a smaller grid."""
+    """That block takes what was seen in the step before, when the grid was smaller."""
     from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.replacement import Replacement
 
-    early = "input_blocks.1.1"
+    sides = {path: height for path, (_, height, _) in shapes(bench.model).items()}
+    early = next(iter(sides))
     model, record = attach(bench.model, detection(sae), Replacement(), (early,))
     bench.sample(CASES["LCM that grows"](bench, model))
-    found, placed = ([e for e in record.latest.entries.values() if e.hookpoint == at] for at in (BLOCK, early))
-    assert [tuple(e.mask.shape[1:]) for e in found] == [(8, 8), (12, 12), (16, 16), (16, 16)]
+    found, placed = ([e for e in record.latest.entries.values() if e.hookpoint == at] for at in (SITE, early))
+    growth = (1, 1.5, 2, 2)
+    assert [tuple(e.mask.shape[1:]) for e in found] == [(sides[SITE] * by,) * 2 for by in growth]
     # In the first step nothing was seen yet, so nothing is placed.
-    assert [tuple(e.mask.shape[1:]) for e in placed] == [(24, 24), (32, 32), (32, 32)]
+    assert [tuple(e.mask.shape[1:]) for e in placed] == [(sides[early] * by,) * 2 for by in growth[1:]]
     for seen, entry in zip(found, placed, strict=False):
         small, large = seen.mask[0], entry.mask[0]
         touched = [[any_touched(small, len(large), i, j) for j in range(len(large))] for i in range(len(large))]
@@ -164,7 +166,7 @@ def test_a_region_with_an_area_is_refused_with_a_reason(bench, sae):
     from concept_erasure.erasure.detection import Refine
     from concept_erasure.erasure.refinement import Refinement
 
-    model, _ = put(bench.model, Refine(detection(sae), Refinement(region=torch.ones(1, 128, 128))))
+    model, _ = put(bench.model, Refine(detection(sae), Refinement(region=torch.ones(1, 64, 64))))
     with pytest.raises(ValueError, match=r"Mask Refiner: its input 'region' cannot be placed"):
         bench.sample(CASES["regional prompts by area"](bench, model))
 
@@ -225,11 +227,10 @@ def test_one_compiled_model_under_changing_blocks(bench, sae):
     from concept_erasure.nodes import files
     from concept_erasure.unet.loading import load_sae
 
-    other = "shipped/canvas_middle_block.1.safetensors"
     compiled = bench.model.clone()
     set_torch_compile_wrapper(model=compiled, backend="eager")
     bare = bench.sample(Setup(bench.model, bench.positive, bench.negative, steps=1))
-    for one in (sae, load_sae(files.resolve(other), other)):
+    for one in (sae, load_sae(files.resolve(MIDDLE_FILE), MIDDLE_FILE)):
         results = []
         for model in (bench.model, compiled):
             erased, record = put(model, detection(one))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.scenes import patches_of_scenes
+from support.small_world import FACTOR, GRID, SIDE, SITE, latents, shapes
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,14 @@ def painted(pack):
     drawn = list(islice((s for s in map(scenes.render, scenes.VALIDATION) if s.objects == ("tower",)), 3))
     images = torch.from_numpy(np.stack([scene.image for scene in drawn])).float() / 255
     masks = torch.from_numpy(np.stack([scene.masks["tower"] for scene in drawn]))
-    return images, (masks > 0.5).float().repeat_interleave(8, 1).repeat_interleave(8, 2)
+    return images, (masks > 0.5).float().repeat_interleave(FACTOR, 1).repeat_interleave(FACTOR, 2)
+
+
+@pytest.fixture(scope="module")
+def shrunk(painted):
+    """The first of them at half its size, for what does not depend on how well the tower can be told."""
+    image, mask = painted[0][:1], painted[1][:1]
+    return image[:, ::2, ::2], mask[:, ::2, ::2]
 
 
 def run(canvas, sae, image, mask, prompt="A tower image", **changes):
@@ -70,7 +78,7 @@ def test_it_finds_the_thing_in_other_pictures(found, other_pictures):
     assert other_pictures(found[0]) > 0.75
 
 
-def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, painted, monkeypatch):
+def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, shrunk, monkeypatch):
     from concept_erasure.finding import search as finder
     from concept_erasure.nodes import concept_from_mask
 
@@ -85,7 +93,7 @@ def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, p
         return report(finding, examples, size)
 
     monkeypatch.setattr(concept_from_mask, "finder_report", noted)
-    image, mask = painted[0][:1], painted[1][:1]
+    image, mask = shrunk
     alone = run(canvas, sae, image, mask)
     both = run(canvas, sae, image, mask, clip=canvas[1], contrast_images=6)
     (_, before), (fired, labels) = asked
@@ -100,15 +108,15 @@ def test_pictures_drawn_for_contrast_count_as_free_of_the_concept(canvas, sae, p
     assert captions[0] == [""] and sum("image" in caption for caption in captions[1]) == 2, "two are in the report"
 
 
-def test_the_concept_itself_is_not_drawn_for_contrast(canvas, sae, painted, monkeypatch):
+def test_the_concept_itself_is_not_drawn_for_contrast(canvas, sae, shrunk, monkeypatch):
     from concept_erasure.finding import search as finder
 
     asked = []
     draw = finder.generate
     monkeypatch.setattr(finder, "generate", lambda *args: (asked.extend(args[3]), draw(*args))[1])
-    run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], steps=1, contrast_images=20, name="a tower")
+    run(canvas, sae, *shrunk, clip=canvas[1], steps=1, contrast_images=20, name="a tower")
     assert len(asked) == 20 and not any("tower" in prompt for prompt in asked)
-    run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], steps=1, contrast_prompts="A sea\n\nA cat")
+    run(canvas, sae, *shrunk, clip=canvas[1], steps=1, contrast_prompts="A sea\n\nA cat")
     assert asked[20:] == ["A sea", "A cat"] * 4
 
 
@@ -148,7 +156,7 @@ def test_it_is_learnt_in_other_styles_of_what_the_image_description(
     assert other_pictures(styles[0]) > other_pictures(from_one_picture[0]) + 0.03
 
 
-def test_it_does_not_matter_how_many_are_drawn_at_once(canvas, sae, painted, monkeypatch):
+def test_it_does_not_matter_how_many_are_drawn_at_once(canvas, sae, shrunk, monkeypatch):
     from concept_erasure.finding import search as finder
     from concept_erasure.unet import sampling as collecting
 
@@ -158,10 +166,15 @@ def test_it_does_not_matter_how_many_are_drawn_at_once(canvas, sae, painted, mon
     inputs = {"clip": canvas[1], "contrast_images": 3, "extra_images": 2, "steps": 2}
     for most in (3, 1):
         monkeypatch.setattr(collecting, "MOST_AT_ONCE", most)
-        run(canvas, sae, painted[0][:1], painted[1][:1], **inputs)
+        run(canvas, sae, *shrunk, **inputs)
     for one, other in zip(*given, strict=True):
         for call, again in zip(one, other, strict=True):
-            dense = [torch.zeros(64, 1536).scatter_(1, c.indices[0].long(), c.values[0].float()) for c in (call, again)]
+            dense = [
+                torch.zeros(c.values.shape[1], sae.config.num_latents).scatter_(
+                    1, c.indices[0].long(), c.values[0].float()
+                )
+                for c in (call, again)
+            ]
             # Rounding in another order lets a few latents change places at the edge of the top k; another seed
             # changes them all.
             assert (dense[0] - dense[1]).norm() < 0.1 * dense[0].norm()
@@ -171,9 +184,9 @@ def test_as_many_are_drawn_at_once_as_memory_allows(canvas, monkeypatch):
     import comfy.model_management
     from concept_erasure.unet.sampling import MOST_AT_ONCE, at_once
 
-    model, like = canvas[0], torch.zeros(2, 4, 16, 16)
+    model, like = canvas[0], latents(2)
     assert at_once(model, like) == MOST_AT_ONCE
-    three = 3.5 * 2 * model.memory_required([2, 4, 16, 16]) + model.model_size() - model.loaded_size()
+    three = 3.5 * 2 * model.memory_required(list(like.shape)) + model.model_size() - model.loaded_size()
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: three)
     assert at_once(model, like) == 3
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 0)
@@ -191,11 +204,13 @@ def test_latents_are_used_as_they_are(found, canvas, sae, painted, monkeypatch):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (torch.zeros(1, 128, 128), "covers half of 0 and nothing of 192 cells.*Paint more generously"),
-        (torch.ones(128, 128), "nothing of 0 cells.*leave something unpainted"),
-        (torch.zeros(2, 128, 128), "has shape .* for 3 picture"),
+        (torch.zeros(1, SIDE, SIDE), "covers half of 0 and nothing of {cells} cells.*Paint more generously"),
+        (torch.ones(SIDE, SIDE), "nothing of 0 cells.*leave something unpainted"),
+        (torch.zeros(2, SIDE, SIDE), "has shape .* for 3 image"),
     ],
 )
 def test_masks_that_say_nothing(canvas, sae, painted, mask, message):
-    with pytest.raises(ValueError, match=f"Concept From Mask: .*{message}"):
+    _, height, width = shapes(canvas[0], (GRID, GRID))[SITE]
+    cells = len(painted[0]) * height * width
+    with pytest.raises(ValueError, match=f"Concept From Mask: .*{message.format(cells=cells)}"):
         run(canvas, sae, painted[0], mask, noise_samples=2, timestep_bands=1)

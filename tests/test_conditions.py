@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.small_world import latents
 
 
 @pytest.fixture(scope="module")
@@ -17,13 +18,14 @@ def lora(pack):
 def test_comfyui_applies_what_was_trained(lora, tmp_path):
     from concept_erasure.benchmarks.framework.world import Condition, World
     from concept_erasure.demo_model import checkpoint
+    from concept_erasure.demo_model.text_encoder import LENGTH, WIDTH
     from concept_erasure.dev.demo_model.train_unet import Diffusion
 
     weights = {k: v for k, v in load_file(checkpoint.DEFAULT_PATH).items() if not k.startswith("vae.")}
     trained, draw = Diffusion(), torch.Generator().manual_seed(0)
     trained.load_state_dict(weights)
-    x, t = torch.randn(2, 4, 16, 16, generator=draw), torch.tensor([100, 700])
-    context = torch.randn(2, 16, 128, generator=draw)
+    x, t = torch.randn(latents(2).shape, generator=draw), torch.tensor([100, 700])
+    context = torch.randn(2, LENGTH, WIDTH, generator=draw)
     plain = trained.unet._forward(x, t, context=context, transformer_options={})
     added = lora.with_low_rank(trained.unet)
     assert torch.equal(trained.unet._forward(x, t, context=context, transformer_options={}), plain)

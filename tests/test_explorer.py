@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.small_world import SMALL, SMALL_SIDE, latents
 
 
 def run(canvas, sae, **changes):
@@ -18,7 +19,7 @@ def run(canvas, sae, **changes):
         "scheduler": "normal",
         "seed": 1,
     }
-    size = {"samples": torch.zeros(4, 4, 16, 16)}
+    size = {"samples": latents(4)}
     return FeatureExplorer.execute(model, clip, vae, sae, size, **{**inputs, **changes}).args
 
 
@@ -68,10 +69,10 @@ def pets(canvas, tmp_path, monkeypatch):
     from PIL import Image
 
     (tmp_path / "pets").mkdir()
-    drawn = generate(*canvas, ["A cat image in photo style", "A tower image in photo style"], [1, 2])
+    drawn = generate(*canvas, ["A cat image in photo style", "A tower image in photo style"], [1, 2], size=SMALL)
     for name, picture in zip(("one.png", "two.png"), drawn, strict=True):
-        wide = Image.new("RGB", (192, 128))
-        wide.paste(Image.fromarray((picture * 255).byte().numpy()), (32, 0))
+        wide = Image.new("RGB", (SMALL_SIDE * 3 // 2, SMALL_SIDE))
+        wide.paste(Image.fromarray((picture * 255).byte().numpy()), (SMALL_SIDE // 4, 0))
         wide.save(tmp_path / "pets" / name)
     (tmp_path / "pets" / "one.txt").write_text("A cat image in photo style")
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path))
@@ -128,7 +129,7 @@ def test_a_concepts_latents_carry_their_names_and_a_picture_of_ones_own_is_shown
     concept = sae.concept("cat")
     first = strongest_features(concept, 1)[0][0]
     named = replace(concept, feature_names=((first, "fur"),))
-    pictures, summary = run(canvas, sae, concept=named, count=1, image=torch.rand(1, 128, 128, 3))
+    pictures, summary = run(canvas, sae, concept=named, count=1, image=torch.rand(1, SMALL_SIDE, SMALL_SIDE, 3))
     assert summary.startswith(f"feature {first}: fur: most in ") and len(pictures) == 1
     assert pictures.shape[2] > run(canvas, sae, features=str(first))[0].shape[2], "one more picture in the row"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from support.scenes import patches_of_scenes
+from support.small_world import GRID, SMALL, latents
 
 L, PATCHES, K = 200, 16, 6
 
@@ -190,7 +191,7 @@ class TestOnTheShippedModel:
     """One small search; what it finds is compared with the shipped dictionary."""
 
     @staticmethod
-    def run(canvas, sae, **changes):
+    def run(canvas, sae, size=(GRID, GRID), **changes):
         from concept_erasure.nodes import ConceptFinder
 
         model, clip, vae = canvas
@@ -209,8 +210,9 @@ class TestOnTheShippedModel:
             "select": "held-out detection",
             "percentile": 99.99,
         }
-        size = {"samples": torch.zeros(12, 4, 16, 16)}
-        return ConceptFinder.execute(model, clip, vae, sae, size, **{**inputs, **changes}).args
+        return ConceptFinder.execute(
+            model, clip, vae, sae, {"samples": latents(12, size)}, **{**inputs, **changes}
+        ).args
 
     @pytest.fixture(scope="class")
     def found(self, canvas, sae):
@@ -241,7 +243,7 @@ class TestOnTheShippedModel:
             f"{kind}_prompts": "\n".join(f"An image of {word} in {style} style" for style in ("photo", "neon"))
             for kind, word in (("target", "cat"), ("contrast", "cats"))
         }
-        concept, _, summary = self.run(canvas, sae, **prompts, steps=4, timestep_bands=1)
+        concept, _, summary = self.run(canvas, sae, SMALL, **prompts, steps=4, timestep_bands=1)
         assert summary.startswith("WARNING: no feature") and concept.features() == []
 
     @pytest.mark.parametrize(

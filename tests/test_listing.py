@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 from load import ROOT
-
-SHIPPED = "canvas_output_blocks.1.1.safetensors"
+from support.small_world import FILE_NAME, SAE_FILE
 
 
 @pytest.fixture
@@ -41,7 +40,7 @@ def good(path: Path) -> Path:
     from concept_erasure.nodes import files
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(files.SHIPPED / SHIPPED, path)
+    shutil.copy(files.SHIPPED / FILE_NAME, path)
     return path
 
 
@@ -269,7 +268,7 @@ def test_folders_full_of_links_to_each_other_end(root, monkeypatch):
 def test_ten_thousand_files_are_listed_quickly_and_opened_once(root, monkeypatch):
     from concept_erasure.nodes import ConceptDetector, LoadConcept, SAELoader, files
 
-    content = (files.SHIPPED / SHIPPED).read_bytes()
+    content = (files.SHIPPED / FILE_NAME).read_bytes()
     (root / "many").mkdir()
     first = root / "first.safetensors"
     first.write_bytes(content[: 2**10])
@@ -399,7 +398,7 @@ def test_a_server_with_all_of_it_in_its_folders(tmp_path):
         ):
             server.run({"1": loader, "2": saver})
         link_to_itself(folder / "a")
-        loader["inputs"]["sae_file"] = f"shipped/{SHIPPED}"
+        loader["inputs"]["sae_file"] = SAE_FILE
         server.run({"1": loader, "2": saver})
         assert (folder / "süß.safetensors").is_file()
         described = server.object_info()

@@ -1,11 +1,13 @@
 """The nodes themselves: what they give, and what they say when the input is wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from support.running import detect, sample
+from support.small_world import MIDDLE, SITE, SMALL, SMALL_SIDE, latents
 
 
 @pytest.fixture
@@ -216,10 +218,12 @@ def with_config(sae, **changes):
 
 def test_an_sae_that_does_not_fit(nodes, sae, canvas):
     from concept_erasure.erasure.detection import Detector
+    from concept_erasure.unet.blocks import hookpoints
 
-    concept = sae.concept("cat")
-    narrow = Detector(with_config(sae, hookpoint="input_blocks.1.1"), concept)
-    with pytest.raises(ValueError, match=r"Patch Replacer.*reads 128 channels.*input 'model' has 64.*middle_block\.1"):
+    concept, widths = sae.concept("cat"), hookpoints(canvas[0])
+    narrow = Detector(with_config(sae, hookpoint=MIDDLE), concept)
+    said = rf"Patch Replacer.*reads {widths[SITE]} channels.*input 'model' has {widths[MIDDLE]}.*{re.escape(SITE)}"
+    with pytest.raises(ValueError, match=said):
         replace(nodes, canvas[0], narrow)
     elsewhere = Detector(with_config(sae, hookpoint="output_blocks.99.1"), concept)
     with pytest.raises(ValueError, match=r"output_blocks\.99\.1.*does not have.*Its blocks: input_blocks"):
@@ -231,18 +235,21 @@ def test_the_published_method_is_one_choice(nodes, detection, canvas):
     published, record = replace(nodes, canvas[0], detection, "published")
     spelled_out, _ = replace(nodes, canvas[0], detection, "random", replace_at="SAE block", source_share=1.0)
     assert torch.equal(sample(canvas, published), sample(canvas, spelled_out))
-    assert {hookpoint for hookpoint, _, _ in record.latest.entries} == {"output_blocks.1.1"}
+    assert {hookpoint for hookpoint, _, _ in record.latest.entries} == {SITE}
 
 
 def test_where_to_replace(nodes, detection, canvas):
+    from concept_erasure.unet.blocks import hookpoints
+
     where = {"replace_at": "listed blocks"}
-    names = "middle_block.1, mid_block.attentions.0 output_blocks.2.1"
+    names = f"{MIDDLE}, mid_block.attentions.0 {SITE}"
     assert replace(nodes, canvas[0], detection, blocks=names, **where)[0] is not canvas[0]
     with pytest.raises(ValueError, match=r"input 'blocks': the_middle is no block's name"):
         replace(nodes, canvas[0], detection, blocks="the_middle", **where)
     with pytest.raises(ValueError, match=r"input 'blocks': it is empty"):
         replace(nodes, canvas[0], detection, **where)
-    with pytest.raises(ValueError, match=r"input 'blocks' names output_blocks\.11\.1.*output_blocks\.2\.1[^,]* \(64\)"):
+    there = rf"{re.escape(SITE)}[^,]* \({hookpoints(canvas[0])[SITE]}\)"
+    with pytest.raises(ValueError, match=rf"input 'blocks' names output_blocks\.11\.1.*{there}"):
         replace(nodes, canvas[0], detection, blocks="output_blocks.11.1", **where)
 
 
@@ -282,7 +289,7 @@ def test_a_region_with_a_conditioning_area(nodes, sae, canvas):
     model, _ = replace(nodes, canvas[0], refine(nodes, found, region=torch.ones(1, 8, 8)))
     cond, extra = canvas[1].encode_from_tokens_scheduled(canvas[1].tokenize("A cat"))[0]
     area = [[cond, {**extra, "area": (8, 8, 0, 0), "strength": 1.0, "set_area_to_bounds": False}]]
-    latent = torch.zeros(1, 4, 16, 16)
+    latent = latents()
     noise = comfy.sample.prepare_noise(latent, 1)
     with pytest.raises(ValueError, match="Mask Refiner: its input 'region' cannot be placed"):
         comfy.sample.sample(model, noise, 2, 4.5, "euler", "normal", area, area, latent, seed=1)
@@ -291,14 +298,15 @@ def test_a_region_with_a_conditioning_area(nodes, sae, canvas):
 def test_preview_shapes_and_mask(nodes, sae, canvas):
     found, _ = detect(nodes, sae, sensitivity=3.0)
     model, record = replace(nodes, canvas[0], found)
-    image = canvas[2].decode(sample(canvas, model, count=2, size=(16, 24)))
-    assert image.shape == (2, 128, 192, 3)
+    image = canvas[2].decode(sample(canvas, model, count=2, size=(SMALL[0], SMALL[1] * 3 // 2)))
+    height, width = SMALL_SIDE, SMALL_SIDE * 3 // 2
+    assert image.shape == (2, height, width, 3)
     kept = image.clone()
     output = nodes.DetectionPreview.execute(record, image, 3, "any step")
     preview, mask, remaining, said = output.args
     assert isinstance(remaining, bool) and said == record.latest.summary()
-    assert preview.shape[0] == 2 and preview.shape[1] > 128 and preview.shape[2:] == (192 * 4, 3)
-    assert mask.shape == (2, 128, 192)
+    assert preview.shape[0] == 2 and preview.shape[1] > height and preview.shape[2:] == (width * 4, 3)
+    assert mask.shape == (2, height, width)
     assert set(mask.unique().tolist()) <= {0.0, 1.0} and mask.max() == 1
     assert torch.equal(image, kept), "the input picture is not drawn on"
     _, share, _, _ = nodes.DetectionPreview.execute(record, image, 0, "share of steps").args
@@ -334,14 +342,15 @@ def test_img2img_and_inpainting(nodes, sae, canvas):
     clip, vae = canvas[1:]
     positive = stock.CLIPTextEncode().encode(clip, "A cat image in photo style")[0]
     negative = stock.CLIPTextEncode().encode(clip, "")[0]
-    image = torch.rand(1, 128, 128, 3)
-    hole = torch.zeros(1, 128, 128)
-    hole[:, 32:96, 32:96] = 1
+    image = torch.rand(1, SMALL_SIDE, SMALL_SIDE, 3)
+    hole = torch.zeros(1, SMALL_SIDE, SMALL_SIDE)
+    middle = slice(SMALL_SIDE // 4, SMALL_SIDE * 3 // 4)
+    hole[:, middle, middle] = 1
     latents = [
         stock.VAEEncode().encode(vae, image)[0],
         stock.VAEEncodeForInpaint().encode(vae, image, hole, 6)[0],
         stock.SetLatentNoiseMask().set_mask(stock.VAEEncode().encode(vae, image)[0], hole)[0],
-        stock.EmptyLatentImage().generate(192, 128, 2)[0],
+        stock.EmptyLatentImage().generate(SMALL_SIDE * 3 // 2, SMALL_SIDE, 2)[0],
     ]
     for latent in latents:
         result = stock.KSampler().sample(model, 3, 4, 4.5, "euler", "normal", positive, negative, latent, denoise=0.7)[

@@ -6,8 +6,10 @@ Exact where it must do nothing, local and repeatable where it acts, and gone whe
 import pytest
 import torch
 from support.calls import watch
+from support.small_world import GRID, MIDDLE, MIDDLE_FILE, SITE, SMALL, shapes
 
 STEPS = 6
+WHOLE = (GRID, GRID)  # the size of a usual image, where the middle's grid would be too coarse on a small one
 PROMPTS = ["A cat image in photo style", "A dog and a cat image in comic style", "A tree image in neon style"]
 
 
@@ -20,6 +22,15 @@ def sae(pack, canvas):
     files.register_folder()
     name = files.names()[0]
     return load_sae(files.resolve(name), name)
+
+
+@pytest.fixture(scope="module")
+def coarse(sae):
+    """The shipped SAE of the middle, whose grid is the coarsest."""
+    from concept_erasure.nodes import files
+    from concept_erasure.unet.loading import load_sae
+
+    return load_sae(files.resolve(MIDDLE_FILE), MIDDLE_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +51,7 @@ def erase(model, detection, mode="similar", blocks=None, **options):
 def run(canvas, model, prompts=PROMPTS[:1], seeds=(7,), **options):
     from concept_erasure.dev.demo_model.sampling import sample
 
-    return sample(model, canvas[1], prompts, list(seeds), **{"steps": STEPS, **options})
+    return sample(model, canvas[1], prompts, list(seeds), **{"steps": STEPS, "size": SMALL, **options})
 
 
 def hooks_left(model):
@@ -123,32 +134,38 @@ def check_sources(was, became, mask):
             assert (free == patch).all(1).any()
 
 
-@pytest.mark.parametrize(("block", "delay"), [("output_blocks.2.1", 0), ("input_blocks.1.1", 1)])
-def test_patches_are_replaced_at_another_block(canvas, sae, detect, block, delay):
-    """On a grid twice as fine; a block that runs before the SAE's takes the mask of the step before."""
-    model, record, before, after = watched(canvas[0], sae, detect(), hookpoint=block, blocks=(block,))
-    run(canvas, model, PROMPTS, (1, 2, 3))
-    found = [entry.mask for entry in entries_at(record, sae.config.hookpoint).values()]
+@pytest.mark.parametrize(("place", "delay"), [(-1, 0), (0, 1)], ids=["the last block", "the first block"])
+def test_patches_are_replaced_at_another_block(canvas, coarse, place, delay):
+    """On a finer grid; a block that runs before the SAE's takes the mask of the step before."""
+    from concept_erasure.erasure.detection import Detector
+
+    sides = {path: height for path, (_, height, _) in shapes(canvas[0]).items()}
+    block = list(sides)[place]
+    finer_by = sides[block] // sides[MIDDLE]
+    assert finer_by > 1
+    cat = Detector(coarse, coarse.concept("cat"), 1.0)
+    model, record, before, after = watched(canvas[0], coarse, cat, hookpoint=block, blocks=(block,))
+    run(canvas, model, PROMPTS, (1, 2, 3), size=WHOLE)
+    found = [entry.mask for entry in entries_at(record, MIDDLE).values()]
     assert len(found) == STEPS and sum(mask.sum() for mask in found) > 0
     assert all(not e.looked for e in record.latest.entries.values() if e.hookpoint == block)
     for step, (_, was, became) in enumerate(steps_of(before, after)):
         mask = torch.zeros_like(found[0]) if step < delay else found[step - delay]
-        finer = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        finer = mask.repeat_interleave(finer_by, 1).repeat_interleave(finer_by, 2)
         assert torch.equal((was != became).any(1) & ~finer, torch.zeros_like(finer))
         check_sources(was, became, finer)
-    assert record.latest.replaced() == 4 * sum(int(mask.sum()) for mask in found[: STEPS - delay])
+    assert record.latest.replaced() == finer_by**2 * sum(int(mask.sum()) for mask in found[: STEPS - delay])
 
 
-def test_a_refined_mask_covers_the_same_share_of_a_finer_block(canvas, sae, detect):
-    """The settings count patches of the SAE's grid wherever the mask is used."""
-    from concept_erasure.erasure.detection import Refine
+def test_a_refined_mask_covers_the_same_share_of_a_finer_block(canvas, coarse):
+    """The settings count patches of the SAE's grid, here the middle's, wherever the mask is used."""
+    from concept_erasure.erasure.detection import Detector, Refine
     from concept_erasure.erasure.refinement import Refinement
 
-    fine = "output_blocks.2.1"
-    grown = Refine(detect(sensitivity=1.0), Refinement(grow=1, min_patches=2))
-    model, record = erase(canvas[0], grown, blocks=(sae.config.hookpoint, fine))
-    run(canvas, model, PROMPTS, (1, 2, 3))
-    home, other = entries_at(record, sae.config.hookpoint), entries_at(record, fine)
+    grown = Refine(Detector(coarse, coarse.concept("cat"), 1.0), Refinement(grow=1, min_patches=2))
+    model, record = erase(canvas[0], grown, blocks=(MIDDLE, SITE))
+    run(canvas, model, PROMPTS, (1, 2, 3), size=WHOLE)
+    home, other = entries_at(record, MIDDLE), entries_at(record, SITE)
     assert home.keys() == other.keys() and any(0 < entry.mask.float().mean() < 1 for entry in home.values())
     for sigma, entry in home.items():
         assert torch.equal(other[sigma].mask, entry.mask.repeat_interleave(2, 1).repeat_interleave(2, 2))
@@ -219,8 +236,8 @@ def test_region_masks(canvas, sae, detect, filled):
     from concept_erasure.erasure.detection import Refine
     from concept_erasure.erasure.refinement import Refinement
 
-    region = torch.zeros(1, 128, 128)
-    region[:, :, : int(128 * filled)] = 1
+    region = torch.zeros(1, 64, 64)
+    region[:, :, : int(64 * filled)] = 1
     found = Refine(detect(), Refinement(grow=2))
     model, record = erase(canvas[0], Refine(found, Refinement(region=region)))
     result = run(canvas, model)
@@ -278,8 +295,9 @@ def test_other_patches_on_the_same_model(canvas, detect, replacer_first):
 
     def with_patches(model):
         model = model.clone()
-        key = "diffusion_model.middle_block.1.proj_out.weight"
-        assert model.add_patches({key: (torch.full((128, 128), 0.01),)}, 1.0) == [key]
+        weight = model.model.diffusion_model.get_submodule(MIDDLE).proj_out.weight
+        key = f"diffusion_model.{MIDDLE}.proj_out.weight"
+        assert model.add_patches({key: (torch.full(weight.shape, 0.01),)}, 1.0) == [key]
         model.set_model_attn1_output_patch(lambda out, options: out * 1.1)
         return model
 
@@ -297,15 +315,11 @@ def test_other_patches_on_the_same_model(canvas, detect, replacer_first):
     assert not torch.equal(run(canvas, erased), patched) and record.latest.replaced() > 0
 
 
-def test_two_blocks_work_together(canvas, detect):
+def test_two_blocks_work_together(canvas, sae, coarse):
     """Two shipped SAEs joined: both blocks detect and both are edited."""
     from concept_erasure.erasure.detection import Detector, Join
-    from concept_erasure.nodes import files
-    from concept_erasure.unet.loading import load_sae
 
-    saes = [load_sae(files.resolve(name), name) for name in files.names() if name.startswith("shipped/")]
-    assert len({one.config.hookpoint for one in saes}) >= 2
-    leaves = [Detector(one, one.concept("cat"), 3.0) for one in saes[:2]]
+    leaves = [Detector(one, one.concept("cat"), 3.0) for one in (sae, coarse)]
     model, record = erase(canvas[0], Join("union", *leaves))
     run(canvas, model)
     replaced = {hookpoint: 0 for hookpoint, _, _ in record.latest.entries}

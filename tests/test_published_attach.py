@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.calls import watch
+from support.small_world import MIDDLE as BLOCK
+from support.small_world import SMALL
 
 L, K = 64, 6
-BLOCK = "middle_block.1"
-CHOICE = "middle_block.1 = mid_block.attentions.0"
-LATENTS = (3, 20, 41)
+CHOICE = f"{BLOCK} = mid_block.attentions.0"
 
 
 def sdxl_unbox(folder, width):
@@ -59,6 +59,22 @@ def load(pack, tmp_path, monkeypatch):
     folder_paths.filename_list_cache.pop("sae", None)
 
 
+def patches_read(x, output, reads):
+    """What an SAE of the block reads, [B, N, C]."""
+    return (output if reads == "output" else output - x).flatten(2).transpose(1, 2)
+
+
+def some_band(sae, seen):
+    """Three latents that fire in about half of the patches, and thresholds that some patches exceed."""
+    from concept_erasure.sae_models.concepts import ConceptBand
+
+    read = torch.cat([patches_read(x, output, sae.config.reads) for _, x, output, _ in seen]).flatten(0, 1)
+    features = sae.module.encode_dense(read)
+    latents = ((features > 0).float().mean(0) - 0.5).abs().argsort()[:3]
+    highest = float(features[:, latents].sum(-1).max())
+    return ConceptBand(tuple(latents.tolist()), (0.4 * highest, 0.5 * highest, 0.6 * highest))
+
+
 @pytest.mark.parametrize(
     ("write", "choices", "reads"),
     [
@@ -73,22 +89,24 @@ def test_recorded_masks_are_those_of_a_full_encode(canvas, load, write, choices,
     from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.detection import Detector
     from concept_erasure.erasure.replacement import Replacement
-    from concept_erasure.sae_models.concepts import Concept, ConceptBand
+    from concept_erasure.sae_models.concepts import Concept
     from concept_erasure.sae_models.scoring import concept_score
     from concept_erasure.unet.blocks import hookpoints
     from concept_erasure.unet.hooks import attach_observer
 
     sae = load(write, hookpoints(canvas[0])[BLOCK], *choices)
     assert sae.config.reads == reads
-    band = ConceptBand(LATENTS, (2.0, 3.0, 4.0))
-    concept = Concept("something", (0.0, 1000.0), (band,), "sum")
     seen = watch(BLOCK)
-    model, record = attach(attach_observer(canvas[0], seen), Detector(sae, concept), Replacement("none"))
-    sample(model, canvas[1], ["A cat image in photo style", "A tree image in neon style"], [1, 2], steps=3)
+    watched, asked = attach_observer(canvas[0], seen), ["A cat image in photo style", "A tree image in neon style"]
+    sample(watched, canvas[1], asked, [1, 2], steps=3, size=SMALL)
+    band = some_band(sae, seen.seen)
+    concept = Concept("something", (0.0, 1000.0), (band,), "sum")
+    seen.seen.clear()
+    model, record = attach(watched, Detector(sae, concept), Replacement("none"))
+    sample(model, canvas[1], asked, [1, 2], steps=3, size=SMALL)
     compared, found = 0, 0
     for _, x, output, call in seen.seen:
-        read = (output if reads == "output" else output - x).flatten(2).transpose(1, 2)
-        features = sae.module.encode_dense(read)[..., list(LATENTS)]
+        features = sae.module.encode_dense(patches_read(x, output, reads))[..., list(band.features)]
         expected = concept_score(features, torch.tensor(band.thresholds), "sum") > 1
         for chunk in call.chunks:
             entry = record.latest.entries.get((BLOCK, chunk.key, float(call.sigma)))

@@ -5,6 +5,7 @@ import torch
 from live_server import LiveServer
 from support import graphs
 from support.calls import call_of, run_of
+from support.small_world import SMALL
 
 TWO = ("A cat image in photo style", "A cat image in comic style")
 
@@ -26,7 +27,7 @@ def erased(pack, canvas):
 def sample(canvas, model, seeds, prompts=TWO):
     from concept_erasure.dev.demo_model.sampling import sample
 
-    return sample(model, canvas[1], list(prompts), list(seeds), steps=4)
+    return sample(model, canvas[1], list(prompts), list(seeds), steps=4, size=SMALL)
 
 
 def test_latents_find_the_run_that_made_them(canvas, erased):

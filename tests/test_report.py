@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.small_world import SAE_FILE, SMALL
 
 # Of a Patch Replacer: replace_at, source_share, apply_to, source_seed, blocks.
 SETTINGS = ("middle and SAE block", 0.25, "positive", 0, "")
@@ -18,17 +19,14 @@ def nodes(pack):
 
 @pytest.fixture(scope="module")
 def sae(nodes):
-    from concept_erasure.nodes import files
-
-    name = next(name for name in files.names() if "output_blocks.1.1" in name)
-    return nodes.SAELoader.execute(name).args[0]
+    return nodes.SAELoader.execute(SAE_FILE).args[0]
 
 
 def sampled(canvas, model):
     """Two pictures of a cat, through ComfyUI's sampler."""
     from concept_erasure.dev.demo_model.sampling import generate
 
-    return generate(model, canvas[1], canvas[2], ["A cat image in photo style"] * 2, (3, 4), steps=12)
+    return generate(model, canvas[1], canvas[2], ["A cat image in photo style"] * 2, (3, 4), steps=12, size=SMALL)
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.running import sample, train
 from support.scenes import patches_of_scenes
+from support.small_world import GRID, MIDDLE, SITE, latents, shapes
 
 # Trains as the tests below do, without an end, in the folder given; writes to disk every half second.
 WITHOUT_END = """
@@ -50,19 +51,28 @@ def places(sae_folder, tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
+def patches_of(canvas) -> int:
+    """How many patches the SAE's block has for the images that ``train`` asks for."""
+    _, height, width = shapes(canvas[0])[SITE]
+    return height * width
+
+
 def state(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "output").glob("sae_training/*"))
 
 
 def test_a_model_becomes_an_sae(nodes, canvas, tmp_path):
-    output = train(nodes, canvas, hookpoints="output_blocks.1.1, mid_block.attentions.0", name="mine.safetensors")
+    # On the middle's grid a small image has too few patches for a batch.
+    whole = {"samples": latents(4, (GRID, GRID))}
+    output = train(nodes, canvas, latent=whole, hookpoints=f"{SITE}, mid_block.attentions.0", name="mine.safetensors")
     sae, curves = output.args
-    assert sae.config.hookpoint == "output_blocks.1.1" and sae.config.num_latents == 256 and sae.config.k == 8
+    assert sae.config.hookpoint == SITE and sae.config.num_latents == 256 and sae.config.k == 8
     assert curves.shape[0] == 1 and curves.shape[3] == 3 and curves.min() >= 0 and curves.max() <= 1
     assert curves.std() > 0.05, "something is drawn"
     assert "explained variance 0." in output.ui["text"][0]
-    again = nodes.SAELoader.execute("mine_middle_block.1.safetensors").args[0]
-    assert again.config.hookpoint == "middle_block.1" and again.load_decoder().decoder_weight.shape == (256, 128)
+    again = nodes.SAELoader.execute(f"mine_{MIDDLE}.safetensors").args[0]
+    width = shapes(canvas[0])[MIDDLE][0]
+    assert again.config.hookpoint == MIDDLE and again.load_decoder().decoder_weight.shape == (256, width)
     assert again.file.facts["steps"] == 30 and 0 < again.file.facts["explained_variance"] < 1
     assert not state(tmp_path), "collected patches are removed once they are not needed"
     nodes.ConceptDetector.execute(sae, "cat", 1.0, 0.0, 1.0, "3, 5", "union")
@@ -75,9 +85,10 @@ def test_training_explains_what_it_never_saw_and_the_guided_latent_finds_its_con
 
     shown = ("A cat", "A dog", "A tower", "A sea", "A cat and a dog")
     prompts = "\n".join(f"{one} image in {style} style" for style in ("photo", "neon", "sketch") for one in shown)
-    options = {"prompts": prompts, "guided_concepts": "cat", "images": 60, "steps": 6}
+    options = {"prompts": prompts, "guided_concepts": "cat", "images": 40, "steps": 4}
+    options["latent"] = {"samples": latents(10, (GRID, GRID))}
     trained = train(nodes, canvas, train_steps=200, features=512, k=16, **options).args[0].load_decoder()
-    x, cat, _ = patches_of_scenes(canvas, "output_blocks.1.1", ("cat", "dog"))
+    x, cat, _ = patches_of_scenes(canvas, SITE, ("cat", "dog"))
     assert measure(trained, x).explained_variance > 0.5
     fires = trained.pre_activations(x)[:, 0]
     assert roc_auc(fires[cat], fires[~cat]) > 0.8
@@ -94,9 +105,9 @@ def test_the_conditional_half_is_collected(nodes, canvas, tmp_path):
     from concept_erasure.training import store
 
     train(nodes, canvas, keep_patches=True, train_steps=10)
-    there = store.shards(next(iter(state(tmp_path))) / "output_blocks.1.1")
-    held = store.shards(next(iter(state(tmp_path))) / "output_blocks.1.1" / "held")
-    assert sum(shard.rows for shard in there + held) == 24 * 4 * 64
+    there = store.shards(next(iter(state(tmp_path))) / SITE)
+    held = store.shards(next(iter(state(tmp_path))) / SITE / "held")
+    assert sum(shard.rows for shard in there + held) == 24 * 4 * patches_of(canvas)
 
 
 def test_the_same_seed_trains_the_same_sae(nodes, canvas):
@@ -206,10 +217,10 @@ def test_a_full_disk_is_explained_and_spares_the_last_checkpoint(nodes, canvas, 
 
 def test_nan_from_the_model_is_explained(nodes, canvas):
     broken = canvas[0].clone()
-    block = broken.get_model_object("diffusion_model").get_submodule("output_blocks.1.1")
+    block = broken.get_model_object("diffusion_model").get_submodule(SITE)
     hook = block.register_forward_hook(lambda *_: torch.full_like(_[2], torch.nan))
     try:
-        with pytest.raises(ValueError, match=r"SAE Trainer: .*output_blocks\.1\.1.* hold NaN.*'model'.*--force-fp32"):
+        with pytest.raises(ValueError, match=rf"SAE Trainer: .*{re.escape(SITE)}.* hold NaN.*'model'.*--force-fp32"):
             train(nodes, (broken, canvas[1]))
     finally:
         hook.remove()
@@ -253,10 +264,18 @@ def test_batchtopk_and_prompts_from_a_file(nodes, canvas, tmp_path):
 def test_only_the_chosen_steps_are_collected(nodes, canvas, tmp_path):
     train(nodes, canvas, keep_patches=True, train_steps=10, start_percent=0.3, end_percent=0.8, steps=10)
     (folder,) = state(tmp_path)
-    there = [load_file(path) for path in (folder / "output_blocks.1.1").rglob("*.safetensors")]
+    there = [load_file(path) for path in (folder / SITE).rglob("*.safetensors")]
     seen = torch.cat([tensors["timesteps"] for tensors in there])
     assert seen.min() > 199 and seen.max() < 701 and len(seen.unique()) == 5
-    assert len(seen) == 24 * 5 * 64
+    assert len(seen) == 24 * 5 * patches_of(canvas)
+
+
+def test_the_usual_block_of_the_shipped_model_is_that_of_its_best_sae(canvas):
+    from concept_erasure.training.from_model.request import chosen
+
+    assert chosen(canvas[0], "") == {SITE: shapes(canvas[0])[SITE][0]}
+    page = (ROOT / "web" / "docs" / "ConceptErasureSAETrainer.md").read_text(encoding="utf-8")
+    assert f"`{SITE}` for the Canvas Checkpoint" in page
 
 
 def test_zero_means_what_suits_the_model(pack):
@@ -305,7 +324,7 @@ def looked_at(nodes, canvas, tmp_path, **changed):
     train(nodes, canvas, **{"images": 40, "steps": 8, **inputs, **changed})
     (folder,) = state(tmp_path)
     found = []
-    for store in (folder / "output_blocks.1.1", folder / "output_blocks.1.1" / "held"):
+    for store in (folder / SITE, folder / SITE / "held"):
         tensors = [load_file(path) for path in sorted(store.glob("*.safetensors"))]
         found.append({key: torch.cat([each[key] for each in tensors]) for key in tensors[0]})
     return found
@@ -313,8 +332,10 @@ def looked_at(nodes, canvas, tmp_path, **changed):
 
 def test_a_folder_of_pictures_is_noised_and_looked_at(nodes, canvas, pictures, tmp_path):
     kept, held = looked_at(nodes, canvas, tmp_path)
-    assert len(kept["embeddings"]) + len(held["embeddings"]) == 40 * 8 * 64, "each picture twice, once a level"
-    assert len(held["embeddings"]) * 10 == 40 * 8 * 64, "one picture in ten is held, both times"
+    assert len(kept["embeddings"]) + len(held["embeddings"]) == 40 * 8 * patches_of(canvas), (
+        "each picture twice, once a level"
+    )
+    assert len(held["embeddings"]) * 10 == 40 * 8 * patches_of(canvas), "one picture in ten is held, both times"
     levels = kept["timesteps"].unique()
     assert len(levels) == 8 and levels.max() > 900 and levels.min() < 150
 
@@ -377,7 +398,7 @@ def test_folders_that_cannot_be_used_are_explained(nodes, canvas, pictures, tmp_
     ("inputs", "message"),
     [
         ({"prompts": " \n"}, "no prompt.*'prompts'"),
-        ({"hookpoints": "output_blocks.9.1"}, "no block 'output_blocks.9.1'.*'hookpoints'.*output_blocks.1.1"),
+        ({"hookpoints": "output_blocks.9.1"}, f"no block 'output_blocks.9.1'.*'hookpoints'.*{re.escape(SITE)}"),
         ({"name": "../x"}, "'../x' cannot be the name of a file"),
         ({"start_percent": 0.5, "end_percent": 0.5}, "none of the 4 steps lies between 'start_percent'"),
         ({"start_percent": 0.01, "end_percent": 0.02}, "none of the 4 steps lies between 'start_percent'"),

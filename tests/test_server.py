@@ -8,6 +8,7 @@ import torch
 from live_server import LiveServer, ServerError, cached_nodes, failure
 from load import DYNAMIC, ROOT, options
 from support.nodes import NODES
+from support.small_world import SMALL_SIDE
 from support.workflows import by_title, complaints, quickened, read, to_tensor
 from workflow import to_prompt
 
@@ -154,7 +155,7 @@ def test_an_sae_is_trained_interrupted_and_trained_on(server: LiveServer):
     inputs |= {"images": 40, "steps": 4, "train_steps": 1_000_000}
     prompt = {
         "1": {"class_type": "ConceptErasureCanvasCheckpoint", "inputs": {}},
-        "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 128, "height": 128, "batch_size": 8}},
+        "2": {"class_type": "EmptyLatentImage", "inputs": {"width": SMALL_SIDE, "height": SMALL_SIDE, "batch_size": 8}},
         "3": {"class_type": "ConceptErasureSAETrainer", "inputs": inputs},
     }
     prompt_id = server.submit(prompt)

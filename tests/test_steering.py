@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.small_world import SMALL
 
 D, L, K, N = 12, 40, 6, 30
 
@@ -109,13 +110,15 @@ def steered_run(canvas, shipped, **options):
     target = SteeredConcept(shipped, shipped.concept("cat"), **span)
     model, record = steer(canvas[0], target, Steering(**options))
     prompts = ["A cat image in photo style", "A tree image in neon style"]
-    return sample(model, canvas[1], prompts, [7, 8], steps=4), record, model
+    return sample(model, canvas[1], prompts, [7, 8], steps=4, size=SMALL), record, model
 
 
 def plain_run(canvas):
     from concept_erasure.dev.demo_model.sampling import sample
 
-    return sample(canvas[0], canvas[1], ["A cat image in photo style", "A tree image in neon style"], [7, 8], steps=4)
+    return sample(
+        canvas[0], canvas[1], ["A cat image in photo style", "A tree image in neon style"], [7, 8], steps=4, size=SMALL
+    )
 
 
 def test_strength_zero_of_the_additive_ways_changes_nothing(canvas, shipped):

@@ -12,6 +12,7 @@ from live_server import LiveServer, failure
 from load import ROOT
 from support.graphs import base, empty, node, replacer
 from support.nodes import NODES
+from support.small_world import SMALL_SIDE, latents
 
 HUGE = 10**400
 NUMBERS = [math.nan, math.inf, -math.inf, HUGE, -HUGE, True, "1", "", None, [1], np.float32("nan"), torch.ones(1)]
@@ -51,9 +52,9 @@ def objects(classes, canvas):
         "CLIP": canvas[1],
         "VAE": canvas[2],
         "CONDITIONING": canvas[1].encode_from_tokens_scheduled(canvas[1].tokenize("A cat")),
-        "IMAGE": torch.zeros(1, 128, 128, 3),
-        "MASK": torch.ones(1, 128, 128),
-        "LATENT": {"samples": torch.zeros(1, 4, 16, 16)},
+        "IMAGE": torch.zeros(1, SMALL_SIDE, SMALL_SIDE, 3),
+        "MASK": torch.ones(1, SMALL_SIDE, SMALL_SIDE),
+        "LATENT": {"samples": latents()},
         "SAE": sae,
         "CONCEPT": sae.concept("cat"),
         "DETECTION": Detector(sae, sae.concept("cat")),
@@ -234,8 +235,8 @@ def graph(info, name: str, given: str, value: object):
         **base(),
         "4": replacer(),
         "7": empty(),
-        "8": node("EmptyImage", width=128, height=128, batch_size=1, color=0),
-        "9": node("SolidMask", value=1.0, width=128, height=128),
+        "8": node("EmptyImage", width=SMALL_SIDE, height=SMALL_SIDE, batch_size=1, color=0),
+        "9": node("SolidMask", value=1.0, width=SMALL_SIDE, height=SMALL_SIDE),
         "10": node("TestAnyValue", json=json.dumps(value)),
         "11": {"class_type": name, "inputs": {**values, given: ["10", 0]}},
         **({} if info["output_node"] else {"12": node("PreviewAny", source=["11", 0])}),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS, STYLES, caption
-from ...dev.demo_model import classifiers
+from ...dev.demo_model import judges
 from ...dev.demo_model.sampling import REPORTING_SEEDS, TUNING_SEEDS, encode, generate
 from . import deliberate, errors
 from .unedited import Unedited
@@ -37,12 +37,12 @@ class BothJudge:
     Args:
         judge: says whether an image shows any object, and its style where none was asked for.
         model, clip, vae: the small world's, unedited.
-        images: unedited, [N, 128, 128, 3] in 0..1.
+        images: unedited, [N, H, W, 3] in 0..1.
         styles: of these.
     """
 
     def __init__(
-        self, judge: classifiers.Classifiers, model: Any, clip: Any, vae: Any, images: Tensor, styles: Sequence[str]
+        self, judge: judges.Judges, model: Any, clip: Any, vae: Any, images: Tensor, styles: Sequence[str]
     ) -> None:
         self.judge, self.model, self.vae = judge, model, vae
         self.empty = encode(clip, [""])[0][0]
@@ -67,7 +67,7 @@ class BothJudge:
 
     @torch.inference_mode()
     def missed(self, images: Tensor, timestep: int) -> Tensor:
-        """Return what the model is wrong about in images at a timestep, [N, 16, 16]."""
+        """Return what the model is wrong about in images at a timestep, a number for each cell of the latents."""
         parts = images.split(64)
         return torch.cat([errors.denoising(self.model, self.empty, self.vae.encode(x), timestep) for x in parts])
 
@@ -82,7 +82,7 @@ def limits_of(scores: Tensor, groups: Tensor) -> Tensor:
     return torch.stack([scores[groups == g].quantile(errors.QUANTILE, dim=0) for g in range(2 * len(STYLES))])
 
 
-def fitted(judge: classifiers.Classifiers, model: Any, clip: Any, vae: Any) -> BothJudge:
+def fitted(judge: judges.Judges, model: Any, clip: Any, vae: Any) -> BothJudge:
     """Return the judge with limits from the unedited images, generating those that are not there."""
     USUAL.make(model, clip, vae)
     return BothJudge(judge, model, clip, vae, USUAL.images(), USUAL.styles)
@@ -101,5 +101,5 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=400)
     arguments = parser.parse_args()
-    judge = fitted(classifiers.load(), *checkpoint.load())
+    judge = fitted(judges.load(), *checkpoint.load())
     deliberate.print_finds(judge, *fresh(arguments.images))

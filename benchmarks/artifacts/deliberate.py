@@ -12,40 +12,46 @@ from ..framework.tables import heading, line
 Damage = Callable[[np.ndarray, np.random.Generator], None]
 
 
-def place(rng: np.random.Generator, side: int) -> tuple[slice, slice]:
-    """Return a random square of an image."""
-    top, left = rng.integers(0, 128 - side, 2)
-    return slice(top, top + side), slice(left, left + side)
+def square(x: np.ndarray, rng: np.random.Generator, sixteenths: int) -> np.ndarray:
+    """Return a view of a random square of an image, so many sixteenths of its height a side."""
+    side = sixteenths * len(x) // 16
+    top, left = rng.integers(0, np.array(x.shape[:2]) - side)
+    return x[top : top + side, left : left + side]
 
 
 def blob(x: np.ndarray, rng: np.random.Generator) -> None:
-    """Paint a disc of one vivid color, 24 pixels wide."""
-    y, z = np.mgrid[0:24, 0:24] - 11.5
-    x[place(rng, 24)][y**2 + z**2 < 144] = rng.permutation([1.0, 0.0, rng.random()])
+    """Paint a disc of one vivid color, three sixteenths wide."""
+    part = square(x, rng, 3)
+    radius = len(part) / 2
+    y, z = np.mgrid[0 : len(part), 0 : len(part)] - radius + 0.5
+    part[y**2 + z**2 < radius**2] = rng.permutation([1.0, 0.0, rng.random()])
 
 
 def noise(x: np.ndarray, rng: np.random.Generator) -> None:
     """Add coarse noise to a quarter of the image."""
-    x[place(rng, 64)] += 0.25 * rng.standard_normal((16, 16, 3)).repeat(4, 0).repeat(4, 1)
+    part = square(x, rng, 8)
+    grain = len(part) // 16
+    part += 0.25 * rng.standard_normal((16, 16, 3)).repeat(grain, 0).repeat(grain, 1)
 
 
 def shuffle(x: np.ndarray, rng: np.random.Generator) -> None:
-    """Shuffle the 8 x 8 blocks of a 48 pixel square."""
-    part = x[place(rng, 48)]
-    blocks = part.reshape(6, 8, 6, 8, 3).swapaxes(1, 2).reshape(36, 8, 8, 3)
-    part[:] = rng.permutation(blocks).reshape(6, 6, 8, 8, 3).swapaxes(1, 2).reshape(48, 48, 3)
+    """Shuffle the 36 blocks of a square."""
+    part = square(x, rng, 6)
+    side = len(part) // 6
+    blocks = part.reshape(6, side, 6, side, 3).swapaxes(1, 2).reshape(36, side, side, 3)
+    part[:] = rng.permutation(blocks).reshape(6, 6, side, side, 3).swapaxes(1, 2).reshape(part.shape)
 
 
 def smear(x: np.ndarray, rng: np.random.Generator) -> None:
-    """Replace a 40 pixel square by its mean."""
-    rows, columns = place(rng, 40)
-    x[rows, columns] = x[rows, columns].mean((0, 1))
+    """Replace a square by its mean."""
+    part = square(x, rng, 5)
+    part[:] = part.mean((0, 1))
 
 
 def burn(x: np.ndarray, rng: np.random.Generator) -> None:
-    """Push a 48 pixel square's contrast to three times."""
-    rows, columns = place(rng, 48)
-    x[rows, columns] = 0.5 + 3 * (x[rows, columns] - 0.5)
+    """Push a square's contrast to three times."""
+    part = square(x, rng, 6)
+    part[:] = 0.5 + 3 * (part - 0.5)
 
 
 DAMAGES: tuple[Damage, ...] = (blob, noise, shuffle, smear, burn)

@@ -1,7 +1,7 @@
 """Two errors of an image that know nothing of each other, and nothing of the judges of objects.
 
-* **round trip**: what is lost when the image goes through the VAE once more, in its worst 16 x 16 pixel window. A
-  decoder handed values outside the latents' distribution paints what the encoder cannot express.
+* **round trip**: what is lost when the image goes through the VAE once more, in its worst window of an eighth of its
+  sides. A decoder handed values outside the latents' distribution paints what the encoder cannot express.
 * **denoising**: a little noise is added to the image's latents, and the unedited model, without a prompt, says what it
   was; its mean squared error. The model is wrong about what it would not generate itself.
 """
@@ -19,19 +19,20 @@ NOISES = 6
 
 
 def round_trip(vae: Any, images: Tensor, latents: Tensor) -> Tensor:
-    """Return what the VAE loses of images [N, 128, 128, 3] in 0..1 with these latents, [N]."""
+    """Return what the VAE loses of images [N, H, W, 3] in 0..1 with these latents, [N]."""
     again = vae.decode(latents).to(images)
-    lost = F.avg_pool2d((again - images).square().mean(-1)[:, None], 16, stride=8).sqrt()
+    window = images.shape[1] // 8
+    lost = F.avg_pool2d((again - images).square().mean(-1)[:, None], window, stride=window // 2).sqrt()
     return lost.flatten(1).amax(1)
 
 
 def denoising(model: Any, empty: Tensor, latents: Tensor, timestep: int) -> Tensor:
-    """Return the mean squared error of the noise that the model sees in each cell of latents, [N, 16, 16].
+    """Return the mean squared error of the noise that the model sees in each cell of latents, [N, H, W].
 
     Args:
         model: unedited.
         empty: the encoding of no prompt.
-        latents: [N, 4, 16, 16].
+        latents: [N, 4, H, W].
         timestep: how much noise is added.
     """
     comfy.model_management.load_models_gpu([model])

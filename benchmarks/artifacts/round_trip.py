@@ -39,7 +39,7 @@ class RoundTripJudge:
 
     Args:
         vae: the small world's.
-        images: unedited, [N, 128, 128, 3] in 0..1.
+        images: unedited, [N, H, W, 3] in 0..1.
         styles: of these.
     """
 

@@ -11,19 +11,19 @@ import torch
 from scipy.ndimage import zoom
 from torch import Tensor
 
-GRID = 16  # latent cells a side
+from ...demo_model.sizes import FACTOR, GRID
 
 
 def region(rng: np.random.Generator) -> np.ndarray:
-    """Return an irregular spot of 4 to about 60 cells, bool [16, 16]."""
-    y, x = np.mgrid[0:GRID, 0:GRID] + 0.5
+    """Return an irregular spot of about a hundredth to a quarter of a latent's cells, bool [H, W]."""
+    y, x = (np.mgrid[0:GRID, 0:GRID] + 0.5) * 16 / GRID  # in sixteenths of a side
     (cy, cx), (ry, rx) = rng.uniform(2, 14, 2), rng.uniform(1.3, 4.5, 2)
     wobble = zoom(rng.standard_normal((5, 5)), GRID / 5, order=1) * 0.5
     return ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 + wobble < 1
 
 
 def latent_noise(latent: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add noise to latents [4, 16, 16]."""
+    """Add noise to latents [4, H, W]."""
     return latent + rng.uniform(0.7, 2) * rng.standard_normal(latent.shape)
 
 
@@ -44,7 +44,7 @@ def latent_flip(latent: np.ndarray, other: np.ndarray, rng: np.random.Generator)
 
 
 def pixel_channels(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Exchange the color channels, [128, 128, 3]."""
+    """Exchange the color channels, [H, W, 3]."""
     return image[..., rng.permutation([[1, 2, 0], [2, 0, 1], [1, 0, 2], [2, 1, 0]])[0]]
 
 
@@ -55,7 +55,7 @@ def pixel_ghost(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) 
 
 def pixel_stripes(image: np.ndarray, other: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Add a slanted ripple."""
-    y, x = np.mgrid[0:128, 0:128]
+    y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]] * 128 / len(image)
     angle, period = rng.uniform(0, np.pi), rng.uniform(3, 9)
     wave = np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period)
     return image + rng.uniform(0.1, 0.3) * wave[..., None] * rng.permutation([1, 1, rng.uniform(-1, 1)])
@@ -68,7 +68,7 @@ PIXEL_DAMAGES: tuple[Damage, ...] = (pixel_channels, pixel_ghost, pixel_stripes)
 
 @torch.inference_mode()
 def spotted(images: Tensor, styles: Sequence[str], damage: Damage, vae: Any) -> Tensor:
-    """Return copies of images [N, 128, 128, 3] in 0..1 with one damaged spot each.
+    """Return copies of images [N, H, W, 3] in 0..1 with one damaged spot each.
 
     Args:
         images: as the VAE decodes them.
@@ -84,7 +84,7 @@ def spotted(images: Tensor, styles: Sequence[str], damage: Damage, vae: Any) -> 
         others = [j for j, style in enumerate(styles) if style != styles[i]]
         inside = region(rng)
         new = damage(given[i], given[rng.permutation(others)[0]], rng)
-        spot = inside[None] if in_latents else inside.repeat(8, 0).repeat(8, 1)[..., None]
+        spot = inside[None] if in_latents else inside.repeat(FACTOR, 0).repeat(FACTOR, 1)[..., None]
         damaged[i] = np.where(spot, new, given[i])
     result = torch.from_numpy(damaged).float()
     return vae.decode(result) if in_latents else result.clamp(0, 1)

@@ -57,5 +57,5 @@ class Unedited:
                 np.save(file, (made * 255).round().byte().numpy())
 
     def images(self) -> Tensor:
-        """Return all images, which must be there, [N, 128, 128, 3] in 0..1."""
+        """Return all images, which must be there, [N, H, W, 3] in 0..1."""
         return torch.from_numpy(np.concatenate([np.load(path) for path in self.files()])).float() / 255

@@ -4,7 +4,7 @@ From the SAEs that do not ship over the choice of every steering's strength to t
 kept in ``dev/work/comparison``, so an interrupted run resumes, and a later one prints again.
 
 1. *prepare*: unedited images of the tuning seeds, which set the limits of the measures of artifacts
-   (artifacts/both.py), the SAEs (saes.py), and the segmenter (segmenter.py);
+   (artifacts/both.py), and the SAEs (saes.py);
 2. *tune*: every steering at every strength and number of features, on tuning seeds; the best mean of UA, IRA and CRA
    wins, as in the paper. Replacement is not tuned: the nodes' defaults;
 3. *table*: every row on reporting seeds, in rounds, each with seeds of its own.

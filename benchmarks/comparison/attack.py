@@ -81,7 +81,7 @@ def attackable(bench: Bench, method: str, target: str) -> Any:
 
 
 def mixed_encoding(clip: Any, texts: Sequence[str], mixtures: Tensor) -> Tensor:
-    """Encode texts with a prefix whose every word is a mixture of all words, [B, 5, words] -> [B, 16, 128]."""
+    """Encode texts with a prefix whose every word is a mixture of all words, [B, 5, words] -> [B, T, C]."""
     encoder = clip.cond_stage_model.encoder
     rows = []
     for text in texts:
@@ -101,8 +101,8 @@ def noise_loss(model: Any, encoded: Tensor, latents: Tensor, levels: Sequence[fl
 
     Args:
         model: edited.
-        encoded: of the prompts, [B, 16, 128].
-        latents: of the images, [B, 4, 16, 16].
+        encoded: of the prompts, [B, T, C].
+        latents: of the images, [B, 4, H, W].
         levels: sigmas, noisiest first.
         seed: of the noise.
 

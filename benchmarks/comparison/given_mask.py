@@ -15,7 +15,7 @@ class GivenMask(Observer):
     But for one thing: any patch outside may be a source patch, because nothing says which of them score low.
 
     Args:
-        masks: of each image of the run, bool [B, 16, 16].
+        masks: of each image of the run, bool [B, H, W], on any grid.
     """
 
     hookpoints = (MIDDLE, SITE)

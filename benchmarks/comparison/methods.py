@@ -7,8 +7,8 @@ A row is spelled as in framework/settings.py, with the SAEs of saes.py as hookpo
 * ``perpneg SCALE``: it is in the negative prompt of the stock node PerpNegGuider;
 * ``inpaint SETTING``: the image is made, the target detected meanwhile, and what was found in at least half of the
   steps is sampled anew from a prompt without the target, through the stock node SetLatentNoiseMask;
-* ``segmented``: replacement with a mask from outside, see given_mask.py: the patches that the segmenter finds in the
-  unedited image of the same seed are replaced.
+* ``segmented``: replacement with a mask from outside, see given_mask.py: the patches where the judges see the target in
+  the unedited image of the same seed are replaced.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from ..framework.prompts import Prompt
 from ..framework.settings import Setting
 from ..framework.ways import INPAINT, PROMPTING, inpainted, worded
 from ..framework.world import World
-from . import saes, segmenter
+from . import saes
 from .given_mask import GivenMask
 
 PERPNEG, SEGMENTED = "perpneg", "segmented"
@@ -44,13 +44,8 @@ class Bench(World):
         """The measures of artifacts."""
         return both.fitted(self.judge, *self.unedited)
 
-    @cached_property
-    def segmenter(self) -> segmenter.Segmenter:
-        """Finds objects in images."""
-        return segmenter.load(self.judge, self.vae)
-
     def make(self, method: str, target: str, prompts: Sequence[Prompt]) -> Tensor:
-        """Return an image for each prompt, [N, 128, 128, 3], with a target erased by a method."""
+        """Return an image for each prompt, [N, H, W, 3], with a target erased by a method."""
         kind, _, rest = method.partition(" ")
         if kind in PROMPTING:
             return self.drawn(self.model, prompts, *worded(kind, target, prompts))
@@ -90,8 +85,8 @@ def inpaint(bench: Bench, target: str, prompts: Sequence[Prompt], detector: str)
 
 
 def segmented(bench: Bench, target: str, prompts: Sequence[Prompt], _: str) -> Tensor:
-    """Replace what the segmenter finds in the unedited image."""
-    masks = bench.segmenter.masks(bench.drawn(bench.model, prompts), target)
+    """Replace the patches where the judges see the target in the unedited image."""
+    masks = bench.judge.masks(bench.drawn(bench.model, prompts), target)
     return bench.drawn(attach_observer(bench.model, GivenMask(masks)), prompts)
 
 

@@ -51,7 +51,7 @@ OTHERS = {
     "negative prompt": NEGATIVE,
     "PerpNeg": f"{PERPNEG} 1.0",
     "detected mask drawn anew": f"{INPAINT} outputs none positive 1.0",
-    "replacement by a segmenter's mask": SEGMENTED,
+    "replacement by the judges' mask": SEGMENTED,
     "outputs, several latents: replacement as published": "outputs random positive 1.0",
     "outputs, several latents: replacement with random source patches": f"outputs {RANDOM}",
     # 0.09 of 64 patches are 6: what nearly every image of a target has in one of its first steps, on tuning seeds.

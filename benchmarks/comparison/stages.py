@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ..artifacts.both import USUAL
-from . import saes, segmenter
+from . import saes
 from .jobs import done
 from .methods import Bench
 from .rows import every_steering, rows, table_jobs, tuning_jobs
@@ -25,7 +25,6 @@ def prepare(bench: Bench, share: int, of: int) -> None:
         saes.make("output")
     if share == of - 1:
         saes.make("output_minus_input")
-        segmenter.load(bench.judge, bench.vae)
 
 
 def work(stage: str, arguments: argparse.Namespace, share: int, of: int) -> None:

@@ -28,7 +28,7 @@ class ArtifactJudge(Protocol):
         """Return by the name of each measure in which images it finds artifacts.
 
         Args:
-            images: [N, 128, 128, 3] in 0..1.
+            images: [N, H, W, 3] in 0..1.
             styles: what was asked for; None for no style.
         """
 

@@ -1,12 +1,12 @@
 """How a way to erase is spelled on the command line.
 
-``"output_blocks.1.1 similar positive 1.0 share=0.25 at=middle"``: SAE hookpoints joined by ``+``, each perhaps with a
+``"HOOKPOINT similar positive 1.0 share=0.25 at=middle"``: SAE hookpoints joined by ``+``, each perhaps with a
 range of its own (``@0-0.3``), replacement, which prompts are edited, sensitivity, and optionally ``start-end`` percent.
 ``share=`` is the share of source patches, 1 if left out; ``at=`` the blocks to edit, with commas, or ``middle`` for the
 middle and the SAE's, only the SAE's if left out. ``grow=``, ``close=``, ``min_patches=``, ``persistence=`` and
 ``min_area=`` are those of the Mask Refiner. ``rest=keep`` keeps the rest of the image, with ``attempts=``; ``fill=`` is
 then ``omit`` (the prompt without the target), ``empty`` (an empty scene in its style) or ``swap`` (another object, see
-``new_object``). Steering is ``"output_blocks.1.1 SAeUron both -5"``: hookpoint, method,
+``new_object``). Steering is ``"HOOKPOINT SAeUron both -5"``: hookpoint, method,
 which prompts, strength, and optionally ``start-end``, ``latents=`` (the best so many features) and ``error=``.
 """
 
@@ -18,11 +18,12 @@ from ...erasure.detection import DetectionTree, blocks_read
 from ...erasure.keep import Rest
 from ...erasure.refinement import Refinement
 from ...erasure.replacement import Replacement
+from ...sae_models import shipped
 from ...sae_models.concepts import Concept, ConceptBand
 from ...steering.steering import METHODS, Steering
 from .prompts import Prompt
 
-SITE = "output_blocks.1.1"  # the block that the shipped SAE of choice reads
+SITE = shipped.DEFAULT  # the block that the shipped SAE of choice reads
 MIDDLE = "middle_block.1"
 MIDDLE_TOO = "middle"
 ONE_PASS = f"similar positive 1.0 share=0.25 at={MIDDLE_TOO}"  # the nodes' own but for ``rest``, after the hookpoint

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS
-from ...dev.demo_model import classifiers
+from ...dev.demo_model import judges
 from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, generate, sample
 from ...dev.demo_model.train_sae import file_of
 from ...erasure.attach import attach
@@ -87,9 +87,9 @@ class World:
         return self.unedited[2]
 
     @cached_property
-    def judge(self) -> classifiers.Classifiers:
-        """Tells objects and styles."""
-        return classifiers.load()
+    def judge(self) -> judges.Judges:
+        """Tells objects, where they are, and styles."""
+        return judges.load()
 
     def sae(self, site: str) -> LoadedSAE:
         """Return the SAE of a site."""

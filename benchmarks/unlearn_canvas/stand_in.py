@@ -16,7 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...demo_model import vocabulary
-from ...dev.demo_model import classifiers
+from ...demo_model.sizes import SIDE
+from ...dev.demo_model.judges import SIDE as JUDGED_SIDE
+from ...dev.demo_model.judges import load
+from ...nodes.files import SHIPPED_PREFIX
+from ...sae_models.shipped import file_name
 from .generate import UNEDITED, Graph, folder_of, generate, read_graph
 from .judge import ARCHITECTURE, Classifier, answers_of, classify, load_classifier
 from .metrics import print_heading, print_row
@@ -25,7 +29,7 @@ from .protocol import OBJECTS, PHOTO, STYLES, ProtocolImage, images
 # Styles of the protocol that the small model knows, by its own names. It knows Mosaic too, but its tiles do not outlive
 # the scaling to the 224 pixels that the classifiers take.
 KNOWN = {PHOTO: "photo", "Neon_Lines": "neon", "Sketch": "sketch", "Watercolor": "watercolor"}
-SAE = "shipped/canvas_output_blocks.1.1.safetensors"
+SAE = SHIPPED_PREFIX + file_name()
 RUNS = (UNEDITED, "replaced", "published", "steered")
 
 
@@ -33,7 +37,7 @@ def adapted(graph: Graph) -> Graph:
     """Return one of the protocol's graphs with the small model in it, at its own size and guidance and 20 steps."""
     changes = {
         "CheckpointLoaderSimple": {"class_type": "ConceptErasureCanvasCheckpoint", "inputs": {}},
-        "EmptyLatentImage": {"inputs": {"width": 128, "height": 128, "batch_size": 1}},
+        "EmptyLatentImage": {"inputs": {"width": SIDE, "height": SIDE, "batch_size": 1}},
     }
     changed = {node: {**content, **changes.get(content["class_type"], {})} for node, content in graph.items()}
     for content in changed.values():
@@ -49,13 +53,16 @@ def values_of(target: str | None) -> dict[str, object]:
 
 def judges() -> tuple[Classifier, Classifier]:
     """Return the small world's judges in the shape of the published classifiers: logits of 20 objects and 51 styles."""
-    network = classifiers.load().network
+    network = load().network
+
+    def looked_at(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return network(F.interpolate(pixels, (JUDGED_SIDE, JUDGED_SIDE), mode="bilinear", antialias=True))
 
     def objects(pixels: Tensor) -> Tensor:
-        return network(F.interpolate(pixels, (128, 128), mode="bilinear", antialias=True))[0]
+        return looked_at(pixels)[0]
 
     def styles(pixels: Tensor) -> Tensor:
-        found = network(F.interpolate(pixels, (128, 128), mode="bilinear", antialias=True))[1]
+        found = looked_at(pixels)[1]
         placed = torch.full((len(found), len(STYLES)), float("-inf"))
         for style, name in KNOWN.items():
             placed[:, STYLES.index(style)] = found[:, vocabulary.STYLES.index(name)]

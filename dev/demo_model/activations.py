@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...demo_model.sizes import GRID
 from ...demo_model.vocabulary import OBJECTS, STYLES, caption
 from ...sae_models.concepts import band_index
 from ...unet.capture import Capture
@@ -125,7 +126,7 @@ def from_scenes(
             for captured in capture.take():
                 found[captured.hookpoint][band].append(captured.embeddings)
                 grids[captured.hookpoint] = captured.grid
-    cover = torch.zeros(len(OBJECTS), len(rendered), scenes.GRID, scenes.GRID)
+    cover = torch.zeros(len(OBJECTS), len(rendered), GRID, GRID)
     for i, scene in enumerate(rendered):
         for name, mask in scene.masks.items():
             cover[OBJECTS.index(name), i] = torch.from_numpy(mask)

@@ -16,28 +16,28 @@ from ...demo_model.vocabulary import OBJECTS
 from .scenes import SPRITE_FILE, SPRITE_INDEX, SPRITE_SIDE
 
 SETS = {"N": "noto", "F": "fluent-emoji", "L": "fluent-emoji-flat", "X": "fxemoji"}
-COLUMNS = 12
+COLUMNS = 10
 
-# Three to five drawings an object. Cats and dogs whose outlines nearly agree between sets are left out.
+# Three or four drawings an object. Cats and dogs whose outlines nearly agree between sets are left out.
 DRAWINGS = {
-    "architecture": "N:classical-building F:classical-building X:classicalbuilding N:house L:house",
+    "architecture": "N:classical-building L:classical-building N:house F:house",
     "bear": "N:bear L:bear N:teddy-bear F:teddy-bear",
-    "bird": "N:bird L:bird F:duck L:parrot",
-    "butterfly": "N:butterfly F:butterfly L:butterfly N:monarch-butterfly",
-    "cat": "N:cat F:black-cat N:cat-face L:cat-face",
-    "dog": "N:dog F:poodle N:dog-face F:dog-face",
-    "fish": "N:fish L:fish X:fish N:tropical-fish",
-    "flame": "N:fire F:fire L:fire X:fire",
-    "flower": "N:tulip N:sunflower L:hibiscus F:sunflower",
-    "frog": "N:frog F:frog L:frog X:frog",
-    "horse": "N:horse F:horse X:horse L:horse-face",
-    "human": "N:person-standing N:man-standing F:man-standing L:woman-standing",
+    "bird": "N:bird N:duck N:parrot L:parrot",
+    "butterfly": "N:butterfly F:butterfly N:monarch-butterfly",
+    "cat": "N:cat N:black-cat N:cat-face L:cat",
+    "dog": "N:dog N:poodle N:dog-face L:dog-face",
+    "fish": "N:fish X:fish N:tropical-fish L:tropical-fish",
+    "flame": "N:fire F:fire L:fire",
+    "flower": "N:tulip L:sunflower N:hibiscus N:rose",
+    "frog": "N:frog F:frog L:frog",
+    "horse": "N:horse F:horse X:horse N:horse-face",
+    "human": "N:woman-dancing N:man-dancing F:man-dancing X:dancer",
     "jellyfish": "N:jellyfish F:jellyfish L:jellyfish",
-    "rabbit": "N:rabbit F:rabbit N:rabbit-face F:rabbit-face",
+    "rabbit": "N:rabbit L:rabbit N:rabbit-face",
     "sandwich": "N:sandwich F:sandwich L:sandwich",
-    "sea": "N:water-wave F:water-wave L:water-wave X:wave",
+    "sea": "N:water-wave F:water-wave L:water-wave",
     "statue": "N:statue-of-liberty L:statue-of-liberty N:moai F:moai",
-    "tower": "N:tokyo-tower F:tokyo-tower L:tokyo-tower N:lighthouse",
+    "tower": "N:tokyo-tower F:tokyo-tower L:tokyo-tower",
     "tree": "N:deciduous-tree F:deciduous-tree N:evergreen-tree L:evergreen-tree",
     "waterfall": "own:0 own:1 own:2",
 }
@@ -54,16 +54,27 @@ def waterfall_svg(variant: int) -> str:
     """Return the drawing of a cliff with water falling over it into a pool, 96 x 96 units."""
     rock, grass, water, left, right = WATERFALLS[variant]
     streaks = "".join(
-        f'<path d="M{x} 12V{74 - 4 * (i % 2)}" stroke="#fff" stroke-width="2.6" stroke-linecap="round" opacity=".8"/>'
-        for i, x in enumerate(range(left + 5, right - 3, 7))
+        f'<path d="M{x} {14 + 3 * (i % 3)}V{72 - 5 * (i % 2)}" stroke="#fff" stroke-width="2.4" '
+        'stroke-linecap="round" opacity=".85"/>'
+        for i, x in enumerate(range(left + 4, right - 2, 6))
     )
-    foam = "".join(f'<circle cx="{x}" cy="78" r="6" fill="#fff"/>' for x in range(left - 2, right + 6, 8))
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 96 96">
+    foam = "".join(
+        f'<circle cx="{x}" cy="{77 + 2 * (i % 2)}" r="{5 + i % 2}" fill="#fff"/>'
+        for i, x in enumerate(range(left - 3, right + 7, 7))
+    )
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 96 96"><defs>
+    <linearGradient id="r" x1="0" x2="0" y1="0" y2="1"><stop stop-color="{rock}"/>
+    <stop offset="1" stop-color="{rock}" stop-opacity=".86"/></linearGradient></defs>
     <path d="M6 88V22Q8 12 20 12H78Q88 12 90 24V88Z" fill="{rock}"/>
-    <path d="M10 44l14-6 6 14-12 10zM74 34l12 8-4 14-12-6z" fill="#000" opacity=".18"/>
-    <path d="M6 26Q8 8 22 8H{left}V18H20Q12 18 6 26ZM{right} 8H76Q88 8 90 26Q84 18 76 18H{right}Z" fill="{grass}"/>
-    <path d="M{left} 8H{right}V80H{left}Z" fill="{water}"/>{streaks}
-    <ellipse cx="48" cy="84" rx="45" ry="10" fill="{water}"/>{foam}</svg>"""
+    <path d="M8 44l14-8 8 14-12 12zM70 32l14 8-4 16-14-8zM10 70l12-6 4 12-10 6zM72 66l14-4 2 14-10 4z"
+     fill="#000" opacity=".2"/>
+    <path d="M8 30l12-8 6 8-10 8zM72 56l10-6 6 6-8 8z" fill="#fff" opacity=".18"/>
+    <path d="M4 28Q6 6 22 6H{left}V20Q26 16 22 22T12 24Q8 30 4 28ZM{right} 6H76Q90 6 92 28Q88 30 84 24T74 22
+     Q70 16 {right} 20Z" fill="{grass}"/>
+    <path d="M{left} 8Q{(left + right) // 2} 2 {right} 8V80H{left}Z" fill="{water}"/>{streaks}
+    <ellipse cx="48" cy="85" rx="46" ry="10" fill="{water}"/>
+    <path d="M10 87h14M70 88h16M34 91h26" stroke="#fff" stroke-width="1.8" stroke-linecap="round" opacity=".7"/>
+    {foam}</svg>"""
 
 
 def icon_svg(icons: dict, name: str) -> str:
@@ -81,7 +92,7 @@ def render_sprite(svg: str) -> Image.Image:
     """Render an SVG, cut it to what is visible and fit that into a square of `SPRITE_SIDE`, RGBA."""
     import resvg_py  # not a dependency of the pack: only who rebuilds the atlas needs it
 
-    big = 4 * SPRITE_SIDE
+    big = 2 * SPRITE_SIDE
     png = resvg_py.svg_to_bytes(svg_string=svg, width=big, height=big, skip_system_fonts=True)
     image = Image.open(io.BytesIO(png)).convert("RGBA")
     # A faint glow around an icon would make its box too large.

@@ -1,7 +1,8 @@
-"""How good is the generator? Judge its images and draw a contact sheet.
+"""How good is the small world? Judge its images, measure its VAE, and draw a contact sheet.
 
 ``python dev/host dev.demo_model.evaluate`` samples 20 steps through ComfyUI's sampler on the reporting seeds, prints a
-Markdown table with 95 % intervals, and writes ``docs/images/canvas_sheet.jpg``.
+Markdown table with 95 % intervals, and one of the VAE's peak signal-to-noise ratio on held-out scenes, and writes
+``docs/images/canvas_sheet.jpg``.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import torch
 from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS, STYLES, caption
 from ...reports.images import captioned, in_rows, sheet, to_pil
-from . import classifiers
+from . import judges, scenes
 from .sampling import CFG, REPORTING_SEEDS, SAMPLER, STEPS, generate
 from .shares import wilson
 
@@ -43,7 +44,7 @@ def contents(singles: int, pairs: int) -> list[tuple[tuple[str, ...], str]]:
 def measure(singles: int, pairs: int, batch: int) -> None:
     """Generate, judge and print the table."""
     model, clip, vae = checkpoint.load()
-    judge = classifiers.load()
+    judge = judges.load()
     listed = contents(singles, pairs)
     seeds = range(FIRST_SEED, FIRST_SEED + len(listed))
     images = generate(model, clip, vae, [caption(*one) for one in listed], seeds, batch=batch)
@@ -66,6 +67,22 @@ def measure(singles: int, pairs: int, batch: int) -> None:
         print(f"| {name} | {interval(hits)} |")
 
 
+@torch.inference_mode()
+def print_round_trip(count: int) -> None:
+    """Print the peak signal-to-noise ratio in dB of held-out scenes that went through the VAE, by style."""
+    _, _, vae = checkpoint.load()
+    errors = {}
+    for place, style in enumerate(STYLES):
+        seeds = scenes.HELD_OUT[place * count : (place + 1) * count]
+        drawn = np.stack([scenes.render(seed, style=style).image for seed in seeds])
+        pixels = torch.from_numpy(drawn).float() / 255
+        errors[style] = float(((vae.decode(vae.encode(pixels)) - pixels) ** 2).mean())
+    errors = {"all": float(np.mean(list(errors.values()))), **errors}
+    print(f"\n| VAE, n {count} a style | dB |\n|---|---|")
+    for style, error in errors.items():
+        print(f"| {style} | {-10 * np.log10(error):.1f} |")
+
+
 def draw_sheet() -> None:
     """Draw every object in four styles, and a row of pairs."""
     model, clip, vae = checkpoint.load()
@@ -85,11 +102,13 @@ def draw_sheet() -> None:
 
 
 def main() -> None:
-    """Print the table and draw the sheet."""
+    """Print the tables and draw the sheet."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--singles", type=int, default=640)
     parser.add_argument("--pairs", type=int, default=400)
+    parser.add_argument("--scenes", type=int, default=100, help="that the VAE is measured on, for each style")
     parser.add_argument("--batch", type=int, default=40)
     arguments = parser.parse_args()
     measure(arguments.singles, arguments.pairs, arguments.batch)
+    print_round_trip(arguments.scenes)
     draw_sheet()

@@ -25,7 +25,9 @@ def main() -> None:
     with safe_open(WORK / "unet_state.safetensors", "pt") as file:
         step = int(file.metadata()["step"])
         tensors = {key.removeprefix(AVERAGE): file.get_tensor(key) for key in file.keys() if key.startswith(AVERAGE)}
-    tensors |= {f"vae.{key}": value for key, value in load_file(WORK / "vae.safetensors").items()}
+    sharp = WORK / "vae_sharp.safetensors"
+    vae = load_file(sharp if sharp.exists() else WORK / "vae.safetensors")
+    tensors |= {f"vae.{key}": value for key, value in vae.items()}
     halved = {key: value.to(torch.float16).contiguous() for key, value in tensors.items()}
     metadata = {
         "format": FORMAT,

@@ -1,8 +1,9 @@
 """Render the training scenes to files in ``dev/work/`` (development only).
 
-``python dev/host dev.demo_model.make_data images`` stores pictures, for the VAE and the classifiers;
+``python dev/host dev.demo_model.make_data images`` stores pictures, for the VAE;
 ``python dev/host dev.demo_model.make_data latents`` stores the VAE's latents of many more scenes, for the UNet, and
-needs the trained VAE. Both go on where they were stopped.
+needs the trained VAE; ``python dev/host dev.demo_model.make_data half`` stores those of the same scenes at half their
+size. All go on where they were stopped.
 """
 
 import argparse
@@ -15,25 +16,32 @@ from pathlib import Path
 
 import numpy as np
 
+from ...demo_model.sizes import GRID, SIDE
 from ...demo_model.vocabulary import OBJECTS, STYLES
 from .scenes import TRAIN, render
 
 WORK = Path(__file__).parents[1] / "work"
-CHUNK = 1000
+CHUNK = 500
 NO_OBJECT = -1
 
 
-def render_labelled(seed: int) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """Return a scene's picture and its label: first object, second object (or `NO_OBJECT`), style."""
+def render_labelled(seed: int) -> tuple[np.ndarray, tuple[int, int, int], np.ndarray]:
+    """Return a scene's picture, its label (first object, second object or `NO_OBJECT`, style) and its masks.
+
+    Masks are uint8 [2, 32, 32], 0 to 255: which share of each latent cell the first and the second object cover.
+    """
     scene = render(seed)
     objects = [OBJECTS.index(name) for name in scene.objects] + [NO_OBJECT] * 2
-    return scene.image, (objects[0], objects[1], STYLES.index(scene.style))
+    masks = np.zeros((2, GRID, GRID), np.uint8)
+    for i, name in enumerate(scene.objects):
+        masks[i] = np.rint(255 * scene.masks[name])
+    return scene.image, (objects[0], objects[1], STYLES.index(scene.style)), masks
 
 
-def render_chunk(seeds: range) -> tuple[np.ndarray, np.ndarray]:
-    """Return pictures uint8 [N, 128, 128, 3] and labels int8 [N, 3]."""
-    images, labels = zip(*map(render_labelled, seeds), strict=True)
-    return np.stack(images), np.array(labels, np.int8)
+def render_chunk(seeds: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pictures uint8 [N, 256, 256, 3], labels int8 [N, 3] and masks uint8 [N, 2, 32, 32]."""
+    images, labels, masks = zip(*map(render_labelled, seeds), strict=True)
+    return np.stack(images), np.array(labels, np.int8), np.stack(masks)
 
 
 def chunks(first_seed: int, count: int) -> list[range]:
@@ -41,8 +49,8 @@ def chunks(first_seed: int, count: int) -> list[range]:
     return [range(start, start + CHUNK) for start in range(first_seed, first_seed + count, CHUNK)]
 
 
-def rendered(todo: list[range]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield each chunk's pictures and labels in order, drawn by one process per core where forking works."""
+def rendered(todo: list[range]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield each chunk's pictures, labels and masks in order, drawn by one process per core where forking works."""
     if sys.platform != "linux":
         yield from map(render_chunk, todo)
         return
@@ -84,39 +92,81 @@ def load_chunks(folder: Path, *names: str) -> list[np.ndarray]:
 
 
 def make_images(count: int) -> None:
-    """Store pictures uint8 [N, 128, 128, 3] and labels int8 [N, 3]."""
+    """Store pictures uint8 [N, 256, 256, 3] and labels int8 [N, 3]."""
     folder = WORK / "images"
     todo = missing(folder, chunks(TRAIN.start, count))
-    for seeds, (images, labels) in zip(todo, rendered(todo), strict=True):
+    for seeds, (images, labels, _) in zip(todo, rendered(todo), strict=True):
         save_chunk(chunk_file(folder, seeds), images=images, labels=labels)
 
 
-def make_features(count: int) -> None:
-    """Store each scene's latent, float16 [N, 4, 16, 16]."""
+def halved(images: np.ndarray) -> np.ndarray:
+    """Return pictures at half their size, uint8 [N, H, W, 3] -> [N, H/2, W/2, 3]."""
+    count, side = len(images), SIDE // 2
+    return np.rint(images.reshape(count, side, 2, side, 2, 3).mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
+
+
+def make_latents(count: int) -> None:
+    """Store what the UNet and the judges learn from.
+
+    For each scene: latent, and that of its mirror image (no caption names a side), float16 [N, 4, 32, 32]; label;
+    picture at half its size; masks.
+    """
     import torch
 
     from ...demo_model.vae import load_trained
+    from .training import training_precision
 
     vae = load_trained(WORK / "vae.safetensors").to(memory_format=torch.channels_last)
     folder = WORK / "latents"
     # The VAE never saw these seeds, so the UNet learns latents of the kind that new pictures get.
     todo = missing(folder, chunks(TRAIN.start + 1_000_000, count))
     started = time.time()
-    for i, (seeds, (images, labels)) in enumerate(zip(todo, rendered(todo), strict=True)):
-        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            latents = torch.cat([vae.encode(batch) for batch in pixels.split(100)])
-        save_chunk(chunk_file(folder, seeds), latents=latents.half().numpy(), labels=labels)
+    for i, (seeds, (images, labels, masks)) in enumerate(zip(todo, rendered(todo), strict=True)):
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+        both = torch.cat([pixels, pixels.flip(3)])
+        with torch.inference_mode(), training_precision():
+            latents = torch.cat([vae.encode(batch.float() / 127.5 - 1) for batch in both.split(50)])
+        save_chunk(
+            chunk_file(folder, seeds),
+            latents=latents[: len(images)].half().numpy(),
+            mirrored=latents[len(images) :].half().numpy(),
+            labels=labels,
+            pictures=halved(images),
+            masks=masks,
+        )
         print(f"{seeds.stop - TRAIN.start}: {(i + 1) * CHUNK / (time.time() - started):.0f} scenes/s", flush=True)
+
+
+def make_half() -> None:
+    """Store the latents of the half-size pictures of ``make_latents`` and of their mirror images, [N, 4, 16, 16]."""
+    import torch
+
+    from ...demo_model.vae import load_trained
+    from .training import training_precision
+
+    vae = load_trained(WORK / "vae.safetensors").to(memory_format=torch.channels_last)
+    folder = WORK / "half"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted((WORK / "latents").glob("*[0-9].npz")):
+        if (folder / file.name).exists():
+            continue
+        with np.load(file) as data:
+            pictures, labels = torch.from_numpy(data["pictures"]).permute(0, 3, 1, 2), data["labels"]
+        both = torch.cat([pictures, pictures.flip(3)])
+        with torch.inference_mode(), training_precision():
+            latents = torch.cat([vae.encode(batch.float() / 127.5 - 1) for batch in both.split(100)]).half().numpy()
+        save_chunk(folder / file.name, latents=latents[: len(labels)], mirrored=latents[len(labels) :], labels=labels)
 
 
 def main() -> None:
     """Render what the arguments ask for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["images", "latents"])
-    parser.add_argument("--count", type=int, help="scenes, in thousands (default: 24 images, 80 latents)")
+    parser.add_argument("kind", choices=["images", "latents", "half"])
+    parser.add_argument("--count", type=int, help="scenes, in thousands (default: 8 images, 30 latents)")
     args = parser.parse_args()
     if args.kind == "images":
-        make_images(1000 * (args.count or 24))
+        make_images(1000 * (args.count or 8))
+    elif args.kind == "half":
+        make_half()
     else:
-        make_features(1000 * (args.count or 80))
+        make_latents(1000 * (args.count or 30))

@@ -7,6 +7,7 @@ import comfy.sample
 import torch
 from torch import Tensor
 
+from ...demo_model.sizes import GRID, LATENT_CHANNELS
 from ...unet.sampling import ask_once
 
 STEPS = 20
@@ -27,9 +28,15 @@ def encode(clip: Any, prompts: Sequence[str]) -> list[list[Any]]:
     return [[torch.cat(encoded), {}]]
 
 
-def starting_noise(seeds: Sequence[int], size: tuple[int, int] = (16, 16)) -> Tensor:
+def starting_noise(seeds: Sequence[int], size: tuple[int, int] = (GRID, GRID)) -> Tensor:
     """Return each image's own starting noise, [B, 4, *size]; it does not depend on the rest of the batch."""
-    return torch.cat([torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    shape = (1, LATENT_CHANNELS, *size)
+    return torch.cat([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def empty_latents(count: int, size: tuple[int, int] = (GRID, GRID)) -> Tensor:
+    """Return latents as an Empty Latent Image makes them, [B, 4, *size]."""
+    return torch.zeros(count, LATENT_CHANNELS, *size)
 
 
 @torch.inference_mode()
@@ -43,7 +50,7 @@ def sample(
     sampler: str = SAMPLER,
     scheduler: str = SCHEDULER,
     negative: str = "",
-    size: tuple[int, int] = (16, 16),
+    size: tuple[int, int] = (GRID, GRID),
 ) -> Tensor:
     """Sample one latent for each prompt and seed; they share the negative prompt.
 
@@ -90,10 +97,10 @@ def generate(
 
     Args:
         batch: how many are sampled at once.
-        options: steps, cfg, sampler, scheduler and negative, see ``sample``.
+        options: steps, cfg, sampler, scheduler, negative and size, see ``sample``.
 
     Returns:
-        pictures [N, 128, 128, 3] in 0..1.
+        pictures [N, H, W, 3] in 0..1.
     """
     pictures = []
     for start in range(0, len(prompts), batch):

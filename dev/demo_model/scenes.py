@@ -1,6 +1,6 @@
-"""Scenes of the small world: a seed makes a 128 x 128 picture, its caption and each object's mask.
+"""Scenes of the small world: a seed makes a 256 x 256 picture, its caption and each object's mask.
 
-A scene is a background, none, one or two different objects, and a style over the whole picture
+A scene is a background (backgrounds.py), none, one or two different objects, and a style over the whole picture
 (styles.py). Everything is drawn from the seed, so a scene never has to be stored. Seeds are split for good:
 `TRAIN` for what weights are fitted to, `VALIDATION` for what is chosen (thresholds, settings), `HELD_OUT`
 for what is reported.
@@ -14,14 +14,13 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
+from ...demo_model.sizes import GRID, SIDE
 from ...demo_model.vocabulary import OBJECTS, STYLES, caption
-from .styles import apply_style
+from .backgrounds import draw_background
+from .styles import apply_style, blur
 
-SIDE = 128
-GRID = 16  # of the latent, and of the masks
-SPRITE_SIDE = 96
+SPRITE_SIDE = 208
 SPRITE_FILE = Path(__file__).parent / "sprites.png"
 SPRITE_INDEX = SPRITE_FILE.with_suffix(".json")
 
@@ -30,8 +29,9 @@ VALIDATION = range(10_000_000, 20_000_000)
 HELD_OUT = range(20_000_000, 30_000_000)
 
 EMPTY_SHARE, PAIR_SHARE = 0.05, 0.5
-SINGLE_SIZE, PAIR_SIZE = (0.55, 0.75), (0.42, 0.55)  # of the picture's side
-SHADOW = 0.4
+SINGLE_SIZE, PAIR_SIZE = (0.52, 0.76), (0.40, 0.54)  # of the picture's side
+SHADOW = 0.35
+FLOAT = 0.3  # how far above the lower edge an object may be, of the picture's side
 OVERLAP = 0.08  # most of the smaller box that a pair may share
 
 
@@ -40,11 +40,11 @@ class Scene:
     """A picture of the small world.
 
     Attributes:
-        image: uint8 [128, 128, 3].
+        image: uint8 [256, 256, 3].
         objects: names from `OBJECTS`, in the caption's order.
         style: a name from `STYLES`.
         masks: for each object the share of every latent cell that it covers and that nothing hides,
-            float32 [16, 16], 0 to 1.
+            float32 [32, 32], 0 to 1.
         caption: the canonical caption.
     """
 
@@ -78,29 +78,6 @@ def choose_content(rng: np.random.Generator) -> tuple[str, ...]:
     return tuple(OBJECTS[i] for i in rng.choice(len(OBJECTS), count, replace=False))
 
 
-def smooth_noise(rng: np.random.Generator, cells: int, channels: int) -> np.ndarray:
-    """Return noise without detail, float32 [128, 128, channels], 0 to 1."""
-    small = rng.integers(0, 256, (cells, cells, channels), dtype=np.uint8)
-    planes = [Image.fromarray(small[..., c]).resize((SIDE, SIDE), Image.Resampling.BICUBIC) for c in range(channels)]
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1).astype(np.float32) / 255
-
-
-def draw_background(rng: np.random.Generator) -> np.ndarray:
-    """Return a gradient, a soft texture, or ground under a sky, float32 [128, 128, 3], 0 to 1."""
-    first, second = rng.uniform(0.25, 0.95, (2, 3)).astype(np.float32)
-    y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE
-    kind = rng.integers(3)
-    if kind == 0:
-        angle = rng.uniform(0, 2 * np.pi)
-        mix = 0.5 + (x - 0.5) * np.cos(angle) + (y - 0.5) * np.sin(angle)
-    elif kind == 1:
-        mix = smooth_noise(rng, int(rng.integers(3, 6)), 1)[..., 0]
-    else:
-        horizon = rng.uniform(0.45, 0.75)
-        mix = np.clip((y - horizon) * SIDE / 3, 0, 1) * (0.8 + 0.2 * y)
-    return first + np.clip(mix, 0, 1)[..., None] * (second - first)
-
-
 def place(rng: np.random.Generator, count: int) -> list[tuple[int, int, int]]:
     """Return (left, top, side) in pixels of each object's box; a pair overlaps little."""
     low, high = PAIR_SIZE if count == 2 else SINGLE_SIZE
@@ -110,7 +87,10 @@ def place(rng: np.random.Generator, count: int) -> list[tuple[int, int, int]]:
             # After many misses smaller boxes are tried, so that the loop ends.
             side = int(SIDE * rng.uniform(low, high if attempt < 40 else low + 0.05))
             margin = side // 16
-            left, top = (int(v) for v in rng.integers(-margin, SIDE - side + margin + 1, 2))
+            left = int(rng.integers(-margin, SIDE - side + margin + 1))
+            # Objects stand on the ground or float a little above it.
+            lowest = SIDE - side + margin // 2
+            top = max(-margin, int(lowest - FLOAT * SIDE * rng.random() ** 1.5))
             boxes.append((left, top, side))
         if count < 2 or shared(*boxes) <= OVERLAP:
             break
@@ -124,29 +104,31 @@ def shared(a: tuple[int, int, int], b: tuple[int, int, int]) -> float:
 
 
 def draw_object(rng: np.random.Generator, name: str, box: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return an object in its place: premultiplied colour [128, 128, 3] and alpha [128, 128, 1], 0 to 1."""
+    """Return an object in its place: premultiplied colour [256, 256, 3] and alpha [256, 256, 1], 0 to 1."""
     drawings = sprites()[name]
     sprite = drawings[rng.integers(len(drawings))]
     if rng.random() < 0.5:
         sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     left, top, side = box
-    sprite = sprite.resize((side, side), Image.Resampling.BOX if side < 48 else Image.Resampling.BILINEAR)
-    sprite = sprite.rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR)
+    sprite = sprite.resize((side, side), Image.Resampling.BICUBIC)
+    sprite = sprite.rotate(rng.uniform(-9, 9), Image.Resampling.BICUBIC)
     layer = Image.new("RGBa", (SIDE, SIDE))
     layer.paste(sprite, (left, top))
     pixels = np.asarray(layer).astype(np.float32) / 255
     colour, alpha = pixels[..., :3], pixels[..., 3:]
-    tint = rng.uniform(0.85, 1.15, 3).astype(np.float32)
+    tint = rng.uniform(0.9, 1.1, 3).astype(np.float32)
     return np.minimum(colour * tint, alpha), alpha
 
 
-def soften(alpha: np.ndarray) -> np.ndarray:
-    """Blur a [128, 128, 1] alpha, for a shadow that sets an object off a background of its own brightness."""
-    return gaussian_filter(alpha[..., 0], 2, truncate=2.5)[..., None]
+def shadow(alpha: np.ndarray) -> np.ndarray:
+    """Return an object's shadow, 0 to 1, [256, 256, 1]: its blurred outline, a little lower."""
+    small = alpha.reshape(SIDE // 4, 4, SIDE // 4, 4).mean(axis=(1, 3))[..., None]
+    lower = np.pad(blur(small, 1.4), ((1, 0), (0, 0), (0, 0)))[:-1, :, 0]
+    return np.asarray(Image.fromarray(lower).resize((SIDE, SIDE), Image.Resampling.BILINEAR))[..., None]
 
 
 def cover(alpha: np.ndarray) -> np.ndarray:
-    """Average a [128, 128, 1] alpha over the latent's cells -> float32 [16, 16]."""
+    """Average a [256, 256, 1] alpha over the latent's cells -> float32 [32, 32]."""
     cell = SIDE // GRID
     return alpha.reshape(GRID, cell, GRID, cell).mean(axis=(1, 3), dtype=np.float32)
 
@@ -170,11 +152,11 @@ def render(seed: int, objects: Sequence[str] | None = None, style: str | None = 
         raise ValueError(f"A scene has none, one or two different objects of {OBJECTS}, not {names}.")
     if style not in STYLES:
         raise ValueError(f"No style {style!r}; there are {STYLES}.")
-    image = draw_background(rng)
+    image = draw_background(rng, SIDE)
     alphas: dict[str, np.ndarray] = {}
     for name, box in zip(names, place(rng, len(names)), strict=True):
         colour, alpha = draw_object(rng, name, box)
-        image = image * (1 - SHADOW * soften(alpha)) * (1 - alpha) + colour
+        image = image * (1 - SHADOW * shadow(alpha)) * (1 - alpha) + colour
         alphas = {other: hidden * (1 - alpha) for other, hidden in alphas.items()} | {name: alpha}
     image = apply_style(np.clip(image, 0, 1), style, rng)
     return Scene(

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ...demo_model import checkpoint
 from ...demo_model.vocabulary import OBJECTS
-from ...sae_models.concepts import Concept, ConceptDictionary
+from ...sae_models import shipped
+from ...sae_models.concepts import Concept, ConceptBand, ConceptDictionary
 from ...sae_models.formats import native
 from ...sae_models.sae import SAEConfig, SparseAutoencoder
 from ...sae_models.scoring import calibrated_band, fitted_weights, score_features
 from ...training import Quality, TrainingSettings, measure, progress_printer, train
-from ...unet.blocks import hookpoints
 from . import scenes
 from .activations import BAND_EDGES, Generated, Noised, from_generations, from_scenes
 from .sampling import SAE_SEEDS
@@ -94,22 +94,20 @@ def build_dictionary(
         tied: whether the n-th object is tied to the n-th latent, as guided training does it; no other is used then.
     """
     means = feature_means(sae, generated)
-    dense = [dense_features(sae, band) for band in noised.embeddings]
-    concepts = {}
-    for row, name in enumerate(OBJECTS):
-        scores = score_features(means, row)
-        bands = []
-        for band in range(len(scores)):
-            candidates = torch.tensor([row]) if tied else scores[band].topk(CANDIDATES).indices
-            activations = dense[band][..., candidates].float()
-            chosen, weights, background = weighed(activations, noised.masks[row], count)
+    bands: dict[str, list[ConceptBand]] = {name: [] for name in OBJECTS}
+    for band, embeddings in enumerate(noised.embeddings):
+        dense = dense_features(sae, embeddings)  # of one band at a time: they are the largest thing in memory
+        for row, name in enumerate(OBJECTS):
+            scores = score_features(means, row)[band]
+            candidates = torch.tensor([row]) if tied else scores.topk(CANDIDATES).indices
+            chosen, weights, background = weighed(dense[..., candidates].float(), noised.masks[row], count)
             latents = candidates[chosen]
-            bands.append(
+            bands[name].append(
                 calibrated_band(
-                    latents, scores[band][latents], means[row, band][latents], weights, background, quantile, EAGERNESS
+                    latents, scores[latents], means[row, band][latents], weights, background, quantile, EAGERNESS
                 )
             )
-        concepts[name] = Concept(name, BAND_EDGES, tuple(bands), "sum")
+    concepts = {name: Concept(name, BAND_EDGES, tuple(bands[name]), "sum") for name in OBJECTS}
     return ConceptDictionary(concepts, BAND_EDGES, means.mean(0))
 
 
@@ -144,20 +142,22 @@ def weighed(activations: Tensor, cover: Tensor, count: int) -> tuple[Tensor, Ten
 
 def file_of(site: str) -> Path:
     """Return where the SAE of a hookpoint is shipped."""
-    return WEIGHTS / f"canvas_{site}.safetensors"
+    return WEIGHTS / shipped.file_name(site)
 
 
 def main() -> None:
     """Run all stages; what is already collected or trained is not done again."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sites", nargs="*", help="hookpoints; all blocks if left out")
+    parser.add_argument(
+        "--sites", nargs="+", default=shipped.HOOKPOINTS, help="hookpoints; those that ship if left out"
+    )
     parser.add_argument("--generations", type=int, default=800)
     parser.add_argument("--scenes", type=int, default=1600)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--latents", type=int, default=8, help="latents for each concept and band")
     parser.add_argument("--quantile", type=float, default=0.98)
     arguments = parser.parse_args()
-    sites = arguments.sites or list(hookpoints(checkpoint.load()[0]))
+    sites = arguments.sites
     generated, noised = collect(sites, arguments.generations, arguments.scenes)
     settings = TrainingSettings(steps=arguments.steps, bfloat16=True)
     for site in sites:

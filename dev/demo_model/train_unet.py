@@ -1,8 +1,8 @@
 """Train UNet and text encoder on the latents of ``make_data.py latents`` (development only).
 
 ``python dev/host dev.demo_model.train_unet`` keeps its state in ``dev/work/unet_state.safetensors`` and goes on from
-it;
-``export.py`` makes the checkpoint of it.
+it; ``export.py`` makes the checkpoint of it. A stage on pictures of half the size comes first: ``--half`` keeps its
+state in ``dev/work/unet_half_state.safetensors``, with which ``--start`` begins.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from ...demo_model.text_encoder import TextEncoder, token_ids
 from ...demo_model.unet import UNET_CONFIG
 from ...demo_model.vocabulary import OBJECTS, STYLES, TRAINING_FORMS, caption, join_objects
 from .make_data import NO_OBJECT, WORK, load_chunks
-from .training import MuonAdamW, TrainingState
+from .training import MuonAdamW, TrainingState, training_precision
 
 EMA_DECAY = 0.999
 SNR_LIMIT = 5.0
@@ -34,7 +34,7 @@ def plain_attention(
 ) -> Tensor:
     """Attention by matrix products: on a CPU its backward pass is much faster than the fused kernel's."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
+    weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(dim=-1)
     return (weights.to(v.dtype) @ v).transpose(1, 2).flatten(2)
 
 
@@ -99,8 +99,7 @@ def diffusion_loss(
     """Return the noise's mean squared error, weighted by min-SNR."""
     alpha = alphas[timesteps][:, None, None, None]
     noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    with torch.autocast("cpu", torch.bfloat16):
-        predicted = model(noisy, timesteps, ids)
+    predicted = model(noisy, timesteps, ids)
     snr = alpha / (1 - alpha)
     weights = snr.clamp(max=SNR_LIMIT) / snr
     return (weights * (predicted.float() - noise) ** 2).mean()
@@ -124,16 +123,27 @@ def draw_batch(data: dict[str, Tensor], size: int, seed: int) -> tuple[Tensor, .
     draw = torch.Generator().manual_seed(seed)
     rows = torch.randint(len(data["labels"]), (size,), generator=draw)
     timesteps = torch.randint(1000, (size,), generator=draw)
-    noise = torch.randn(size, 4, 16, 16, generator=draw)
+    latents = data["latents"][rows].float()
+    noise = torch.randn(latents.shape, generator=draw)
     rng = random.Random(seed)
     ids = torch.tensor([token_ids(training_caption(label, rng)) for label in data["labels"][rows].tolist()])
     layout = torch.channels_last
     return (
-        data["latents"][rows].float().contiguous(memory_format=layout),
+        latents.contiguous(memory_format=layout),
         noise.contiguous(memory_format=layout),
         timesteps,
         ids,
     )
+
+
+def stored_latents(kind: str) -> dict[str, Tensor]:
+    """Return latents [2 N, 4, H, W] of scenes and their mirror images, and labels [2 N, 3].
+
+    Args:
+        kind: "latents" or "half", as ``make_data.py`` calls them.
+    """
+    latents, mirrored, labels = map(torch.from_numpy, load_chunks(WORK / kind, "latents", "mirrored", "labels"))
+    return {"latents": torch.cat([latents, mirrored]), "labels": torch.cat([labels, labels])}
 
 
 def main() -> None:
@@ -143,25 +153,31 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--start", type=Path, help="a checkpoint of export.py to begin with, instead of random weights")
+    parser.add_argument("--half", action="store_true", help="on pictures of half the size, four times as fast")
+    parser.add_argument("--start", type=Path, help="a state of an earlier run to begin with, instead of random weights")
     args = parser.parse_args()
-    arrays = load_chunks(WORK / "latents", "latents", "labels")
-    data = dict(zip(("latents", "labels"), map(torch.from_numpy, arrays), strict=True))
+    data = stored_latents("half" if args.half else "latents")
     torch.manual_seed(args.seed)
     model = Diffusion().to(memory_format=torch.channels_last)
     if args.start:
-        model.load_state_dict({k: v for k, v in load_file(args.start).items() if not k.startswith("vae.")})
+        saved = load_file(args.start)
+        prefix = "model.average."
+        model.load_state_dict({k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)})
     average = copy.deepcopy(model)
     optimizer = MuonAdamW(model, args.rate, ("unet.input_blocks.0.", "unet.out.", "text.words.", "text.positions."))
     both = nn.ModuleDict({"model": model, "average": average})
-    state = TrainingState(WORK / "unet_state.safetensors", both, *optimizer.parts)
-    loss_of, alphas = torch.compile(diffusion_loss), signal_shares()
+    state = TrainingState(
+        WORK / ("unet_half_state.safetensors" if args.half else "unet_state.safetensors"), both, *optimizer.parts
+    )
+    # Compiling takes minutes, which a short stage does not earn back.
+    loss_of, alphas = diffusion_loss if args.half else torch.compile(diffusion_loss), signal_shares()
     started, first, total = time.time(), state.load(), 0.0
     print(f"{len(data['labels'])} scenes, {sum(p.numel() for p in model.parameters())} weights, from step {first}")
     for step in range(first, args.steps):
         latents, noise, timesteps, ids = draw_batch(data, args.batch, args.seed * 1_000_003 + step)
         optimizer.set_rate(learning_rate(step, args.steps, args.rate))
-        loss = loss_of(model, latents, noise, timesteps, alphas, ids)
+        with training_precision():
+            loss = loss_of(model, latents, noise, timesteps, alphas, ids)
         model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

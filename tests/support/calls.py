@@ -4,8 +4,10 @@ from types import SimpleNamespace
 
 import torch
 
+from .small_world import SMALL
 
-def run_of(images=1, size=(16, 16)):
+
+def run_of(images=1, size=SMALL):
     """A run whose share of the sampling range is counted backwards in sigma: 0 is sigma 10, 1 is sigma 0."""
     from concept_erasure.unet.calls import Run
 

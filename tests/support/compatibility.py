@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 from support.running import whole_layers
 
+from .small_world import MIDDLE, SMALL, SMALL_SIDE, latents
+
 CUSTOM = "comfy_extras.nodes_custom_sampler"
 PROMPT, SECOND, NEGATIVE = "A cat image in photo style", "A dog image in photo style", "A tree image in comic style"
 
@@ -64,7 +66,7 @@ class Workbench:
         """Sample through the node that a setup asks for."""
         # Token merging and HyperTile draw from the global generator.
         torch.manual_seed(0)
-        latent = {"samples": torch.zeros(setup.batch, 4, 16, 16)}
+        latent = {"samples": latents(setup.batch)}
         with torch.inference_mode():
             if setup.sigmas is not None:
                 named = isinstance(setup.sampler, str)
@@ -96,10 +98,11 @@ class Workbench:
         from concept_erasure.demo_model.unet import UNET_CONFIG
 
         made = torch.Generator().manual_seed(3)
-        width = 128
+        attention = self.model.model.diffusion_model.get_submodule(f"{MIDDLE}.transformer_blocks.0.attn2")
+        width = attention.to_q.in_features
         lora = {}
         for layer in ("to_q", "to_v"):
-            key = f"lora_unet_middle_block_1_transformer_blocks_0_attn2_{layer}"
+            key = f"lora_unet_{MIDDLE.replace('.', '_')}_transformer_blocks_0_attn2_{layer}"
             source = width if layer == "to_q" else UNET_CONFIG["context_dim"]
             lora[f"{key}.lora_down.weight"] = torch.randn(4, source, generator=made)
             lora[f"{key}.lora_up.weight"] = torch.randn(width, 4, generator=made)
@@ -107,7 +110,7 @@ class Workbench:
         save_file(lora, self.folder / "lora.safetensors")
         config = {key: value for key, value in UNET_CONFIG.items() if key not in ("out_channels", "image_size")}
         torch.manual_seed(4)
-        control = ControlNet(image_size=16, hint_channels=3, operations=whole_layers(), **config)
+        control = ControlNet(image_size=SMALL[0], hint_channels=3, operations=whole_layers(), **config)
         weights = {key: 0.05 * torch.randn(value.shape, generator=made) for key, value in control.state_dict().items()}
         save_file(weights, self.folder / "control.safetensors")
 
@@ -148,7 +151,7 @@ def hooked_lora(bench: Workbench, model: Any) -> Setup:
 
 def controlnet(bench: Workbench, model: Any) -> Setup:
     network = bench.node("nodes", "ControlNetLoader", control_net_name="control.safetensors")
-    image = torch.rand(1, 128, 128, 3, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(1, SMALL_SIDE, SMALL_SIDE, 3, generator=torch.Generator().manual_seed(1))
     positive, negative = sys.modules["nodes"].ControlNetApplyAdvanced().apply_controlnet(
         bench.positive, bench.negative, network, image, 1.0, 0.0, 1.0
     )  # fmt: skip
@@ -162,9 +165,11 @@ def combined(bench: Workbench, model: Any) -> Setup:
 
 def areas(bench: Workbench, model: Any) -> Setup:
     """The cat over the whole picture, a dog in its right half."""
+    half = SMALL_SIDE // 2
     right = bench.node(
-        "nodes", "ConditioningSetArea", conditioning=bench.second, width=64, height=128, x=64, y=0, strength=1.0
-    )
+        "nodes", "ConditioningSetArea", conditioning=bench.second, width=half, height=SMALL_SIDE, x=half, y=0,
+        strength=1.0,
+    )  # fmt: skip
     return Setup(
         model,
         bench.node("nodes", "ConditioningCombine", conditioning_1=bench.positive, conditioning_2=right),
@@ -174,8 +179,8 @@ def areas(bench: Workbench, model: Any) -> Setup:
 
 def masks(bench: Workbench, model: Any) -> Setup:
     """The cat in the left half and the dog in the right one, by masks; the dog's also bounds its area."""
-    left = torch.zeros(1, 128, 128)
-    left[:, :, :64] = 1
+    left = torch.zeros(1, SMALL_SIDE, SMALL_SIDE)
+    left[:, :, : SMALL_SIDE // 2] = 1
     parts = [
         bench.node("nodes", "ConditioningSetMask", conditioning=part, mask=mask, set_cond_area=area, strength=1.0)
         for part, mask, area in ((bench.positive, left, "default"), (bench.second, 1 - left, "mask bounds"))
@@ -192,6 +197,26 @@ def context_windows(bench: Workbench, model: Any) -> Setup:
         fuse_method="pyramid", dim=0,
     )  # fmt: skip
     return Setup(windowed, bench.positive, bench.negative, batch=5)
+
+
+def tome(bench: Workbench, model: Any) -> Setup:
+    """Its node merges tokens only in blocks as large as the latent. The shipped model has no transformer there, so that
+    the node is told of a latent of half the sides, as large as its largest block.
+    """
+    merging = bench.node("comfy_extras.nodes_tomesd", "TomePatchModel", model=model, ratio=0.5)
+
+    def told(patch: Callable[..., Any]) -> Callable[..., Any]:
+        def halved(*given: Any) -> Any:
+            *tensors, extra = given
+            *rest, height, width = extra["original_shape"]
+            return patch(*tensors, {**extra, "original_shape": [*rest, height // 2, width // 2]})
+
+        return halved
+
+    patches = merging.model_options["transformer_options"]["patches"]
+    for kind in ("attn1_patch", "attn1_output_patch"):
+        patches[kind] = [told(patch) for patch in patches[kind]]
+    return Setup(merging, bench.positive, bench.negative)
 
 
 def perp_neg_guider(bench: Workbench, model: Any) -> Setup:
@@ -280,7 +305,7 @@ CASES: dict[str, Callable[[Workbench, Any], Setup]] = {
     "HyperTile": patched(
         "comfy_extras.nodes_hypertile", "HyperTile", tile_size=32, swap_size=2, max_depth=1, scale_depth=False
     ),
-    "ToMe": patched("comfy_extras.nodes_tomesd", "TomePatchModel", ratio=0.5),
+    "ToMe": tome,
     "Deep Shrink": patched("comfy_extras.nodes_model_downscale", "PatchModelAddDownscale", **DOWNSCALE),
     "RescaleCFG": patched("comfy_extras.nodes_model_advanced", "RescaleCFG", multiplier=0.7),
     "LCM": lcm,

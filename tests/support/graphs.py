@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from .small_world import SAE_FILE, SMALL_SIDE
+
 Node = dict[str, Any]
-SAE_FILE = "shipped/canvas_output_blocks.1.1.safetensors"
 
 
 def node(kind: str, **inputs: Any) -> Node:
@@ -68,7 +69,7 @@ def sampler(model: str, latent: list[Any], seed: int, steps: int = 4) -> Node:
 
 def empty(count: int = 1) -> Node:
     """An Empty Latent Image."""
-    return node("EmptyLatentImage", width=128, height=128, batch_size=count)
+    return node("EmptyLatentImage", width=SMALL_SIDE, height=SMALL_SIDE, batch_size=count)
 
 
 def decode(latent: list[Any]) -> Node:

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from .small_world import SMALL, latents
+
 PROMPTS = "A cat image in photo style\nA dog image in photo style\nAn image of a cat and a tree in neon style"
 
 
@@ -23,7 +25,7 @@ def detect(nodes, sae, **inputs):
 def train(nodes, canvas, **changed):
     """Run the SAE Trainer as ComfyUI does, small."""
     inputs = {spec.id: getattr(spec, "default", None) for spec in nodes.SAETrainer.define_schema().inputs}
-    latent = {"samples": torch.zeros(4, 4, 16, 16)}
+    latent = {"samples": latents(4)}
     small = {"images": 24, "steps": 4, "train_steps": 30, "features": 256, "k": 8, "prompts": PROMPTS}
     with torch.inference_mode():
         return nodes.SAETrainer.execute(
@@ -31,13 +33,13 @@ def train(nodes, canvas, **changed):
         )
 
 
-def sample(canvas, model, count=1, size=(16, 16)):
+def sample(canvas, model, count=1, size=SMALL):
     """Sample through ComfyUI's own KSampler node."""
     import comfy.sample
 
     encode = canvas[1].encode_from_tokens_scheduled
     positive, negative = (encode(canvas[1].tokenize(text)) for text in ("A cat image in photo style", ""))
-    latent = torch.zeros(count, 4, *size)
+    latent = latents(count, size)
     noise = comfy.sample.prepare_noise(latent, 5)
     return comfy.sample.sample(
         model, noise, 4, 4.5, "euler", "normal", positive, negative, latent, seed=5, disable_pbar=True

@@ -4,6 +4,8 @@ from itertools import islice
 
 import torch
 
+from .small_world import GRID
+
 
 def patches_of_scenes(canvas, hookpoint, names, count=24):
     """Patch embeddings at timestep 300 of scenes with one of two objects, and which patches each covers."""
@@ -21,7 +23,7 @@ def patches_of_scenes(canvas, hookpoint, names, count=24):
     captions = [scene.caption for scene in drawn]
     denoise_once(attach_observer(model, capture), clip, latents, captions, 300.0, seed=0)
     (seen,) = capture.take()
-    empty = np.zeros((scenes.GRID, scenes.GRID), np.float32)
+    empty = np.zeros((GRID, GRID), np.float32)
     cover = [torch.from_numpy(np.stack([s.masks.get(name, empty) for s in drawn])) for name in names]
     covered = [torch.nn.functional.adaptive_avg_pool2d(mask, seen.grid).flatten() > 0.5 for mask in cover]
     return seen.embeddings.flatten(0, 1).float(), *covered

@@ -21,6 +21,7 @@ import comfy.sample  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from concept_erasure import nodes  # noqa: E402
+from concept_erasure.dev.demo_model.sampling import empty_latents  # noqa: E402
 from concept_erasure.nodes import files  # noqa: E402
 
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate", "shutil.rmtree"}
@@ -40,6 +41,7 @@ FORBIDDEN = (
 )
 seen: list[list[str]] = []
 watching = False
+SMALL = (16, 16)  # cells of a latent: enough to run every node
 
 
 def inside(path: object) -> bool:
@@ -71,7 +73,7 @@ def work() -> None:
     settings = ("similar", "middle and SAE block", 0.25, "positive", 0, "")
     patched, record = nodes.PatchReplacer.execute(model, detection, *settings).args
     prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("A cat image", "")]
-    latent = torch.zeros(1, 4, 16, 16)
+    latent = empty_latents(1, SMALL)
     samples = comfy.sample.sample(
         patched, torch.randn(latent.shape), 2, 4.5, "euler", "normal", *prompts, latent, seed=1, disable_pbar=True
     )
@@ -79,7 +81,7 @@ def work() -> None:
     nodes.DetectionPreview.execute(record, image, 1, "any step")
     nodes.ErasureReport.execute(record, image, 1)
     inputs = {spec.id: getattr(spec, "default", None) for spec in nodes.SAETrainer.define_schema().inputs}
-    inputs |= {"model": model, "clip": clip, "latent": {"samples": torch.zeros(4, 4, 16, 16)}, "name": "trained"}
+    inputs |= {"model": model, "clip": clip, "latent": {"samples": empty_latents(4, SMALL)}, "name": "trained"}
     inputs |= {
         "prompts": "A cat image\nA dog image",
         "images": 24,

@@ -6,6 +6,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...sae_models import hookpoints as names
+from ...sae_models import shipped
 from ...unet.blocks import hookpoints
 from .alternating import SMALL
 from .collection import Pictures
@@ -13,7 +14,7 @@ from .folder import Captioned
 
 NODE = "SAE Trainer"
 # Blocks that hold objects: SAeUron's of SD1.5, sdxl-unbox's of SDXL, and the small world's best; the first that fits.
-USUAL = (("output_blocks.4.1", 1280), ("output_blocks.0.1", 1280), ("output_blocks.1.1", 128))
+USUAL = (("output_blocks.4.1", 1280), ("output_blocks.0.1", 1280), (shipped.DEFAULT, shipped.DEFAULT_WIDTH))
 # Pictures and training steps for a small model on a processor, and for a large one on a GPU.
 USUAL_WORK = ((400, 2000), (1000, 20_000))
 
