@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 
 from .artifacts import round_trip
-from .comparison import segmenter
 from .framework.changes import CHANGES
 from .framework.outcomes import COLUMNS, SWAPPED
 from .framework.prompts import Plan
@@ -50,13 +49,12 @@ def main() -> None:
     arguments = parser.parse_args()
     world, scope = World(), scope_of(arguments)
     artifacts = cache(lambda: round_trip.fitted(*world.unedited))
-    areas = cache(lambda: segmenter.load(world.judge, world.vae))
     columns = (*COLUMNS, SWAPPED, *CHANGES, round_trip.NAME)
-    unedited = results_of(world, PLAIN, scope, artifacts=artifacts, areas=areas)
+    unedited = results_of(world, PLAIN, scope, artifacts=artifacts, areas=lambda: world.judge)
     rows = {PLAIN: unedited}
     for text in dict.fromkeys([*(MAIN if arguments.main else ()), *arguments.settings]):
         if text != PLAIN:
-            rows[text] = results_of(world, text, scope, unedited, artifacts, areas)
+            rows[text] = results_of(world, text, scope, unedited, artifacts, lambda: world.judge)
             if arguments.per_target:
                 print_targets(text, rows[text])
         print_table({PLAIN: unedited, text: rows[text]}, columns)

@@ -1,4 +1,4 @@
-"""How good is the region that two passes edit? Against what the segmenter finds in the unedited image.
+"""How good is the region that two passes edit? Against where the judges see the target in the unedited image.
 
 ``python dev/host benchmarks.region --split tuning "latest=600 belief=0.05" "latest=400"`` samples without edits, notes
 what the detectors answer, and prints one row a setting: the overlap (IoU) of the region with the true area of objects
@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..erasure.eraser import Eraser, Task
@@ -45,8 +44,8 @@ def look(bench: Bench, target: str, scope: Scope) -> dict[str, Any]:
     """Sample a target's prompts without edits.
 
     Returns:
-        ``seen``, ``latents`` and ``images`` of all prompts, what was asked for (``kinds``), and the target's area by
-        the segmenter on the latent's grid (``truth``, bool [N, H, W]).
+        ``seen``, ``latents`` and ``images`` of all prompts, what was asked for (``kinds``), and where the judges
+        see the target, on the latent's grid (``truth``, bool [N, h, w]).
     """
     prompts = prompts_of(target, scope.plan, SPLITS[scope.split])
     setting = Setting.parse(f"{SITE} {ONE_PASS}")
@@ -62,8 +61,7 @@ def look(bench: Bench, target: str, scope: Scope) -> dict[str, Any]:
         assert seen is not None
         parts.append({"seen": vars(seen), "latents": latents, "images": bench.vae.decode(latents)})
     images, latents = (torch.cat([part[name] for part in parts]) for name in ("images", "latents"))
-    truth = bench.segmenter.masks(images, target)
-    truth = F.interpolate(truth[:, None].float(), tuple(latents.shape[-2:]), mode="nearest-exact")[:, 0] > 0.5
+    truth = bench.judge.masks(images, target)
     kinds = [PAIR if len(p.objects) == 2 else SINGLE if p.objects == (target,) else OTHER for p in prompts]
     shown = bench.shows(images, target)
     seen = {name: torch.cat([part["seen"][name] for part in parts], 1) for name in ("mask", "score", "known")}

@@ -1,7 +1,7 @@
 """What an artist sees beside whether the target is gone: what else changed, and whether the check at the end was right.
 
 Untouched: images without the target that are the unedited ones bit for bit. Moved: mean absolute difference outside the
-target's true area, which the segmenter finds in the unedited image, grown by one patch. In place: overlap (IoU) of the
+target's area, where the judges see it in the unedited image, grown by one cell. In place: overlap (IoU) of the
 other object's area of a pair before and after. Left unsaid: of images in which the judges still find the target, those
 of which the check at the end said that it is gone. Left wrongly: of images in which they do not, those of which it said
 that it remains. Time: sampling against one unedited run, of prompts for the target and of other prompts.
