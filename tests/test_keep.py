@@ -7,6 +7,7 @@ import pytest
 import torch
 from support.compatibility import CASES, Setup, Workbench
 from support.running import detect
+from support.small_world import SMALL
 
 PROMPTS = ["A cat image in photo style", "A dog image in comic style", "An image of a cat and a tree in neon style"]
 SEEDS = (7, 8, 9)
@@ -32,7 +33,7 @@ def kept(model, detection, replacement="similar", attempts=1, fill=None, **optio
 def run(canvas, model, prompts=PROMPTS, seeds=SEEDS, **options):
     from concept_erasure.dev.demo_model.sampling import sample
 
-    return sample(model, canvas[1], prompts, list(seeds), **{"steps": STEPS, **options})
+    return sample(model, canvas[1], prompts, list(seeds), **{"steps": STEPS, "size": SMALL, **options})
 
 
 def encode(canvas, text):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.running import sample
+from support.small_world import latents
 
 REPLACER = "ConceptErasurePatchReplacer"
 SETTINGS = ("similar", "middle and SAE block", 0.25, "positive", 0, "", "may change")
@@ -105,7 +106,7 @@ def test_the_samplers_own_callback_still_hears_of_each_step(nodes, sae, canvas, 
     model = erased(nodes, sae, canvas, "7")[0]
     encode = canvas[1].encode_from_tokens_scheduled
     cond = encode(canvas[1].tokenize("A cat image in photo style"))
-    latent = torch.zeros(1, 4, *sample(canvas, canvas[0]).shape[-2:])
+    latent = latents()
     comfy.sample.sample(
         model, latent, 3, 1.0, "euler", "normal", cond, cond, latent, callback=lambda step, *_: heard.append(step)
     )
@@ -120,13 +121,13 @@ def test_what_the_finder_samples_is_shown(pack, canvas, watch, monkeypatch):
     monkeypatch.setattr(preview, "PAUSE", 0.0)
     monkeypatch.setattr(comfy.utils.ProgressBar, "update_absolute", lambda _self, *values: shown.append(values))
     progress = preview.Progress(canvas[0], 4)
-    progress.update(1, torch.randn(2, 4, 8, 12))
+    progress.update(1, torch.randn(latents(2, (8, 12)).shape))
     done, total, (kind, image, _) = shown[0]
     assert (done, total, kind, image.size) == (1, 4, "JPEG", (12, 8))
     import comfy.cli_args
 
     monkeypatch.setattr(comfy.cli_args.args, "preview_method", comfy.cli_args.LatentPreviewMethod.NoPreviews)
-    progress.update(1, torch.randn(2, 4, 8, 12))
+    progress.update(1, torch.randn(latents(2, (8, 12)).shape))
     assert shown[1] == (2, 4, None)
 
 

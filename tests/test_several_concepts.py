@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support.running import sample
+from support.small_world import GRID
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_a_name_that_the_sae_does_not_know_is_named(nodes, sae):
 
 def test_a_concept_is_found_in_an_image_that_exists(nodes, sae, canvas):
     """In a generated cat there is a cat, and hardly a sandwich; a mask and a heat map come out."""
-    latents = sample(canvas, canvas[0])
+    latents = sample(canvas, canvas[0], size=(GRID, GRID))
     image = canvas[2].decode(latents)
     empty = canvas[1].encode_from_tokens_scheduled(canvas[1].tokenize(""))
 

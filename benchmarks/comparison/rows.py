@@ -54,7 +54,7 @@ OTHERS = {
     "replacement by the judges' mask": SEGMENTED,
     "outputs, several latents: replacement as published": "outputs random positive 1.0",
     "outputs, several latents: replacement with random source patches": f"outputs {RANDOM}",
-    # 0.09 of 64 patches are 6: what nearly every image of a target has in one of its first steps, on tuning seeds.
+    # What nearly every image of a target has in one of its first steps, on tuning seeds.
     "outputs, several latents: replacement with a least area": f"outputs {ONE_PASS} min_area=0.09",
 }
 

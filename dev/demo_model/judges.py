@@ -1,4 +1,4 @@
-"""The judges of the small world: which objects a picture shows, where each of them is, and in which style."""
+"""The judges of the small world: which objects an image shows, where each of them is, and in which style."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from ...demo_model.vocabulary import OBJECTS, STYLES
 
 FORMAT = "sae-concept-erasure-judges/1"
 DEFAULT_PATH = Path(__file__).parent / "weights" / "judges.safetensors"
-SIDE = FULL_SIDE // 2  # pictures are judged at half their size; masks are as fine as the latent
+SIDE = FULL_SIDE // 2  # images are judged at half their size; masks are as fine as the latent
 CHANNELS = (48, 96, 160, 192)
 
 
@@ -34,9 +34,9 @@ class Block(nn.Module):
 
 
 class JudgeNetwork(nn.Module):
-    """One network with three heads; pictures [B, 3, 128, 128] in -1..1.
+    """One network with three heads; images [B, 3, 128, 128] in -1..1.
 
-    Objects are found by the best place of the picture, styles by the picture as a whole, areas cell by cell.
+    Objects are found by the best place of the image, styles by the image as a whole, areas cell by cell.
     """
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Judges:
 
     @torch.inference_mode()
     def look(self, images: Tensor, batch: int = 64) -> tuple[Tensor, Tensor, Tensor]:
-        """Judge pictures.
+        """Judge images.
 
         Args:
             images: [B, H, W, 3] in 0..1, any size; they are judged at 128 x 128.
@@ -106,7 +106,7 @@ class Judges:
         return objects, styles
 
     def masks(self, images: Tensor, target: str) -> Tensor:
-        """Return which cells of pictures [B, H, W, 3] show an object, bool [B, 32, 32]."""
+        """Return which cells of images [B, H, W, 3] show an object, bool [B, 32, 32]."""
         return self.look(images)[2][:, OBJECTS.index(target)] > self.area_threshold
 
 

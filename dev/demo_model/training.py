@@ -76,7 +76,8 @@ class Muon(torch.optim.Optimizer):
                 self._move(views, group["lr"], group["momentum"], group["decay"])
 
     def _move(self, views: list[nn.Parameter], rate: float, momentum: float, decay: float) -> None:
-        grads = [view.grad for view in views]
+        weights: list[Tensor] = list(views)
+        grads = [view.grad for view in views if view.grad is not None]
         for view in views:
             if "momentum_buffer" not in self.state[view]:
                 self.state[view]["momentum_buffer"] = torch.zeros_like(view)
@@ -86,8 +87,8 @@ class Muon(torch.optim.Optimizer):
         tall = ahead.shape[1] > ahead.shape[2]
         update = orthogonal(ahead.mT if tall else ahead)
         update = (update.mT if tall else update).to(views[0].dtype)
-        torch._foreach_mul_(views, 1 - rate * decay)
-        torch._foreach_add_(views, list(update.unbind()), alpha=-rate * 0.2 * max(views[0].shape) ** 0.5)
+        torch._foreach_mul_(weights, 1 - rate * decay)
+        torch._foreach_add_(weights, list(update.unbind()), alpha=-rate * 0.2 * max(views[0].shape) ** 0.5)
 
 
 class MuonAdamW:
