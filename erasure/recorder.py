@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..unet.calls import POSITIVE, Call, Chunk, Run
 from .detection import Detector
@@ -104,6 +105,9 @@ class Recorder:
         if each is None or chunk.role != POSITIVE or not chunk.whole or chunk.images != tuple(range(self._run.images)):
             return
         now = each.unflatten(1, grid).float()
+        if detector in self._found and now.shape[-2:] != self._found[detector][0].shape[-2:]:
+            # Other nodes let a run's calls differ in size.
+            now = F.adaptive_max_pool2d(now, self._found[detector][0].shape[-2:])
         once = torch.ones((), device=now.device) if active is None else active.float()
         total, calls = self._found.get(detector, (0.0, 0.0))
         self._found[detector] = total + now * once, calls + once

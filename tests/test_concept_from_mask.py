@@ -193,7 +193,7 @@ def test_latents_are_used_as_they_are(found, canvas, sae, painted, monkeypatch):
     [
         (torch.zeros(1, 128, 128), "covers half of 0 and nothing of 192 cells.*Paint more generously"),
         (torch.ones(128, 128), "nothing of 0 cells.*leave something unpainted"),
-        (torch.zeros(2, 128, 128), "has shape .* for 3 picture"),
+        (torch.zeros(2, 128, 128), "has shape .* for 3 image"),
     ],
 )
 def test_masks_that_say_nothing(canvas, sae, painted, mask, message):
