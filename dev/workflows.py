@@ -1,5 +1,4 @@
-"""Bring the workflow files up to the nodes: names of widgets, new widgets, which pack a node comes from, and
-where public files are.
+"""Bring the workflow files up to the nodes: widgets, the pack that a node comes from, and where public files are.
 
 ``python dev/host dev.workflows`` does it; tests fail where a file lags behind. A widget that is new, and the last
 of its node, gets its default.
