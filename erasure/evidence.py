@@ -21,7 +21,7 @@ class Seen:
     """All answers of a run, first step to last, on the CPU.
 
     Attributes:
-        timesteps: 0..999, float [T].
+        timesteps: 0..999, float [T]; only of steps in which any image was looked at.
         mask: which patches held the concept, bool [T, B, h, w].
         score: raw score of each patch, see Detection; float [T, B, h, w].
         known: whether an image was looked at in a step, bool [T, B].
@@ -71,7 +71,7 @@ class Evidence:
             size: (height, width) of the latent image.
 
         Returns:
-            None if nothing was noted.
+            None if no detector looked.
         """
         answers, self._answers = list(self._answers.values()), {}
         if not answers:
@@ -88,17 +88,19 @@ class Evidence:
             )
         ]
         moved = iter(on_cpu(tensors))
-        grid = max((_whole_grid(answer, size) for answer in answers), key=lambda grid: grid[0] * grid[1])
-        steps = sorted({answer.step for answer in answers})
+        each_moved = [(answer, *(next(moved) for _ in range(4))) for answer in answers]
+        # Steps that no detector looked at are noted where only the device knew it.
+        looked = [each for each in each_moved if bool(each[4])]
+        if not looked:
+            return None
+        grid = max((_whole_grid(answer, size) for answer, *_ in looked), key=lambda grid: grid[0] * grid[1])
+        steps = sorted({answer.step for answer, *_ in looked})
         timesteps = torch.zeros(len(steps))
         mask = torch.zeros(len(steps), images, *grid, dtype=torch.bool)
         score, known = torch.zeros(len(steps), images, *grid), torch.zeros(len(steps), images, dtype=torch.bool)
-        for answer in answers:
+        for answer, timestep, found, raw, _ in looked:
             row = steps.index(answer.step)
-            timestep, found, raw, active = (next(moved) for _ in range(4))
             timesteps[row] = timestep
-            if not bool(active):
-                continue
             rows, columns = _place(answer.chunk, size, grid)
             part = rows.stop - rows.start, columns.stop - columns.start
             found, raw = resize_mask(found, part), _resized(raw, part)
