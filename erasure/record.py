@@ -171,7 +171,20 @@ class RunRecord:
         notes: Counter[str] = Counter()
         for part in parts:
             notes |= part.notes
-        return replace(base, number=parts[0].number, entries=entries, notes=notes)
+        prints = [parts[number].fingerprints[image : image + 1] for image, number in enumerate(choice)]
+        left = [parts[number].remaining[image : image + 1] for image, number in enumerate(choice)]
+        return replace(
+            base,
+            number=parts[0].number,
+            entries=entries,
+            notes=notes,
+            fingerprints=[each for one in prints for each in one],
+            remaining=tuple(each for one in left for each in one),
+        )
+
+    def is_pass_beside(self, other: "RunRecord") -> bool:
+        """Tell whether both are passes of one run: of the same images and prompts, which ComfyUI names anew a run."""
+        return self.image_keys == other.image_keys and bool(self.entries.keys() & other.entries.keys())
 
     @property
     def seen(self) -> "RunRecord":
