@@ -3,7 +3,7 @@
 It is noted on the device of the model and brought to the CPU once, when the run is over.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -88,22 +88,25 @@ class Evidence:
             )
         ]
         moved = iter(on_cpu(tensors))
-        each_moved = [(answer, *(next(moved) for _ in range(4))) for answer in answers]
+        on_host = [
+            replace(each, timestep=next(moved), mask=next(moved), score=next(moved), active=next(moved))
+            for each in answers
+        ]
         # Steps that no detector looked at are noted where only the device knew it.
-        looked = [each for each in each_moved if bool(each[4])]
+        looked = [each for each in on_host if bool(each.active)]
         if not looked:
             return None
-        grid = max((_whole_grid(answer, size) for answer, *_ in looked), key=lambda grid: grid[0] * grid[1])
-        steps = sorted({answer.step for answer, *_ in looked})
+        grid = max((_whole_grid(answer, size) for answer in looked), key=lambda grid: grid[0] * grid[1])
+        steps = sorted({answer.step for answer in looked})
         timesteps = torch.zeros(len(steps))
         mask = torch.zeros(len(steps), images, *grid, dtype=torch.bool)
         score, known = torch.zeros(len(steps), images, *grid), torch.zeros(len(steps), images, dtype=torch.bool)
-        for answer, timestep, found, raw, _ in looked:
+        for answer in looked:
             row = steps.index(answer.step)
-            timesteps[row] = timestep
+            timesteps[row] = answer.timestep
             rows, columns = _place(answer.chunk, size, grid)
             part = rows.stop - rows.start, columns.stop - columns.start
-            found, raw = resize_mask(found, part), _resized(raw, part)
+            found, raw = resize_mask(answer.mask, part), _resized(answer.score, part)
             for image, one, strength in zip(answer.chunk.images or (), found, raw, strict=True):
                 mask[row, image, rows, columns] |= one
                 score[row, image, rows, columns] = torch.maximum(score[row, image, rows, columns], strength)
