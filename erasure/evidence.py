@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..unet.calls import Call, Chunk
-from .refinement import resize_mask
+from .refinement import resize_mask, resize_score
 from .transfer import on_cpu
 
 Grid = tuple[int, int]
@@ -106,7 +106,7 @@ class Evidence:
             timesteps[row] = answer.timestep
             rows, columns = _place(answer.chunk, size, grid)
             part = rows.stop - rows.start, columns.stop - columns.start
-            found, raw = resize_mask(answer.mask, part), _resized(answer.score, part)
+            found, raw = resize_mask(answer.mask, part), resize_score(answer.score, part)
             for image, one, strength in zip(answer.chunk.images or (), found, raw, strict=True):
                 mask[row, image, rows, columns] |= one
                 score[row, image, rows, columns] = torch.maximum(score[row, image, rows, columns], strength)
@@ -133,10 +133,6 @@ def _place(chunk: Chunk, size: Grid, grid: Grid) -> tuple[slice, slice]:
     first, last = round(top * grid[0] / size[0]), round((top + height) * grid[0] / size[0])
     start, end = round(left * grid[1] / size[1]), round((left + width) * grid[1] / size[1])
     return slice(min(first, grid[0] - 1), max(last, first + 1)), slice(min(start, grid[1] - 1), max(end, start + 1))
-
-
-def _resized(score: Tensor, grid: Grid) -> Tensor:
-    return score if score.shape[-2:] == grid else F.adaptive_max_pool2d(score[:, None], grid)[:, 0]
 
 
 class RegionMask:
