@@ -13,7 +13,7 @@ Callback = Callable[[int, Tensor, Tensor, int], Any]
 LEAST_PASSES = 2
 
 
-class Progress:
+class PassProgress:
     """Passes a sampler's callbacks on, as those of one longer run.
 
     Args:
