@@ -287,7 +287,7 @@ class RunRecord:
 
     def summary(self) -> str:
         """Return a few sentences for a person."""
-        return " ".join([self.figures(), *self.leftovers(), *self.warnings()])
+        return " ".join([self.figures(), *self.remarks()])
 
     def figures(self) -> str:
         """Return what was detected and replaced in one sentence."""
@@ -315,6 +315,10 @@ class RunRecord:
         """Return in which images the concept is still found at the end: a sentence, or none."""
         left = [str(i + 1) for i, remains in enumerate(self.remaining) if remains]
         return [f"The concept is still found in image {_listed(left)} of {self.images}."] if left else []
+
+    def remarks(self) -> list[str]:
+        """Return what is left and what could not be done, a sentence each."""
+        return [*self.leftovers(), *self.warnings()]
 
     def warnings(self) -> list[str]:
         """Return what could not be done, a sentence each."""
