@@ -1,4 +1,4 @@
-"""Bring the workflow files up to the nodes: names of widgets, new widgets, and which pack a node comes from.
+"""Bring the workflow files up to the nodes: widgets, the pack that a node comes from, and where public files are.
 
 ``python dev/host dev.workflows`` does it; tests fail where a file lags behind. A widget that is new, and the last
 of its node, gets its default.
@@ -14,6 +14,14 @@ from workflow import all_inputs, widget_names
 
 ROOT = Path(__file__).resolve().parents[1]
 Json = dict[str, Any]
+# Public files that a workflow begins with. The frontend offers to download those that are missing.
+PUBLIC_FILES = {
+    name: {"name": name, "url": f"https://huggingface.co/{folder}/resolve/main/{name}", "directory": "checkpoints"}
+    for name, folder in {
+        "v1-5-pruned-emaonly-fp16.safetensors": "Comfy-Org/stable-diffusion-v1-5-archive",
+        "sd_xl_base_1.0.safetensors": "stabilityai/stable-diffusion-xl-base-1.0",
+    }.items()
+}
 
 
 def main() -> None:
@@ -28,10 +36,18 @@ def main() -> None:
     for path in sorted((ROOT / "workflows").glob("*.json")):
         workflow = json.loads(path.read_text(encoding="utf-8"))
         for node in workflow["nodes"]:
+            files = [PUBLIC_FILES[value] for value in values_of(node) if value in PUBLIC_FILES]
+            if files:
+                node["properties"]["models"] = files
             if node["type"] in kinds:
                 update(node, kinds[node["type"]])
                 node["properties"] |= {"cnr_id": project["name"], "ver": project["version"]}
         path.write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
+
+
+def values_of(node: Json) -> list[str]:
+    """Return the words among a node's widget values."""
+    return [value for value in node.get("widgets_values") or [] if isinstance(value, str)]
 
 
 def update(node: Json, info: Json) -> None:

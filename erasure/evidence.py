@@ -3,14 +3,14 @@
 It is noted on the device of the model and brought to the CPU once, when the run is over.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..unet.calls import Call, Chunk
-from .refinement import resize_mask
+from .refinement import resize_mask, resize_score
 from .transfer import on_cpu
 
 Grid = tuple[int, int]
@@ -21,7 +21,7 @@ class Seen:
     """All answers of a run, first step to last, on the CPU.
 
     Attributes:
-        timesteps: 0..999, float [T].
+        timesteps: 0..999, float [T]; only of steps in which any image was looked at.
         mask: which patches held the concept, bool [T, B, h, w].
         score: raw score of each patch, see Detection; float [T, B, h, w].
         known: whether an image was looked at in a step, bool [T, B].
@@ -71,7 +71,7 @@ class Evidence:
             size: (height, width) of the latent image.
 
         Returns:
-            None if nothing was noted.
+            None if no detector looked.
         """
         answers, self._answers = list(self._answers.values()), {}
         if not answers:
@@ -88,20 +88,25 @@ class Evidence:
             )
         ]
         moved = iter(on_cpu(tensors))
-        grid = max((_whole_grid(answer, size) for answer in answers), key=lambda grid: grid[0] * grid[1])
-        steps = sorted({answer.step for answer in answers})
+        on_host = [
+            replace(each, timestep=next(moved), mask=next(moved), score=next(moved), active=next(moved))
+            for each in answers
+        ]
+        # Steps that no detector looked at are noted where only the device knew it.
+        looked = [each for each in on_host if bool(each.active)]
+        if not looked:
+            return None
+        grid = max((_whole_grid(answer, size) for answer in looked), key=lambda grid: grid[0] * grid[1])
+        steps = sorted({answer.step for answer in looked})
         timesteps = torch.zeros(len(steps))
         mask = torch.zeros(len(steps), images, *grid, dtype=torch.bool)
         score, known = torch.zeros(len(steps), images, *grid), torch.zeros(len(steps), images, dtype=torch.bool)
-        for answer in answers:
+        for answer in looked:
             row = steps.index(answer.step)
-            timestep, found, raw, active = (next(moved) for _ in range(4))
-            timesteps[row] = timestep
-            if not bool(active):
-                continue
+            timesteps[row] = answer.timestep
             rows, columns = _place(answer.chunk, size, grid)
             part = rows.stop - rows.start, columns.stop - columns.start
-            found, raw = resize_mask(found, part), _resized(raw, part)
+            found, raw = resize_mask(answer.mask, part), resize_score(answer.score, part)
             for image, one, strength in zip(answer.chunk.images or (), found, raw, strict=True):
                 mask[row, image, rows, columns] |= one
                 score[row, image, rows, columns] = torch.maximum(score[row, image, rows, columns], strength)
@@ -128,10 +133,6 @@ def _place(chunk: Chunk, size: Grid, grid: Grid) -> tuple[slice, slice]:
     first, last = round(top * grid[0] / size[0]), round((top + height) * grid[0] / size[0])
     start, end = round(left * grid[1] / size[1]), round((left + width) * grid[1] / size[1])
     return slice(min(first, grid[0] - 1), max(last, first + 1)), slice(min(start, grid[1] - 1), max(end, start + 1))
-
-
-def _resized(score: Tensor, grid: Grid) -> Tensor:
-    return score if score.shape[-2:] == grid else F.adaptive_max_pool2d(score[:, None], grid)[:, 0]
 
 
 class RegionMask:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from ..unet.calls import Run
@@ -88,7 +89,31 @@ class ErasureRecord:
             known = [prints.get(samples.dtype) for prints in run.fingerprints]
             if wanted and all(each in known for each in wanted):
                 return run.of([known.index(each) for each in wanted])
-        return None
+        return self._pieced_together(wanted, samples.dtype) if wanted else None
+
+    def _pieced_together(self, wanted: Sequence[int], dtype: torch.dtype) -> RunRecord | None:
+        """Return one record of images that several runs from the same start made.
+
+        Another Patch Replacer may sample in passes, of which the result has each image from another one.
+
+        Args:
+            wanted: fingerprints of the images, in their order.
+            dtype: in which they were taken.
+        """
+        latest = next((run for run in reversed(self.runs) if _place(run, wanted[0], dtype) is not None), None)
+        if latest is None:
+            return None
+        parts = [run for run in self.runs if run.is_pass_beside(latest)]
+        places, choice = [], [len(parts) - 1] * latest.images
+        for image in wanted:
+            made = [(number, _place(run, image, dtype)) for number, run in enumerate(parts)]
+            found = [(number, place) for number, place in made if place is not None]
+            if not found:
+                return None
+            number, place = found[-1]
+            choice[place] = number
+            places.append(place)
+        return RunRecord.joined(parts, choice).of(places)
 
     def sampled_from(self, image_keys: Sequence[int]) -> RunRecord | None:
         """Return the record of the latest run that began with some images' noise, None if there is none."""
@@ -96,3 +121,8 @@ class ErasureRecord:
             if run.entries and all(key in run.image_keys for key in image_keys):
                 return run.of([run.image_keys.index(key) for key in image_keys])
         return None
+
+
+def _place(run: RunRecord, image: int, dtype: torch.dtype) -> int | None:
+    """Return which image of a run has a fingerprint, None if none has."""
+    return next((place for place, prints in enumerate(run.fingerprints) if prints.get(dtype) == image), None)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..unet.passes import Passes
 from ..unet.progress import say
 from .eraser import UNPLACED, Eraser, Task
-from .evidence import RegionMask, Seen
+from .evidence import Evidence, RegionMask, Seen
 from .record import Kept, RunRecord
 from .region import find_regions, grown, remains
 
@@ -67,7 +67,7 @@ class Keeper:
             return _Run(self.members, passes).sample()
         finally:
             for member in self.members:
-                member.eraser.task = None
+                member.eraser.task, member.eraser.evidence = None, Evidence()
 
 
 class _Run:

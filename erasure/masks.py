@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..unet.calls import Run, any_active, is_active
 from .detection import Detection, DetectionTree, Detector, Join, Refine, detectors, refinements
-from .refinement import Refinement, region_on_grid, resize_mask, shape
+from .refinement import Refinement, region_on_grid, resize_mask, resize_score, shape
 
 
 @dataclass
@@ -107,7 +106,7 @@ class MaskState:
         resized = []
         for each in self._latest[key].values():
             score = each.raw_score if each.active is None else torch.where(each.active, each.raw_score, 0.0)
-            resized.append(_resized(score, grid))
+            resized.append(resize_score(score, grid))
         return resized[0] if len(resized) == 1 else torch.stack(resized).amax(0)
 
     def score(self, key: Hashable, images: Sequence[int] | None) -> Tensor:
@@ -145,7 +144,7 @@ class MaskState:
         if first is None or second is None:
             return None if node.mode == "intersection" else second if first is None else first
         finest = max((side.shape[-2:] for side in (first, second)), key=lambda size: size[0] * size[1])
-        first, second = (_resized(side, (int(finest[0]), int(finest[1]))) for side in (first, second))
+        first, second = (resize_score(side, (int(finest[0]), int(finest[1]))) for side in (first, second))
         return torch.maximum(first, second) if node.mode == "union" else torch.minimum(first, second)
 
     def _evaluate(
@@ -220,8 +219,3 @@ def _join(mode: str, first: Tensor | None, second: Tensor | None) -> Tensor | No
     grid = int(finest[0]), int(finest[1])
     first, second = resize_mask(first, grid), resize_mask(second, grid)
     return first | second if mode == "union" else first & second
-
-
-def _resized(score: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Carry raw scores [B, H, W] to another grid; the largest of those that a patch touches counts."""
-    return score if score.shape[-2:] == grid else F.adaptive_max_pool2d(score[:, None], grid)[:, 0]

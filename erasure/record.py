@@ -171,7 +171,20 @@ class RunRecord:
         notes: Counter[str] = Counter()
         for part in parts:
             notes |= part.notes
-        return replace(base, number=parts[0].number, entries=entries, notes=notes)
+        prints = [parts[number].fingerprints[image : image + 1] for image, number in enumerate(choice)]
+        left = [parts[number].remaining[image : image + 1] for image, number in enumerate(choice)]
+        return replace(
+            base,
+            number=parts[0].number,
+            entries=entries,
+            notes=notes,
+            fingerprints=[each for one in prints for each in one],
+            remaining=tuple(each for one in left for each in one),
+        )
+
+    def is_pass_beside(self, other: "RunRecord") -> bool:
+        """Tell whether both are passes of one run: of the same images and prompts, which ComfyUI names anew a run."""
+        return self.image_keys == other.image_keys and bool(self.entries.keys() & other.entries.keys())
 
     @property
     def seen(self) -> "RunRecord":
@@ -274,7 +287,7 @@ class RunRecord:
 
     def summary(self) -> str:
         """Return a few sentences for a person."""
-        return " ".join([self.figures(), *self.leftovers(), *self.warnings()])
+        return " ".join([self.figures(), *self.remarks()])
 
     def figures(self) -> str:
         """Return what was detected and replaced in one sentence."""
@@ -302,6 +315,10 @@ class RunRecord:
         """Return in which images the concept is still found at the end: a sentence, or none."""
         left = [str(i + 1) for i, remains in enumerate(self.remaining) if remains]
         return [f"The concept is still found in image {_listed(left)} of {self.images}."] if left else []
+
+    def remarks(self) -> list[str]:
+        """Return what is left and what could not be done, a sentence each."""
+        return [*self.leftovers(), *self.warnings()]
 
     def warnings(self) -> list[str]:
         """Return what could not be done, a sentence each."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..unet.calls import POSITIVE, Call, Chunk, Run
 from .detection import Detector
 from .record import RunRecord, StepEntry
+from .refinement import resize_score
 from .statistics import Statistics
 from .transfer import on_cpu
 
@@ -104,6 +105,10 @@ class Recorder:
         if each is None or chunk.role != POSITIVE or not chunk.whole or chunk.images != tuple(range(self._run.images)):
             return
         now = each.unflatten(1, grid).float()
+        if detector in self._found:
+            # Other nodes let a run's calls differ in size.
+            known = self._found[detector][0]
+            now = resize_score(now.flatten(0, 1), (int(known.shape[-2]), int(known.shape[-1]))).reshape(known.shape)
         once = torch.ones((), device=now.device) if active is None else active.float()
         total, calls = self._found.get(detector, (0.0, 0.0))
         self._found[detector] = total + now * once, calls + once

@@ -87,9 +87,12 @@ def drop_specks(mask: Tensor, min_patches: int) -> Tensor:
 
 def resize_mask(mask: Tensor, grid: tuple[int, int]) -> Tensor:
     """Carry a mask to another grid: a patch is set if it touches a set one. bool [B, H, W] -> bool [B, *grid]."""
-    if mask.shape[-2:] == grid:
-        return mask
-    return F.adaptive_max_pool2d(mask[:, None].float(), grid)[:, 0] > 0.5
+    return mask if mask.shape[-2:] == grid else resize_score(mask.float(), grid) > 0.5
+
+
+def resize_score(score: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Carry scores to another grid; the largest of those that a patch touches counts. [B, H, W] -> [B, *grid]."""
+    return score if score.shape[-2:] == grid else F.adaptive_max_pool2d(score[:, None], grid)[:, 0]
 
 
 def region_on_grid(region: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -15,9 +15,9 @@ from ..unet.blocks import check_fit
 from ..unet.calls import NonFiniteActivations
 from ..unet.sampling import Sampling
 from .checking import checked
-from .finding_sockets import found_outputs, sampler_inputs, seed_input, size_input
+from .finding_sockets import found_outputs, seed_input, size_input
 from .showing import image_and_words
-from .sockets import ADVANCED, FIND, SAE
+from .sockets import ADVANCED, FIND, SAE, sampler_inputs
 
 NAME = "Concept Finder"
 

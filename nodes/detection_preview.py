@@ -71,11 +71,9 @@ class DetectionPreview(io.ComfyNode):
         mask_from: str,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        run, doubt = shown_run(record, latent, image, NAME)
+        run, doubts = shown_run(record, latent, image, NAME)
         size = int(image.shape[1]), int(image.shape[2])
         mask = region_mask(run, size) if mask_from == REGION else image_mask(run, size, mask_from == ANY_STEP)
         preview = torch.cat([heat_overlay(run, image), *step_tiles(run, image, tiles)], dim=2)
-        warnings = [*([doubt] if doubt else []), *run.leftovers(), *run.warnings()]
-        preview, shown = image_and_words(preview, run.figures(), cls, warnings)
-        text = " ".join([*([doubt] if doubt else []), run.summary()])
-        return io.NodeOutput(preview, mask, any(run.remaining), text, ui=shown)
+        preview, shown = image_and_words(preview, run.figures(), cls, [*doubts, *run.remarks()])
+        return io.NodeOutput(preview, mask, any(run.remaining), " ".join([*doubts, run.summary()]), ui=shown)

@@ -70,7 +70,7 @@ class ErasureReport(io.ComfyNode):
         image_before: torch.Tensor | None = None,
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
-        run, doubt = shown_run(record, latent, image, NAME)
+        run, doubts = shown_run(record, latent, image, NAME)
         # The unedited run that began with the same noise, wherever it was sampled.
         same_noise = None if reference is None else reference.sampled_from(run.image_keys)
         unedited = same_noise or (None if reference is None else latest_run(reference, NAME, "reference"))
@@ -88,7 +88,7 @@ class ErasureReport(io.ComfyNode):
                 f"{NAME}: {error}. Sample 'reference' with the same sampler, scheduler and steps as 'record', and let "
                 "its detector read the same block over the whole range."
             ) from error
-        warnings = [*([doubt] if doubt else []), *run.leftovers(), *run.warnings()]
+        warnings = [*doubts, *run.remarks()]
         sentences = [verdict.sentence() for verdict in verdicts]
         report, shown = image_and_words(report, "\n".join(sentences), cls, warnings, sentences)
         return io.NodeOutput(report, "\n".join([*warnings, *sentences]), ui=shown)

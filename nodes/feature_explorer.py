@@ -20,9 +20,9 @@ from ..unet.sampling import Sampling, generate
 from . import folders
 from .checking import checked
 from .concept_detector import parse_features
-from .finding_sockets import sampler_inputs, seed_input, size_input
+from .finding_sockets import seed_input, size_input
 from .showing import image_and_words
-from .sockets import ADVANCED, CONCEPT, INSPECT, SAE
+from .sockets import ADVANCED, CONCEPT, INSPECT, SAE, sampler_inputs
 
 NAME = "Feature Explorer"
 DEFAULT_PROMPTS = "\n".join(prompt_lists.object_prompts())

@@ -1,31 +1,10 @@
 """Inputs and outputs that the nodes which find concepts and look at features have alike."""
 
-import comfy.samplers
 from comfy_api.latest import io
 
 from .sockets import CONCEPT
 
 MOST_SEED = 0xFFFFFFFFFFFFFFFF
-
-
-def sampler_inputs() -> list[io.Input]:
-    """Return the settings of the graph's KSampler."""
-    return [
-        io.Int.Input("steps", default=20, min=1, max=1000, tooltip="As in your KSampler."),
-        io.Float.Input("cfg", default=4.5, min=0.0, max=100.0, step=0.1, tooltip="As in your KSampler."),
-        io.Combo.Input(
-            "sampler_name",
-            options=comfy.samplers.KSampler.SAMPLERS,
-            default="euler",
-            tooltip="As in your KSampler.",
-        ),
-        io.Combo.Input(
-            "scheduler",
-            options=comfy.samplers.KSampler.SCHEDULERS,
-            default="normal",
-            tooltip="As in your KSampler.",
-        ),
-    ]
 
 
 def seed_input(tooltip: str) -> io.Input:

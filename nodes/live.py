@@ -11,10 +11,9 @@ from comfy_execution.progress import get_progress_state
 from torch import Tensor
 
 from ..reports.images import outlined, resized, tinted, to_pil
-from ..unet.preview import previews_are_on, rough_image
+from ..unet.preview import PAUSE, previews_are_on, rough_image
 
 SIDE = 256  # pixels of the shorter side
-PAUSE = 0.2  # seconds between two images; the last step is always shown
 
 
 class LiveHeat:
@@ -41,6 +40,7 @@ class LiveHeat:
         now = time.monotonic()
         if step == 1:
             self._seen = None
+        # The last step is always shown.
         if not previews_are_on() or (now - self._last < PAUSE and step < steps):
             return
         self._last = now

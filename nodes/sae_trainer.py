@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import comfy.samplers
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
@@ -15,7 +14,7 @@ from ..training.settings import RULES
 from . import files, folders
 from .checking import FileChoice, checked
 from .showing import image_and_words
-from .sockets import ADVANCED, SAE, TRAIN, part_inputs
+from .sockets import ADVANCED, SAE, TRAIN, part_inputs, sampler_inputs
 
 NAME = "SAE Trainer"
 NO_FILE = "none"
@@ -88,35 +87,14 @@ class SAETrainer(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the first image's noise, and of the training. The same seed gives the same SAE.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=20,
-                    min=1,
-                    max=1000,
-                    tooltip="Sampling steps, as in the KSampler; with 'image_folder' the noise levels of an image.",
-                    **ADVANCED,
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=4.5,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Classifier-free guidance, as in the KSampler. Only the positive prompt is collected.",
-                    **ADVANCED,
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=comfy.samplers.KSampler.SAMPLERS,
-                    default="euler",
-                    tooltip="As in the KSampler; best the one you will erase with.",
-                    **ADVANCED,
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=comfy.samplers.KSampler.SCHEDULERS,
-                    default="normal",
-                    tooltip="As in the KSampler.",
+                *sampler_inputs(
+                    {
+                        "steps": "Sampling steps, as in the KSampler; with 'image_folder' the noise levels of an "
+                        "image.",
+                        "cfg": "Classifier-free guidance, as in the KSampler. Only the positive prompt is collected.",
+                        "sampler_name": "As in the KSampler; best the one you will erase with.",
+                        "scheduler": "As in the KSampler.",
+                    },
                     **ADVANCED,
                 ),
                 io.Int.Input(

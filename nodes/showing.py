@@ -56,8 +56,8 @@ def latent_input() -> io.Input:
 
 def shown_run(
     record: ErasureRecord, latent: dict[str, Any] | None, image: torch.Tensor, node: str
-) -> tuple[RunRecord, str]:
-    """Return the run to show over an image, and what to say if it may be another than that image's.
+) -> tuple[RunRecord, list[str]]:
+    """Return the run to show over an image, and a sentence if it may be another than that image's, or none.
 
     Args:
         record: at input 'record' of a node.
@@ -71,7 +71,7 @@ def shown_run(
     made = None if latent is None else record.made(latent["samples"])
     run = latest_run(record, node, "record") if made is None else made
     require_pictures_of(run, image, node, "image")
-    return run, NOT_KNOWN if latent is not None and made is None else ""
+    return run, [NOT_KNOWN] if latent is not None and made is None else []
 
 
 def latest_run(record: ErasureRecord, node: str, name: str) -> RunRecord:

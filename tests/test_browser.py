@@ -81,7 +81,7 @@ def test_pressing_run_makes_the_promised_pictures(
 ):
     workflow = quickened(read(shipped_workflow), server.object_info())
     checks = workflow["extra"]["checks"]
-    assert checks, "extra.checks must say what the pictures show"
+    assert checks, "support/workflow_checks.json must say what the images show"
     server.forget()
     browser.load(workflow)
     prompt = browser.prompt()

@@ -364,7 +364,7 @@ def test_the_preview_shows_the_region_and_says_what_remains(canvas, detection, f
     preview, mask, remaining, said = DetectionPreview.execute(record, image, 0, "region").args
     region, factor = record.latest.kept.region, mask.shape[-1] // record.latest.kept.region.shape[-1]
     assert torch.equal(mask[:, ::factor, ::factor] > 0.5, region) and set(mask.unique().tolist()) == {0.0, 1.0}
-    assert not remaining and "found in image 1 and 3 of 3" in said and preview.shape == image.shape
+    assert not remaining and "found in image 1 and 3 of 3" in said and len(preview) == len(image)
     monkeypatch.setattr(keep, "remains", lambda seen, region: torch.tensor([True, True, False]))
     image = canvas[2].decode(run(canvas, model))
     preview, _, remaining, said = DetectionPreview.execute(record, image, 0, "any step").args
@@ -378,3 +378,49 @@ def test_a_copy_of_the_model_directs_the_same_run(canvas, detection, fixed):
     other = model.clone()
     other.model_options = copy.deepcopy(other.model_options)
     check(run(canvas, canvas[0]), run(canvas, other), record)
+
+
+@pytest.mark.parametrize("failing", [1, STEPS + 1])
+def test_invalid_values_in_either_pass_leave_nothing(canvas, detection, sae, fixed, failing):
+    from concept_erasure.unet.calls import NonFiniteActivations
+    from concept_erasure.unet.passes import director_of
+
+    model, record = kept(canvas[0], detection)
+    before = run(canvas, canvas[0])
+    calls = []
+
+    def spoil(_module, _inputs, output):
+        calls.append(1)
+        return output * float("nan") if len(calls) == failing else output
+
+    handle = canvas[0].model.diffusion_model.get_submodule(sae.config.hookpoint).register_forward_hook(spoil)
+    try:
+        with pytest.raises(NonFiniteActivations):
+            run(canvas, model)
+    finally:
+        handle.remove()
+    (member,) = director_of(model).members
+    assert member.eraser.task is None and member.eraser.evidence.gather(3, before.shape[-2:]) is None
+    check(before, run(canvas, model), record)
+
+
+def test_a_record_beside_it_knows_images_of_several_passes(canvas, detection, sae, nodes, fixed, monkeypatch):
+    from concept_erasure.erasure import keep
+    from concept_erasure.erasure.attach import attach
+    from concept_erasure.erasure.replacement import Replacement
+
+    looking, beside = attach(canvas[0], detect(nodes, sae, concept="dog")[0], Replacement("none"))
+    model, record = kept(looking, detection, attempts=2)
+    answers = iter([[False, False, True], [True, False, False]])
+    monkeypatch.setattr(keep, "remains", lambda seen, region: torch.tensor(next(answers)))
+    after = run(canvas, model)
+    assert len(beside.runs) == record.latest.kept.passes == 3
+    first, second = beside.runs[1:]
+    found = beside.made(after[[2, 0]])
+    assert found is not None and found.images == 2
+    assert found.fingerprints == [second.fingerprints[2], first.fingerprints[0]]
+    assert not torch.equal(first.heat()[2], second.heat()[2]), "or the next line says nothing"
+    assert torch.equal(found.heat(), torch.stack([second.heat()[2], first.heat()[0]]))
+    # Images of the same noise with other prompts are no passes of one run.
+    other = run(canvas, looking, PROMPTS[::-1])
+    assert beside.made(torch.stack([other[0], after[2]])) is None

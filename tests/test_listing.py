@@ -187,8 +187,9 @@ def test_what_another_user_may_not_enter(root, tmp_path):
     good(root / "secret.safetensors").chmod(0)
     good(root / "open.safetensors")
     (root / "listed").chmod(0o744)
-    for folder in [*root.parents][:-1]:
-        if folder.stat().st_uid == 0 and folder.is_relative_to(tmp_path.parent.parent):
+    shared = Path(tempfile.gettempdir()).resolve()
+    for folder in root.resolve().parents:
+        if folder.is_relative_to(shared) and folder != shared and folder.stat().st_uid == 0:
             folder.chmod(0o755)
     # What is imported on first use may lie where that user may not look.
     assert "open.safetensors" in own()
@@ -330,7 +331,7 @@ def test_prompts_and_pictures_survive_the_same(root, tmp_path, caplog):
     json.dumps(SAETrainer.define_schema().get_v1_info(SAETrainer).input).encode()
     assert SAETrainer.validate_inputs("words.TXT", "cats") is True
     assert "no text file 'gone.txt'" in SAETrainer.validate_inputs("gone.txt", "none")
-    assert "no folder 'dogs' with pictures" in SAETrainer.validate_inputs("none", "dogs")
+    assert "no folder 'dogs' with images" in SAETrainer.validate_inputs("none", "dogs")
 
 
 def test_a_file_that_is_gone_is_named_before_anything_runs(root):

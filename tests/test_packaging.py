@@ -211,3 +211,17 @@ def test_importing_the_pack_reads_nothing_but_code(first_import):
     # Bytecode that is written for the first time has a longer name for a moment.
     other = [name for name in first_import["opened"] if not name.endswith(".py") and "__pycache__" not in name]
     assert {Path(name).name for name in other} <= {"extra_model_paths.yaml"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_a_shared_workflow_names_its_pack_and_its_files_and_holds_nothing_of_ours(path):
+    """A user without the pack is told its name, one without a public file where it is."""
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    assert set(workflow["extra"]) <= {"ds", "frontendVersion"}
+    for node in workflow["nodes"]:
+        if node["type"].startswith("ConceptErasure"):
+            assert node["properties"]["cnr_id"] == "sae-concept-erasure" and node["properties"]["ver"]
+        if node["type"] == "CheckpointLoaderSimple":
+            (file,) = node["properties"]["models"]
+            assert file["name"] == node["widgets_values"][0] and file["directory"] == "checkpoints"
+            assert file["url"].startswith("https://huggingface.co/") and file["url"].endswith(file["name"])

@@ -148,6 +148,32 @@ def test_answers_are_laid_over_the_whole_images(pack):
     assert not seen.mask[0, 1].any() and seen.mask[1, 1].all()
 
 
+def test_steps_that_no_detector_looked_at_do_not_count(pack):
+    """A GPU notes them too, as it alone knows the noise level; its region must be that of a CPU."""
+    from concept_erasure.erasure.evidence import Evidence
+    from concept_erasure.erasure.region import find_regions
+    from concept_erasure.unet.calls import POSITIVE, Call, Chunk
+    from support.calls import run_of
+
+    run, latent = run_of(1, (16, 16)), torch.zeros(1, 4, 16, 16)
+    score = torch.zeros(1, 8, 8)
+    score[:, 2:5, 2:5] = 20.0
+
+    def region(steps):
+        evidence = Evidence()
+        for step, (timestep, active) in enumerate(steps):
+            chunk = Chunk(slice(0, 1), POSITIVE, "a", (0,))
+            call = Call(run, step, step, torch.tensor(5.0), torch.tensor(timestep), (chunk,), (16, 16))
+            evidence.note(chunk, call, (score > 1) & active, score, torch.tensor(active))
+        seen = evidence.gather(1, (16, 16))
+        return None if seen is None else find_regions(seen, latent)
+
+    looked = [(950.0, True), (800.0, True)]
+    assert region(looked).any()
+    assert torch.equal(region([*looked, (300.0, False), (10.0, False)]), region(looked))
+    assert region([(300.0, False)]) is None
+
+
 def test_a_region_is_carried_to_areas_and_grids(pack):
     from concept_erasure.erasure.evidence import RegionMask
     from concept_erasure.unet.calls import POSITIVE, Chunk

@@ -287,12 +287,14 @@ def test_zero_means_what_suits_the_model(pack):
 
 
 def test_curves_and_time_left_are_shown_while_it_runs(nodes, canvas, monkeypatch):
+    import comfy.cli_args
     import comfy.utils
     from concept_erasure.training.from_model import display
 
     shown, notes = [], []
     draw = display.draw
     monkeypatch.setattr(display, "DRAW_EVERY", 0.0)
+    monkeypatch.setattr(comfy.cli_args.args, "preview_method", comfy.cli_args.LatentPreviewMethod.Auto)
     monkeypatch.setattr(display, "draw", lambda training, note="": (notes.append(note), draw(training, note))[1])
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda *args, **_: shown.append(args))
     train(nodes, canvas, train_steps=60)

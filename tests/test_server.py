@@ -177,6 +177,7 @@ def test_a_concept_is_saved_listed_and_detected_with(server: LiveServer):
         return listed(server, "ConceptErasureConceptDetector", "concept")
 
     detector = {"start_percent": 0.0, "end_percent": 1.0, "sensitivity": 1.0, "features": "", "join_mode": "union"}
+    detector["more_concepts"] = ""
     shipped = listed(server, "ConceptErasureSAELoader", "sae_file")
     prompt = {
         "1": {"class_type": "ConceptErasureSAELoader", "inputs": {"sae_file": shipped[0]}},

@@ -17,6 +17,7 @@ from torch import Tensor
 from .attribution import CallReader
 from .calls import Call, Run
 from .host import lasting_memory
+from .outer_sample import argument, with_argument
 
 BYPASSED = (
     "None of the model's blocks ran in the usual way, so nothing was detected or edited. Another node on this model "
@@ -32,9 +33,6 @@ CROSS_ATTENTION = ".attn2"  # how ComfyUI's SpatialTransformer calls it
 
 # A cross-attention: from queries [rows, N, C] and a text embedding [rows, T, D] to what it adds, [rows, N, C].
 Attention = Callable[[Tensor, Tensor], Tensor]
-
-
-CALLBACK = 3  # place of the sampler's callback among what outer_sample takes after noise and latent_image
 
 
 class Observer:
@@ -130,9 +128,9 @@ class _Session:
         """Begin and end a run, around CFGGuider.outer_sample."""
         guider = executor.class_obj
         sampling = guider.model_patcher.get_model_object("model_sampling")
-        sigmas = kwargs.get("sigmas", args[1] if len(args) > 1 else None)
+        sigmas = argument(args, kwargs, "sigmas")
         run = Run(
-            kwargs.get("seed", args[5] if len(args) > 5 else None),
+            argument(args, kwargs, "seed"),
             _image_keys(noise, latent_image),
             (int(noise.shape[-2]), int(noise.shape[-1])),
             lambda percent: float(sampling.percent_to_sigma(percent)),
@@ -157,17 +155,14 @@ class _Session:
 
     def _told_of_steps(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Let the observer hear of each step beside the sampler's own callback."""
-        by_place = len(args) > CALLBACK
-        own = args[CALLBACK] if by_place else kwargs.get("callback")
+        own = argument(args, kwargs, "callback")
 
         def callback(step: int, latents: Tensor, noised: Tensor, steps: int) -> None:
             self.observer.on_step(step + 1, steps, latents)
             if own is not None:
                 own(step, latents, noised, steps)
 
-        if by_place:
-            return (*args[:CALLBACK], callback, *args[CALLBACK + 1 :]), kwargs
-        return args, {**kwargs, "callback": callback}
+        return with_argument(args, kwargs, "callback", callback)
 
     def predict(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
         """Count what the sampler asks of the guider."""

@@ -18,12 +18,11 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.nn import functional as F
 
-from .progress import Progress
+from .outer_sample import argument, with_argument
+from .progress import PassProgress
 
 # Attribution takes wrappers with this beginning for harmless.
 KEY = "sae_concept_erasure.passes"
-# Positions of OUTER_SAMPLE's arguments behind noise and latent.
-SIGMAS, CALLBACK = 1, 3
 CPU = torch.device("cpu")
 # Share of the free memory that recorded predictions may take before they go to the CPU.
 MOST_OF_MEMORY = 0.1
@@ -58,22 +57,19 @@ class Passes:
         samples: what each pass returned, [B, C, h, w].
     """
 
-    def __init__(self, executor: Any, noise: Tensor, latent_image: Tensor, args: Sequence[Any], more: dict) -> None:
+    def __init__(self, executor: Any, noise: Tensor, latent_image: Tensor, args: Sequence[Any], named: dict) -> None:
         self._executor, self._guider = executor, executor.class_obj
         self._start = noise, latent_image
-        self._args, self._more = list(args), dict(more)
+        self._args, self._named = tuple(args), dict(named)
         self._conds = _copied(self._guider.conds)
         self._random = RandomState(self._guider.model_patcher.load_device)
         self._tape: list[_Prediction] = []
         self._free: Tensor | None = None
         self._calls = 0
-        self._expected = max(1, len(self._option("sigmas", SIGMAS, ())))
+        sigmas = argument(args, named, "sigmas")
+        self._expected = 1 if sigmas is None else max(1, len(sigmas))
         self.samples: list[Tensor] = []
-        self.progress = Progress(self._option("callback", CALLBACK, None))
-
-    def _option(self, name: str, place: int, default: Any) -> Any:
-        found = self._more.get(name, self._args[place] if len(self._args) > place else None)
-        return default if found is None else found
+        self.progress = PassProgress(argument(args, named, "callback"))
 
     @property
     def images(self) -> int:
@@ -131,13 +127,10 @@ class Passes:
         self._guider.conds = _copied(self._conds)
         self._calls = 0
         noise, latent_image = (each.clone() for each in self._start)
-        args, more = [_cloned(each) for each in self._args], {key: _cloned(each) for key, each in self._more.items()}
         callback = self.progress.begin(len(self.samples))
-        if "callback" in more or len(args) <= CALLBACK:
-            more["callback"] = callback
-        else:
-            args[CALLBACK] = callback
-        samples: Tensor = self._executor(noise, latent_image, *args, **more)
+        args, named = with_argument(self._args, self._named, "callback", callback)
+        args, named = tuple(map(_cloned, args)), {name: _cloned(each) for name, each in named.items()}
+        samples: Tensor = self._executor(noise, latent_image, *args, **named)
         self.samples.append(samples)
         return samples
 

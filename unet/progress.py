@@ -1,6 +1,7 @@
 """What an artist sees while a run is sampled several times: one bar for all passes, and which pass it is."""
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ Callback = Callable[[int, Tensor, Tensor, int], Any]
 LEAST_PASSES = 2
 
 
-class Progress:
+class PassProgress:
     """Passes a sampler's callbacks on, as those of one longer run.
 
     Args:
@@ -54,11 +55,13 @@ class Progress:
 def say(text: str) -> None:
     """Write a line on the node that is at work, where ComfyUI shows such lines."""
     logging.info("SAE Concept Erasure: %s", text)
+    # Without a server there is nobody to show it to; importing the host's would start parts of it.
+    module = sys.modules.get("server")
+    server = getattr(getattr(module, "PromptServer", None), "instance", None)
     try:
         from comfy_execution.utils import get_executing_context
-        from server import PromptServer
     except ImportError:
         return
-    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
+    context = get_executing_context()
     if context is not None and server is not None and hasattr(server, "send_progress_text"):
         server.send_progress_text(text, context.node_id)

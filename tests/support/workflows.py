@@ -30,9 +30,14 @@ QUICK = {
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 
 
+# By workflow and by the title of the node that shows it: which objects an image has, and which it lacks.
+CHECKS: dict[str, Any] = json.loads(Path(__file__).with_name("workflow_checks.json").read_text(encoding="utf-8"))
+
+
 def read(path: Path) -> dict[str, Any]:
-    """Return a workflow file's JSON."""
+    """Return a workflow file's JSON, with what its images must show at ``extra.checks``."""
     workflow: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    workflow["extra"]["checks"] = CHECKS.get(path.stem, {})
     return workflow
 
 
