@@ -108,7 +108,7 @@ def halved(images: np.ndarray) -> np.ndarray:
 def make_latents(count: int) -> None:
     """Store what the UNet and the judges learn from.
 
-    For each scene: latent, and that of its mirror image (no caption names a side), float16 [N, 4, 32, 32]; label;
+    For each scene: latent, and that of its mirror image, float16 [N, 4, 32, 32]; label;
     picture at half its size; masks.
     """
     import torch
