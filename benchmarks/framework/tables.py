@@ -5,12 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
-from ...dev.demo_model.shares import wilson
 from . import storage
 from .changes import MEANS
 from .facts import facts
 from .outcomes import COLUMNS, Row
+
+
+def wilson(hits: Sequence[bool]) -> tuple[float, float]:
+    """Return the ends of the 95 % Wilson interval of the share of True, 0..1; there must be some."""
+    low, high = binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def half_width(hits: Sequence[bool]) -> float:
