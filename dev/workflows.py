@@ -73,4 +73,5 @@ def update(node: Json, info: Json) -> None:
 def default(spec: list[Any]) -> Any:
     """Return the value that a widget has in a new node."""
     options = spec[1] if len(spec) > 1 else {}
-    return options.get("default", spec[0][0] if isinstance(spec[0], list) else "")
+    listed = spec[0] if isinstance(spec[0], list) else options.get("options")
+    return options.get("default", listed[0] if listed else "")

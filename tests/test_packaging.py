@@ -69,6 +69,7 @@ def test_the_archive_holds_what_runs_and_nothing_else():
         "demo_model/weights/canvas.safetensors",
         "locales/en/nodeDefs.json",
         "workflows/quickstart.json",
+        "subgraphs/Erase a concept.json",
         "web/docs/ConceptErasureSAELoader.md",
     ):
         assert needed in names, f"{needed} is missing from the archive"

@@ -1,0 +1,92 @@
+"""The subgraph blueprint: it is what the nodes say, the sidebar offers it, and a graph with it does what theirs does."""
+
+from typing import Any
+
+import pytest
+from live_server import LiveServer
+from load import ROOT
+from support.browser import Browser
+from support.workflows import by_title, read, to_tensor
+from workflow import all_inputs, widget_names
+
+TITLE = "Erase a concept"
+FILE = ROOT / "subgraphs" / f"{TITLE}.json"
+RUN_LIMIT = 300.0  # seconds
+INSIDE = {"ConceptErasureSAELoader", "ConceptErasureConceptDetector", "ConceptErasurePatchReplacer"}
+
+# Puts the subgraph in the place of the workflow's own three nodes.
+REWIRE = """(title) => {
+    const graph = window.app.graph, of = (type) => graph.nodes.find((node) => node.type === type);
+    const subgraph = graph.nodes.find((node) => node.title === title && node.subgraph);
+    const own = of("ConceptErasurePatchReplacer"), slot = (node, name) => node.findInputSlot(name);
+    const [source, fill] = ["model", "fill"].map((name) => graph.getLink(own.inputs[slot(own, name)].link));
+    for (const [link, name] of [[source, "model"], [fill, "fill"]])
+        graph.getNodeById(link.origin_id).connect(link.origin_slot, subgraph, slot(subgraph, name));
+    own.outputs.forEach((output, place) => [...(output.links ?? [])].forEach((id) => {
+        const link = graph.getLink(id);
+        subgraph.connect(place, graph.getNodeById(link.target_id), link.target_slot);
+    }));
+    for (const type of ["SAELoader", "ConceptDetector", "PatchReplacer"]) graph.remove(of("ConceptErasure" + type));
+}"""
+HAS = "(title) => window.app.graph.nodes.some((node) => node.title === title && node.subgraph)"
+FACE = """(title) => window.app.graph.nodes.find((node) => node.title === title && node.subgraph)
+    .widgets.map((widget) => [widget.name, widget.value])"""
+SET = """([title, name, value]) => {
+    const node = window.app.graph.nodes.find((node) => node.title === title && node.subgraph);
+    node.widgets.find((widget) => widget.name === name).value = value;
+}"""
+
+
+def test_it_is_what_the_nodes_say(pack):
+    """``python dev/host dev.blueprint`` writes it."""
+    from concept_erasure.dev import blueprint
+
+    assert FILE.read_text(encoding="utf-8") == blueprint.made()
+
+
+def test_the_server_offers_it(server: LiveServer):
+    listed = server.get("/global_subgraphs").values()
+    assert [entry["name"] for entry in listed if "sae-concept-erasure" in entry["info"]["node_pack"]] == [TITLE]
+
+
+@pytest.mark.browser
+def test_it_is_added_from_the_search_and_erases_as_the_nodes_do(browser: Browser, server: LiveServer):
+    workflow = read(ROOT / "workflows" / "quickstart.json")
+    small(workflow, server.object_info())
+    browser.load(workflow)
+    expected = images(browser, server)
+    browser.page.evaluate("() => { window.app.canvas.ds.offset = [9000, 9000]; }")  # where no node lies
+    browser.page.mouse.dblclick(800, 500)
+    browser.page.keyboard.type(TITLE)
+    browser.page.get_by_role("option").filter(has_text=TITLE).first.click()
+    browser.page.wait_for_function(HAS, arg=TITLE)
+    shown = dict(browser.page.evaluate(FACE, TITLE))
+    assert shown == {"sae_file": "shipped/canvas_output_blocks.1.1.safetensors", "concept": "cat", "sensitivity": 1}
+    browser.page.evaluate(REWIRE, TITLE)
+    assert set(kinds(browser.prompt())) == INSIDE
+    assert images(browser, server) == expected
+    browser.page.evaluate(SET, [TITLE, "concept", "dog"])
+    assert kinds(browser.prompt())["ConceptErasureConceptDetector"]["concept"] == "dog"
+    assert not browser.errors
+
+
+def kinds(prompt: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the inputs of those nodes that the blueprint holds, by type."""
+    return {node["class_type"]: node["inputs"] for node in prompt.values() if node["class_type"] in INSIDE}
+
+
+def images(browser: Browser, server: LiveServer) -> dict[str, list[bytes]]:
+    """Press Run and return what each node showed, by title."""
+    server.forget()
+    prompt = browser.prompt()
+    shown = server.images(server.wait(browser.run(), RUN_LIMIT))
+    return {title: [to_tensor(png).numpy().tobytes() for png in pngs] for title, pngs in by_title(prompt, shown).items()}
+
+
+def small(workflow: dict[str, Any], object_info: dict[str, Any]) -> None:
+    """Let a workflow generate a small image in few steps: nobody looks at it."""
+    for node in workflow["nodes"]:
+        values = {"EmptyLatentImage": {"width": 64, "height": 64}, "KSampler": {"steps": 4}}.get(node["type"], {})
+        for name, value in values.items():
+            names = [each for pair in all_inputs(object_info[node["type"]]) for each in widget_names(*pair)]
+            node["widgets_values"][names.index(name)] = value
