@@ -1,4 +1,4 @@
-"""The subgraph blueprint: it is what the nodes say, the sidebar offers it, and a graph with it does what theirs does."""
+"""The subgraph blueprint: it is what the nodes say, the search offers it, and a graph with it does as theirs."""
 
 from typing import Any
 
@@ -80,7 +80,8 @@ def images(browser: Browser, server: LiveServer) -> dict[str, list[bytes]]:
     server.forget()
     prompt = browser.prompt()
     shown = server.images(server.wait(browser.run(), RUN_LIMIT))
-    return {title: [to_tensor(png).numpy().tobytes() for png in pngs] for title, pngs in by_title(prompt, shown).items()}
+    titled = by_title(prompt, shown)
+    return {title: [to_tensor(png).numpy().tobytes() for png in pngs] for title, pngs in titled.items()}
 
 
 def small(workflow: dict[str, Any], object_info: dict[str, Any]) -> None:
