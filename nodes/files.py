@@ -91,7 +91,7 @@ def _own(listed: dict[str, str]) -> dict[str, str]:
     entries, usual = {}, {}
     for name, path in listed.items():
         folder, last = _parted(name)
-        if last.lower() in CONFIG_FILES or _is_concept(name):
+        if last.lower() in CONFIG_FILES or is_in_concepts(name):
             continue
         entries[name] = path
         if folder and last.lower() in WEIGHT_FILES and _parted(path)[0] in configured:
@@ -107,8 +107,8 @@ def _parted(path: str) -> tuple[str, str]:
     return folder, name
 
 
-def _is_concept(name: str) -> bool:
-    """Whether a name of ``_listed`` lies in the folder of concepts, which a file system may show in capitals."""
+def is_in_concepts(name: str) -> bool:
+    """Whether a name below ``models/sae`` lies in the folder of concepts, which a file system may show in capitals."""
     return name.replace(os.sep, "/").split("/")[0].lower() == CONCEPTS
 
 
@@ -244,13 +244,13 @@ def concept_file_names() -> list[str]:
 
 def _concept_files() -> dict[str, str]:
     """Return the artist's concept files: name -> path."""
-    listed = {Path(name).as_posix(): path for name, path in _listed().items() if _is_concept(name)}
+    listed = {Path(name).as_posix(): path for name, path in _listed().items() if is_in_concepts(name)}
     return {name: path for name, path in listed.items() if name.lower().endswith(SAFETENSORS)}
 
 
 def is_concept_file(name: str) -> bool:
     """Whether a choice of the Concept Detector is a concept file, there or not, and no concept of an SAE."""
-    return _is_concept(name) and name.lower().endswith(SAFETENSORS)
+    return is_in_concepts(name) and name.lower().endswith(SAFETENSORS)
 
 
 def _concept_path(name: str) -> Path:

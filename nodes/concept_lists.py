@@ -1,0 +1,59 @@
+"""Saved lists of concepts: text files in ``models/sae/concepts``, for a Concept Detector that finds many at once."""
+
+from pathlib import Path
+
+import folder_paths
+
+from . import files
+from .listing import files_below
+
+ENDING = ".txt"
+
+
+def names() -> list[str]:
+    """Return the artist's lists, as they are shown: ``concepts/house_rules.txt``."""
+    return list(_paths())
+
+
+def _paths() -> dict[str, str]:
+    """Return the artist's lists: name -> path."""
+    found = files_below(folder_paths.get_folder_paths(files.FOLDER), lambda name: name.lower().endswith(ENDING))
+    named = {Path(name).as_posix(): path for name, path in found.items()}
+    return {name: path for name, path in named.items() if is_list(name)}
+
+
+def is_list(name: str) -> bool:
+    """Whether a choice of the Concept Detector is a list, there or not, and no concept."""
+    return name.lower().endswith(ENDING) and files.is_in_concepts(name)
+
+
+def read(name: str) -> list[str]:
+    """Return the names in a list: one a line or separated by commas, each once; what follows a # is a comment.
+
+    Args:
+        name: as ``names`` lists it; anything else is refused, whatever path it spells.
+
+    Raises:
+        ValueError: there is no such list, it is no text, or it names nothing.
+    """
+    path = _paths().get(name)
+    if path is None:
+        raise ValueError(
+            f"there is no list '{name}'. Put it into ComfyUI's models/sae/{files.CONCEPTS} folder, press R to refresh "
+            "the lists, and choose it again"
+        )
+    try:
+        lines = files.read_text(Path(path)).splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the list '{name}' cannot be read as text ({error}). Save it as UTF-8") from error
+    found = [part.strip() for line in lines for part in line.partition("#")[0].split(",")]
+    if not any(found):
+        raise ValueError(f"the list '{name}' names no concept. Write one name a line")
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def fingerprint(name: str) -> tuple[int, int] | None:
+    """Return what changes when a list changes on disk; None if it is not there."""
+    path = _paths().get(name)
+    status = None if path is None else Path(path).stat()
+    return None if status is None else (status.st_size, status.st_mtime_ns)
