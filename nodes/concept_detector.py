@@ -98,9 +98,8 @@ class ConceptDetector(io.ComfyNode):
         """Run again when a chosen concept file or list has changed on disk."""
         named = [each for each in [concept, *_parts(more_concepts)] if each is not None]
         there = files.concept_file_names()
-        return [files.concept_fingerprint(each) for each in named if each in there] + [
-            concept_lists.fingerprint(each) for each in named if concept_lists.is_list(each)
-        ]
+        lists = [concept_lists.fingerprint(each) for each in named if concept_lists.is_list(each)]
+        return [files.concept_fingerprint(each) for each in named if each in there] + lists or None
 
     @classmethod
     @checked

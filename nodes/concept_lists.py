@@ -2,29 +2,17 @@
 
 from pathlib import Path
 
-import folder_paths
-
 from . import files
-from .listing import files_below
-
-ENDING = ".txt"
 
 
 def names() -> list[str]:
     """Return the artist's lists, as they are shown: ``concepts/house_rules.txt``."""
-    return list(_paths())
-
-
-def _paths() -> dict[str, str]:
-    """Return the artist's lists: name -> path."""
-    found = files_below(folder_paths.get_folder_paths(files.FOLDER), lambda name: name.lower().endswith(ENDING))
-    named = {Path(name).as_posix(): path for name, path in found.items()}
-    return {name: path for name, path in named.items() if is_list(name)}
+    return list(files.concept_list_paths())
 
 
 def is_list(name: str) -> bool:
     """Whether a choice of the Concept Detector is a list, there or not, and no concept."""
-    return name.lower().endswith(ENDING) and files.is_in_concepts(name)
+    return name.lower().endswith(files.LIST_ENDING) and files.is_in_concepts(name)
 
 
 def read(name: str) -> list[str]:
@@ -36,7 +24,7 @@ def read(name: str) -> list[str]:
     Raises:
         ValueError: there is no such list, it is no text, or it names nothing.
     """
-    path = _paths().get(name)
+    path = files.concept_list_paths().get(name)
     if path is None:
         raise ValueError(
             f"there is no list '{name}'. Put it into ComfyUI's models/sae/{files.CONCEPTS} folder, press R to refresh "
@@ -54,6 +42,6 @@ def read(name: str) -> list[str]:
 
 def fingerprint(name: str) -> tuple[int, int] | None:
     """Return what changes when a list changes on disk; None if it is not there."""
-    path = _paths().get(name)
+    path = files.concept_list_paths().get(name)
     status = None if path is None else Path(path).stat()
     return None if status is None else (status.st_size, status.st_mtime_ns)

@@ -20,6 +20,7 @@ from .targets import require_writable
 FOLDER = "sae"
 CONCEPTS = "concepts"  # the folder below models/sae that holds concept files, and their prefix in lists
 EXTENSIONS = {".safetensors", ".pt", ".pth"}
+LIST_ENDING = ".txt"  # of lists of concepts, see concept_lists
 SHIPPED = Path(__file__).resolve().parent.parent / "sae_models" / "weights"
 SHIPPED_PREFIX = "shipped/"
 BEST = "canvas_output_blocks.1.1.safetensors"  # of the shipped ones, by docs/results.md
@@ -73,11 +74,12 @@ def _shipped() -> dict[str, str]:
 
 
 def _listed() -> dict[str, str]:
-    """Return the artist's readable files of weights and configurations: path below models/sae -> whole path."""
+    """Return the artist's readable files of weights, configurations and lists: path below models/sae -> whole path."""
     extensions = {each.lower() for each in folder_paths.folder_names_and_paths[FOLDER][1]} or EXTENSIONS
 
     def wanted(name: str) -> bool:
-        return f".{name.lower().rpartition('.')[2]}" in extensions or name.lower() in CONFIG_FILES
+        ending = f".{name.lower().rpartition('.')[2]}"
+        return ending in extensions or ending == LIST_ENDING or name.lower() in CONFIG_FILES
 
     return files_below(folder_paths.get_folder_paths(FOLDER), wanted)
 
@@ -91,7 +93,7 @@ def _own(listed: dict[str, str]) -> dict[str, str]:
     entries, usual = {}, {}
     for name, path in listed.items():
         folder, last = _parted(name)
-        if last.lower() in CONFIG_FILES or is_in_concepts(name):
+        if last.lower() in CONFIG_FILES or last.lower().endswith(LIST_ENDING) or is_in_concepts(name):
             continue
         entries[name] = path
         if folder and last.lower() in WEIGHT_FILES and _parted(path)[0] in configured:
@@ -235,6 +237,12 @@ def listed_in(path: str) -> Path | None:
     """Return the model folder that a file of ``resolve`` lies in; None for a shipped one."""
     roots = map(Path, folder_paths.get_folder_paths(FOLDER))
     return next((root for root in roots if Path(path).is_relative_to(root)), None)
+
+
+def concept_list_paths() -> dict[str, str]:
+    """Return the artist's lists of concepts: name, such as ``concepts/house_rules.txt`` -> path."""
+    listed = {Path(name).as_posix(): path for name, path in _listed().items() if is_in_concepts(name)}
+    return {name: path for name, path in listed.items() if name.lower().endswith(LIST_ENDING)}
 
 
 def concept_file_names() -> list[str]:
