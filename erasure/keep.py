@@ -91,7 +91,7 @@ class _Run:
             found = [find_regions(each, clean) if each else nowhere[0] for each in seen]
             regions = torch.stack(found)
         choice, remaining = [0] * self.passes.images, regions.flatten(2).any(2)
-        wanted = (regions & self.passes.editable).flatten(2).any(2)
+        wanted = (regions & self.passes.editable(regions.shape[-2:])).flatten(2).any(2)
         locked = (remaining & ~wanted).any(1).tolist()
         if bool(wanted.any()):
             choice, remaining = self._edit(regions, wanted)

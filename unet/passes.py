@@ -82,14 +82,13 @@ class Passes:
         """(Height, width) of the latents at the start."""
         return int(self._start[0].shape[-2]), int(self._start[0].shape[-1])
 
-    @property
-    def editable(self) -> Tensor:
-        """Where the latent's noise mask lets anything change, bool [B, h, w] on the CPU; everywhere without one."""
+    def editable(self, size: Sequence[int]) -> Tensor:
+        """Return where the latent's noise mask lets anything change, bool [B, *size] on the CPU; all without one."""
         noise, mask = self._start[0], argument(self._args, self._named, "denoise_mask")
         if mask is None:
-            return torch.ones(self.images, *self.size, dtype=torch.bool)
+            return torch.ones(self.images, *size, dtype=torch.bool)
         prepared: Tensor = comfy.sampler_helpers.prepare_mask(mask, noise.shape, CPU)
-        return prepared.amax(1) > 0
+        return _resized(prepared.amax(1, keepdim=True) > 0, size)[:, 0]
 
     @property
     def clean(self) -> Tensor:
