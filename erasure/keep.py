@@ -92,25 +92,27 @@ class _Run:
             regions = torch.stack(found)
         choice, remaining = [0] * self.passes.images, regions.flatten(2).any(2)
         wanted = (regions & self.passes.editable(regions.shape[-2:])).flatten(2).any(2)
-        locked = (remaining & ~wanted).any(1).tolist()
+        locked = remaining & ~wanted
         if bool(wanted.any()):
-            choice, remaining = self._edit(regions, wanted)
+            choice, remaining = self._edit(regions, wanted, locked)
         result, steady = self.passes.result(choice, [regions.any(0) for regions in self.regions])
-        self._conclude(choice, remaining, result, {LOCKED: locked, UNSTEADY: [not steady] * len(locked)})
+        self._conclude(
+            choice, remaining, result, {LOCKED: locked.any(1).tolist(), UNSTEADY: [not steady] * len(locked)}
+        )
         return result
 
-    def _edit(self, regions: Tensor, wanted: Tensor) -> tuple[list[int], Tensor]:
+    def _edit(self, regions: Tensor, wanted: Tensor, locked: Tensor) -> tuple[list[int], Tensor]:
         """Sample with edits until no concept is found any more.
 
         Args:
             regions: bool [members, B, H, W].
             wanted: in which images a member can change something in its region, bool [members, B].
+            locked: in which it has a region and cannot.
 
         Returns:
             which pass each image is best in; and which concept remains in it, bool [members, B].
         """
-        choice, best = [0] * self.passes.images, regions.flatten(2).any(2)
-        locked = best & ~wanted
+        choice, best = [0] * self.passes.images, wanted | locked
         for attempt in range(max(member.rest.attempts for member in self.members)):
             if attempt:
                 # What remains may be a part of the object that lay outside.
