@@ -29,7 +29,7 @@ class ConceptDetector(io.ComfyNode):
                 SAE.Input("sae", tooltip="The SAE that does the looking, from the SAE Loader."),
                 FileChoice(
                     "concept",
-                    options=[*files.concept_names(), *files.concept_file_names(), *concept_lists.names()] or ["none"],
+                    options=[*files.concept_names(), *files.concept_choices()] or ["none"],
                     tooltip="The concept to find. After the concepts of all SAE files come your concept files and "
                     "your lists of concepts ('concepts/'). One that the connected SAE does not know gives an error.",
                 ),
@@ -94,12 +94,11 @@ class ConceptDetector(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, concept: str | None = None, more_concepts: str = "", **_others: object) -> object:
-        """Run again when a chosen concept file or list has changed on disk."""
-        named = [each for each in [concept, *_parts(more_concepts)] if each is not None]
-        there = files.concept_file_names()
-        lists = [concept_lists.fingerprint(each) for each in named if concept_lists.is_list(each)]
-        return [files.concept_fingerprint(each) for each in named if each in there] + lists or None
+    def fingerprint_inputs(
+        cls, concept: str | None = None, more_concepts: str | None = None, **_others: object
+    ) -> object:
+        """Run again when a chosen concept file or list has changed on disk; what comes by a link is not known yet."""
+        return files.concept_fingerprints(each for each in [concept, *_parts(more_concepts or "")] if each) or None
 
     @classmethod
     @checked
@@ -116,20 +115,29 @@ class ConceptDetector(io.ComfyNode):
         join_with: DetectionTree | None = None,
         custom_concept: Concept | None = None,
     ) -> io.NodeOutput:
-        chosen, *others = _choose(sae, concept, features, custom_concept)
-        others += _known_all(sae, _parts(more_concepts), "more_concepts")
-        more = {each.name: each for each in others if each.name != chosen.name}
-        detection: DetectionTree = Detector(sae, chosen, sensitivity, start_percent, end_percent, tuple(more.values()))
+        chosen, *others = _wanted(sae, concept, more_concepts, features, custom_concept)
+        more = tuple(each for each in others if each.name != chosen.name)
+        detection: DetectionTree = Detector(sae, chosen, sensitivity, start_percent, end_percent, more)
         if join_with is not None:
             detection = Join(join_mode, join_with, detection)
         return io.NodeOutput(detection, chosen)
 
 
-def _choose(sae: LoadedSAE, name: str, features: str, custom: Concept | None) -> list[Concept]:
-    """Pick the concept, or those of a list: feature indices before a connected concept before the choice."""
+def _wanted(sae: LoadedSAE, name: str, more: str, features: str, custom: Concept | None) -> list[Concept]:
+    """Return all concepts to find: feature indices before a connected concept before the choice, then the others."""
+    first: list[Concept] = []
+    named: dict[str, str] = {}
     if features.strip():
-        return [sae.from_features(parse_features(features, sae, NAME))]
-    return _known_all(sae, [name], "concept") if custom is None else [_known(sae, custom, "input 'custom_concept'")]
+        first.append(sae.from_features(parse_features(features, sae, NAME)))
+    elif custom is not None:
+        first.append(_known(sae, custom, "input 'custom_concept'"))
+    else:
+        named = _expanded([name], "concept")
+    further = _parts(more)
+    if [each.lower() for each in further] == [ALL]:
+        further = sae.dictionary.names()
+    named |= _expanded(further, "more_concepts")
+    return [*first, *(_known(sae, each, origin) for each, origin in named.items())]
 
 
 def _parts(names: str) -> list[str]:
@@ -137,26 +145,28 @@ def _parts(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def _known_all(sae: LoadedSAE, names: list[str], origin: str) -> list[Concept]:
-    """Return the concepts that are named, those of lists among them.
+def _expanded(names: list[str], origin: str) -> dict[str, str]:
+    """Put what a list names in the list's place.
 
     Args:
-        sae: whose they must be.
-        names: of concepts, of files of one, or of lists; `ALL` alone stands for all that the SAE knows.
+        names: of concepts, of files of one, or of lists.
         origin: the input that they came by.
+
+    Returns:
+        name of a concept or of a file of one, each once -> where it stands, as a message says it.
+
+    Raises:
+        ValueError: a list cannot be used; the message names the node and the input.
     """
-    if [name.lower() for name in names] == [ALL]:
-        names = sae.dictionary.names()
-    found = []
+    found: dict[str, str] = {}
     for name in names:
         if not concept_lists.is_list(name):
-            found.append(_known(sae, name, f"input '{origin}'"))
+            found[name] = f"input '{origin}'"
             continue
         try:
-            members = concept_lists.read(name)
+            found |= dict.fromkeys(concept_lists.read(name), f"input '{origin}', list '{name}'")
         except ValueError as error:
             raise ValueError(f"{NAME}: input '{origin}': {error}.") from error
-        found += [_known(sae, member, f"input '{origin}', list '{name}'") for member in members]
     return found
 
 

@@ -5,11 +5,6 @@ from pathlib import Path
 from . import files
 
 
-def names() -> list[str]:
-    """Return the artist's lists, as they are shown: ``concepts/house_rules.txt``."""
-    return list(files.concept_list_paths())
-
-
 def is_list(name: str) -> bool:
     """Whether a choice of the Concept Detector is a list, there or not, and no concept."""
     return name.lower().endswith(files.LIST_ENDING) and files.is_in_concepts(name)
@@ -19,12 +14,12 @@ def read(name: str) -> list[str]:
     """Return the names in a list: one a line or separated by commas, each once; what follows a # is a comment.
 
     Args:
-        name: as ``names`` lists it; anything else is refused, whatever path it spells.
+        name: as ``files.concept_choices`` lists it; anything else is refused, whatever path it spells.
 
     Raises:
         ValueError: there is no such list, it is no text, or it names nothing.
     """
-    path = files.concept_list_paths().get(name)
+    path = files.in_concepts(files.LIST_ENDING).get(name)
     if path is None:
         raise ValueError(
             f"there is no list '{name}'. Put it into ComfyUI's models/sae/{files.CONCEPTS} folder, press R to refresh "
@@ -38,10 +33,3 @@ def read(name: str) -> list[str]:
     if not any(found):
         raise ValueError(f"the list '{name}' names no concept. Write one name a line")
     return list(dict.fromkeys(filter(None, found)))
-
-
-def fingerprint(name: str) -> tuple[int, int] | None:
-    """Return what changes when a list changes on disk; None if it is not there."""
-    path = files.concept_list_paths().get(name)
-    status = None if path is None else Path(path).stat()
-    return None if status is None else (status.st_size, status.st_mtime_ns)

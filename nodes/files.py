@@ -4,6 +4,7 @@ import codecs
 import itertools
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import folder_paths
@@ -239,21 +240,32 @@ def listed_in(path: str) -> Path | None:
     return next((root for root in roots if Path(path).is_relative_to(root)), None)
 
 
-def concept_list_paths() -> dict[str, str]:
-    """Return the artist's lists of concepts: name, such as ``concepts/house_rules.txt`` -> path."""
+def in_concepts(*endings: str) -> dict[str, str]:
+    """Return the artist's files in ``models/sae/concepts`` that end so: ``concepts/whiskers.safetensors`` -> path."""
     listed = {Path(name).as_posix(): path for name, path in _listed().items() if is_in_concepts(name)}
-    return {name: path for name, path in listed.items() if name.lower().endswith(LIST_ENDING)}
+    return {name: path for name, path in listed.items() if name.lower().endswith(endings)}
 
 
 def concept_file_names() -> list[str]:
-    """Return the artist's concept files, as they are listed: ``concepts/whiskers.safetensors``."""
-    return list(_concept_files())
+    """Return the artist's concept files, as they are listed."""
+    return list(in_concepts(SAFETENSORS))
 
 
-def _concept_files() -> dict[str, str]:
-    """Return the artist's concept files: name -> path."""
-    listed = {Path(name).as_posix(): path for name, path in _listed().items() if is_in_concepts(name)}
-    return {name: path for name, path in listed.items() if name.lower().endswith(SAFETENSORS)}
+def concept_choices() -> list[str]:
+    """Return the artist's concept files and then the lists of concepts, as they are listed."""
+    return sorted(in_concepts(SAFETENSORS, LIST_ENDING), key=lambda name: name.lower().endswith(LIST_ENDING))
+
+
+def concept_fingerprints(names: Iterable[str]) -> list[tuple[int, int]]:
+    """Return what changes when one of ``concept_choices`` changes on disk, of those names that are one."""
+    there = in_concepts(SAFETENSORS, LIST_ENDING)
+    return [_stamp(there[name]) for name in names if name in there]
+
+
+def _stamp(path: str | Path) -> tuple[int, int]:
+    """Return size and time of a file, of which one changes when the file does."""
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def is_concept_file(name: str) -> bool:
@@ -270,7 +282,7 @@ def _concept_path(name: str) -> Path:
     Raises:
         ValueError: no such file.
     """
-    path = _concept_files().get(name)
+    path = in_concepts(SAFETENSORS).get(name)
     if path is None:
         raise ValueError(
             f"there is no concept file '{name}'. Put it into ComfyUI's models/sae/{CONCEPTS} folder, press R to "
@@ -294,8 +306,7 @@ def concept_fingerprint(name: str) -> tuple[int, int]:
     Raises:
         ValueError: there is no such file.
     """
-    status = _concept_path(name).stat()
-    return status.st_size, status.st_mtime_ns
+    return _stamp(_concept_path(name))
 
 
 def concept_names() -> list[str]:
@@ -314,10 +325,10 @@ _concepts_by_path: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {}
 def _concepts_of(path: str) -> tuple[str, ...]:
     """Return the concepts of one file."""
     try:
-        status = Path(path).stat()
+        stamp = _stamp(path)
     except OSError:
         return ()
-    stamp, known = (status.st_size, status.st_mtime_ns), _concepts_by_path.get(path)
+    known = _concepts_by_path.get(path)
     if known is not None and known[0] == stamp:
         return known[1]
     try:

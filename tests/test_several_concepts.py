@@ -134,6 +134,20 @@ def test_a_changed_list_is_read_again(nodes, animals):
     assert before[0] != after[0] and before[1] != after[1]
 
 
+def test_more_concepts_may_come_by_a_link(nodes):
+    """ComfyUI asks for the fingerprint before it knows what a link brings."""
+    assert nodes.ConceptDetector.fingerprint_inputs(concept="cat", more_concepts=None) is None
+
+
+def test_a_concept_that_is_called_all_is_one_concept(nodes, sae):
+    with pytest.raises(ValueError, match=r"input 'concept': .*does not know the concept 'all'"):
+        found_by(nodes, sae, "all")
+
+
+def test_what_is_named_twice_is_found_once(nodes, sae, animals):
+    assert found_by(nodes, sae, LIST, f"bird, {LIST}, cat") == ["dog", "bird", "horse", "cat"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
