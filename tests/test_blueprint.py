@@ -6,12 +6,12 @@ import pytest
 from live_server import LiveServer
 from load import ROOT
 from support.browser import Browser
-from support.workflows import by_title, read, to_tensor
-from workflow import all_inputs, widget_names
+from support.workflows import by_title, give, known, read, to_tensor
 
 TITLE = "Erase a concept"
 FILE = ROOT / "subgraphs" / f"{TITLE}.json"
 RUN_LIMIT = 300.0  # seconds
+SMALL = {"EmptyLatentImage": {"width": 64, "height": 64}, "KSampler": {"steps": 4}}
 INSIDE = {"ConceptErasureSAELoader", "ConceptErasureConceptDetector", "ConceptErasurePatchReplacer"}
 
 # Puts the subgraph in the place of the workflow's own three nodes.
@@ -86,8 +86,5 @@ def images(browser: Browser, server: LiveServer) -> dict[str, list[bytes]]:
 
 def small(workflow: dict[str, Any], object_info: dict[str, Any]) -> None:
     """Let a workflow generate a small image in few steps: nobody looks at it."""
-    for node in workflow["nodes"]:
-        values = {"EmptyLatentImage": {"width": 64, "height": 64}, "KSampler": {"steps": 4}}.get(node["type"], {})
-        for name, value in values.items():
-            names = [each for pair in all_inputs(object_info[node["type"]]) for each in widget_names(*pair)]
-            node["widgets_values"][names.index(name)] = value
+    for node in known(workflow):
+        give(node, object_info, SMALL.get(node["type"], {}))
