@@ -3,20 +3,16 @@
 It is built from the nodes' own descriptions, so that it cannot lag behind them; a test compares.
 """
 
-import asyncio
 import json
 import uuid
-from pathlib import Path
 from typing import Any
 
-import tomllib
 from workflow import all_inputs, widget_names
 
 from ..nodes.files import SHIPPED_PREFIX
 from ..sae_models import shipped
-from .workflows import default
+from .workflows import ROOT, default, descriptions, identity
 
-ROOT = Path(__file__).resolve().parents[1]
 TITLE = "Erase a concept"
 FILE = ROOT / "subgraphs" / f"{TITLE}.json"
 DESCRIPTION = "Generates the same image without a concept. Put it between the checkpoint's model and the KSampler."
@@ -80,13 +76,10 @@ class Part:
             "widgets_values": list(self.defaults.values()),
         }
 
-    def place(self, name: str) -> int:
-        """Return the number of an input."""
-        return next(i for i, slot in enumerate(self.slots) if slot["name"] == name)
 
-    def output_place(self, name: str) -> int:
-        """Return the number of an output."""
-        return next(i for i, slot in enumerate(self.outputs) if slot["name"] == name)
+def place(listed: list[Json], name: str) -> int:
+    """Return the number of an input or output."""
+    return next(i for i, each in enumerate(listed) if each["name"] == name)
 
 
 def kind_of(spec: list[Any]) -> str:
@@ -94,134 +87,131 @@ def kind_of(spec: list[Any]) -> str:
     return "COMBO" if isinstance(spec[0], list) else str(spec[0])
 
 
-def blueprint(kinds: dict[str, Json], properties: Json) -> Json:
-    """Return the workflow that holds the subgraph as its only node.
+class Subgraph:
+    """The parts, wired to each other and to the two ends.
 
     Args:
         kinds: descriptions by node id, in the form of ``/object_info``.
         properties: the pack's name and version, as nodes carry them.
+
+    Attributes:
+        inputs, outputs: of the subgraph, seen from inside.
+        face, results: the same, seen from outside.
     """
-    parts = {name: Part(number, kinds[name], properties) for number, name in enumerate(ORDER, 1)}
-    links: list[Json] = []
-    inputs, face = [], []
-    for place, (kind, name) in enumerate(FACE):
-        part = parts[kind]
-        slot = part.slots[part.place(name)]
-        link = connect(links, (INPUT_NODE, place), (part.json["id"], part.place(name)), slot["type"])
-        slot["link"] = link
-        inputs.append({**described(name, slot["type"], [link]), "pos": [-160, 20 + 20 * place]})
+
+    def __init__(self, kinds: dict[str, Json], properties: Json) -> None:
+        self.parts = {name: Part(number, kinds[name], properties) for number, name in enumerate(ORDER, 1)}
+        self.links: list[Json] = []
+        self.inputs, self.face = zip(*(self._input(i, *each) for i, each in enumerate(FACE)), strict=True)
+        for each in INSIDE:
+            self._join(*each)
+        self.outputs, self.results = zip(*(self._output(i, name) for i, name in enumerate(RESULTS)), strict=True)
+
+    def _connect(self, start: tuple[int, int], end: tuple[int, int], kind: str) -> int:
+        """Append a link and return its number."""
+        number = len(self.links) + 1
+        ends = dict(zip(("origin_id", "origin_slot", "target_id", "target_slot"), (*start, *end), strict=True))
+        self.links.append({"id": number, **ends, "type": kind})
+        return number
+
+    def _lead(self, start: tuple[int, int], part: Part, name: str) -> Json:
+        """Lead a link into an input of a part, and return the input."""
+        number = place(part.slots, name)
+        slot = part.slots[number]
+        slot["link"] = self._connect(start, (part.json["id"], number), slot["type"])
+        return slot
+
+    def _input(self, number: int, kind: str, name: str) -> tuple[Json, Json]:
+        """Make an input of the subgraph."""
+        part = self.parts[kind]
+        slot = self._lead((INPUT_NODE, number), part, name)
         widget = {"widget": {"name": name}} if name in part.defaults else {}
-        face.append({"name": name, "type": slot["type"], **widget, "link": None})
-    for source, output, target, name in INSIDE:
-        ends = parts[source], parts[target]
-        slot = ends[1].slots[ends[1].place(name)]
-        start = ends[0].json["id"], ends[0].output_place(output)
-        slot["link"] = connect(links, start, (ends[1].json["id"], ends[1].place(name)), slot["type"])
-        ends[0].outputs[start[1]]["links"].append(slot["link"])
-    outputs, results = [], []
-    for place, name in enumerate(RESULTS):
-        part = parts[REPLACER]
-        out = part.outputs[part.output_place(name)]
-        link = connect(links, (part.json["id"], part.output_place(name)), (OUTPUT_NODE, place), out["type"])
+        inside = described(name, slot["type"], slot["link"], -160, number)
+        return inside, {"name": name, "type": slot["type"], **widget, "link": None}
+
+    def _join(self, source: str, output: str, target: str, name: str) -> None:
+        """Lead an output of one part into an input of another."""
+        part = self.parts[source]
+        number = place(part.outputs, output)
+        slot = self._lead((part.json["id"], number), self.parts[target], name)
+        part.outputs[number]["links"].append(slot["link"])
+
+    def _output(self, number: int, name: str) -> tuple[Json, Json]:
+        """Make an output of the subgraph out of one of the replacer's."""
+        part = self.parts[REPLACER]
+        own = place(part.outputs, name)
+        out = part.outputs[own]
+        link = self._connect((part.json["id"], own), (OUTPUT_NODE, number), out["type"])
         out["links"].append(link)
-        outputs.append({**described(name, out["type"], [link]), "pos": [STEP * 3 + 20, 20 + 20 * place]})
-        results.append({"name": name, "type": out["type"], "links": []})
-    shown = [(kind, name) for kind, name in FACE if name in parts[kind].defaults]
-    return {
-        "revision": 0,
-        "last_node_id": len(ORDER) + 1,
-        "last_link_id": 0,
-        "nodes": [
-            {
-                "id": len(ORDER) + 1,
-                "type": str(IDENTITY),
-                "pos": [0, 0],
-                "size": [WIDTH, ROW * (2 + len(FACE))],
-                "flags": {},
-                "order": 0,
-                "mode": 0,
-                "inputs": face,
-                "outputs": results,
-                "title": TITLE,
-                "properties": {"proxyWidgets": [["-1", name] for _, name in shown], **properties},
-                "widgets_values": [parts[kind].defaults[name] for kind, name in shown],
-            }
-        ],
-        "links": [],
-        "groups": [],
-        "version": 0.4,
-        "definitions": {
-            "subgraphs": [
-                {
-                    "id": str(IDENTITY),
-                    "version": 1,
-                    "state": {
-                        "lastGroupId": 0,
-                        "lastNodeId": len(ORDER) + 1,
-                        "lastLinkId": len(links),
-                        "lastRerouteId": 0,
-                    },
-                    "revision": 0,
-                    "config": {},
-                    "name": TITLE,
-                    "inputNode": {"id": INPUT_NODE, "bounding": [-200, 0, 120, 40 + 20 * len(FACE)]},
-                    "outputNode": {"id": OUTPUT_NODE, "bounding": [STEP * 3, 0, 120, 40 + 20 * len(RESULTS)]},
-                    "inputs": inputs,
-                    "outputs": outputs,
-                    "widgets": [],
-                    "nodes": [part.json for part in parts.values()],
-                    "groups": [],
-                    "links": links,
-                    "extra": {},
-                    "description": DESCRIPTION,
-                }
-            ]
-        },
-        "extra": {},
-    }
+        inside = described(name, out["type"], link, STEP * 3 + 20, number)
+        return inside, {"name": name, "type": out["type"], "links": []}
 
-
-def described(name: str, kind: str, links: list[int]) -> Json:
-    """Return an input or output of the subgraph."""
-    return {"id": str(uuid.uuid5(IDENTITY, name)), "name": name, "type": kind, "linkIds": links}
-
-
-def connect(links: list[Json], start: tuple[int, int], end: tuple[int, int], kind: str) -> int:
-    """Append a link and return its number."""
-    number = len(links) + 1
-    ends = dict(zip(("origin_id", "origin_slot", "target_id", "target_slot"), (*start, *end), strict=True))
-    links.append({"id": number, **ends, "type": kind})
-    return number
-
-
-def descriptions() -> dict[str, Json]:
-    """Return the pack's nodes in the form of ``/object_info``."""
-    from ..nodes import ConceptErasureExtension
-
-    nodes = asyncio.run(ConceptErasureExtension().get_node_list())
-    return {
-        node.GET_SCHEMA().node_id: {
-            "name": node.GET_SCHEMA().node_id,
-            "input": node.INPUT_TYPES(),
-            "output": node.RETURN_TYPES,
-            "output_name": node.RETURN_NAMES,
+    def definition(self) -> Json:
+        """Return what a workflow holds below ``definitions``."""
+        counts = {"lastGroupId": 0, "lastNodeId": len(ORDER) + 1, "lastLinkId": len(self.links), "lastRerouteId": 0}
+        return {
+            "id": str(IDENTITY),
+            "version": 1,
+            "state": counts,
+            "revision": 0,
+            "config": {},
+            "name": TITLE,
+            "inputNode": {"id": INPUT_NODE, "bounding": [-200, 0, 120, 40 + 20 * len(FACE)]},
+            "outputNode": {"id": OUTPUT_NODE, "bounding": [STEP * 3, 0, 120, 40 + 20 * len(RESULTS)]},
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+            "widgets": [],
+            "nodes": [part.json for part in self.parts.values()],
+            "groups": [],
+            "links": self.links,
+            "extra": {},
+            "description": DESCRIPTION,
         }
-        for node in nodes
-    }
+
+    def node(self, properties: Json) -> Json:
+        """Return the node that stands for the subgraph."""
+        shown = {name: self.parts[kind].defaults[name] for kind, name in FACE if name in self.parts[kind].defaults}
+        return {
+            "id": len(ORDER) + 1,
+            "type": str(IDENTITY),
+            "pos": [0, 0],
+            "size": [WIDTH, ROW * (2 + len(FACE))],
+            "flags": {},
+            "order": 0,
+            "mode": 0,
+            "inputs": self.face,
+            "outputs": self.results,
+            "title": TITLE,
+            "properties": {"proxyWidgets": [["-1", name] for name in shown], **properties},
+            "widgets_values": list(shown.values()),
+        }
+
+
+def described(name: str, kind: str, link: int, x: int, number: int) -> Json:
+    """Return an input or output of the subgraph, at its place in the list."""
+    identity = str(uuid.uuid5(IDENTITY, name))
+    return {"id": identity, "name": name, "type": kind, "linkIds": [link], "pos": [x, 20 + 20 * number]}
 
 
 def made() -> str:
-    """Return the file's content."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    properties = {"cnr_id": project["name"], "ver": project["version"]}
-    return json.dumps(blueprint(descriptions(), properties), indent=2) + "\n"
+    """Return the file's content: a workflow that holds the subgraph as its only node."""
+    properties = identity()
+    subgraph = Subgraph(descriptions(), properties)
+    workflow = {
+        "revision": 0,
+        "last_node_id": len(ORDER) + 1,
+        "last_link_id": 0,
+        "nodes": [subgraph.node(properties)],
+        "links": [],
+        "groups": [],
+        "version": 0.4,
+        "definitions": {"subgraphs": [subgraph.definition()]},
+        "extra": {},
+    }
+    return json.dumps(workflow, indent=2) + "\n"
 
 
 def main() -> None:
     """Write the file."""
     FILE.parent.mkdir(exist_ok=True)
     FILE.write_text(made(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

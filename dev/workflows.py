@@ -26,13 +26,7 @@ PUBLIC_FILES = {
 
 def main() -> None:
     """Write the files."""
-    from ..nodes import ConceptErasureExtension
-
-    nodes = asyncio.run(ConceptErasureExtension().get_node_list())
-    kinds = {
-        node.GET_SCHEMA().node_id: {"input": node.INPUT_TYPES(), "output_name": node.RETURN_NAMES} for node in nodes
-    }
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    kinds, pack = descriptions(), identity()
     for path in sorted((ROOT / "workflows").glob("*.json")):
         workflow = json.loads(path.read_text(encoding="utf-8"))
         for node in workflow["nodes"]:
@@ -41,8 +35,30 @@ def main() -> None:
                 node["properties"]["models"] = files
             if node["type"] in kinds:
                 update(node, kinds[node["type"]])
-                node["properties"] |= {"cnr_id": project["name"], "ver": project["version"]}
+                node["properties"] |= pack
         path.write_text(json.dumps(workflow, indent=2) + "\n", encoding="utf-8")
+
+
+def descriptions() -> dict[str, Json]:
+    """Return the pack's nodes by id, in the form of ``/object_info``."""
+    from ..nodes import ConceptErasureExtension
+
+    nodes = asyncio.run(ConceptErasureExtension().get_node_list())
+    return {
+        node.GET_SCHEMA().node_id: {
+            "name": node.GET_SCHEMA().node_id,
+            "input": node.INPUT_TYPES(),
+            "output": node.RETURN_TYPES,
+            "output_name": node.RETURN_NAMES,
+        }
+        for node in nodes
+    }
+
+
+def identity() -> Json:
+    """Return the properties by which a node says which pack it comes from."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {"cnr_id": project["name"], "ver": project["version"]}
 
 
 def values_of(node: Json) -> list[str]:

@@ -5,7 +5,7 @@ the region of each image is decided; where there is none, the image is that of t
 from the same noise, edit inside the regions, and take every prediction outside from the first pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,8 @@ UNSTEADY = (
     "The sampler's steps depend on the whole image (as dpm_adaptive's do), so the area around the region was put back "
     "at the end. Its border may show; another sampler has none"
 )
+
+LOCKED = "The concept lies outside of the latent's noise mask, where nothing may change. Widen the mask"
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,37 +90,42 @@ class _Run:
             clean = self.passes.clean.float().cpu()
             found = [find_regions(each, clean) if each else nowhere[0] for each in seen]
             regions = torch.stack(found)
-        choice, remaining = [0] * self.passes.images, nowhere.flatten(2).any(2)
-        if bool(regions.any()):
-            choice, remaining = self._edit(regions)
+        choice, remaining = [0] * self.passes.images, regions.flatten(2).any(2)
+        wanted = (regions & self.passes.editable(regions.shape[-2:])).flatten(2).any(2)
+        locked = remaining & ~wanted
+        if bool(wanted.any()):
+            choice, remaining = self._edit(regions, wanted, locked)
         result, steady = self.passes.result(choice, [regions.any(0) for regions in self.regions])
-        self._conclude(choice, remaining, result, steady)
+        self._conclude(
+            choice, remaining, result, {LOCKED: locked.any(1).tolist(), UNSTEADY: [not steady] * len(locked)}
+        )
         return result
 
-    def _edit(self, regions: Tensor) -> tuple[list[int], Tensor]:
+    def _edit(self, regions: Tensor, wanted: Tensor, locked: Tensor) -> tuple[list[int], Tensor]:
         """Sample with edits until no concept is found any more.
 
         Args:
             regions: bool [members, B, H, W].
+            wanted: in which images a member can change something in its region, bool [members, B].
+            locked: in which it has a region and cannot.
 
         Returns:
             which pass each image is best in; and which concept remains in it, bool [members, B].
         """
-        wanted = regions.flatten(2).any(2)
-        choice, best = [0] * self.passes.images, wanted.clone()
+        choice, best = [0] * self.passes.images, wanted | locked
         for attempt in range(max(member.rest.attempts for member in self.members)):
             if attempt:
                 # What remains may be a part of the object that lay outside.
                 regions = grown(regions)
             tasks = [member.task(region, attempt) for member, region in zip(self.members, regions, strict=True)]
             answers = zip(self._pass(tasks, regions), regions, strict=True)
-            now = wanted & torch.stack(
-                [remains(s, r) if s else torch.zeros(len(r), dtype=torch.bool) for s, r in answers]
-            )
+            seen = torch.stack([remains(s, r) if s else torch.zeros(len(r), dtype=torch.bool) for s, r in answers])
+            now = wanted & seen | locked
             for image in wanted.any(0).nonzero()[:, 0].tolist():
                 if choice[image] == 0 or now[:, image].sum() < best[:, image].sum():
                     choice[image], best[:, image] = attempt + 1, now[:, image]
-            tries = [m.rest.attempts for m, left in zip(self.members, best, strict=True) if bool(left.any())]
+            left = (best & wanted).any(1).tolist()
+            tries = [member.rest.attempts for member, more in zip(self.members, left, strict=True) if more]
             if attempt + 1 >= max(tries, default=0):
                 break
         return choice, best
@@ -140,18 +147,25 @@ class _Run:
         images, size = self.passes.images, self.passes.size
         return [member.eraser.evidence.gather(images, size) for member in self.members]
 
-    def _conclude(self, choice: list[int], remaining: Tensor, result: Tensor, steady: bool) -> None:
-        """Make one record of the passes, for each Patch Replacer."""
+    def _conclude(
+        self, choice: list[int], remaining: Tensor, result: Tensor, notes: Mapping[str, Sequence[bool]]
+    ) -> None:
+        """Make one record of the passes, for each Patch Replacer.
+
+        Args:
+            notes: what to say, and for which members.
+        """
         said = []
         for i, (member, records) in enumerate(zip(self.members, self.records, strict=True)):
-            if not steady:
-                records[-1].notes[UNSTEADY] += 1
+            for note, concerned in notes.items():
+                if concerned[i]:
+                    records[-1].notes[note] += 1
             if member.eraser.evidence.unplaced:
                 records[-1].notes[UNPLACED] += 1
             region = torch.stack([self.regions[number][i, image] for image, number in enumerate(choice)])
             kept = Kept(records[0], region, len(self.regions))
             record = member.eraser.record.add(records, choice, kept, remaining[i].tolist(), result)
-            said += [kept.sentence(), *record.leftovers()]
+            said += [kept.sentence(record.remaining), *record.leftovers()]
         say(" ".join(dict.fromkeys(said)))
 
 

@@ -91,9 +91,14 @@ class Kept:
         """Return the same of some of the images."""
         return Kept(self.unedited.of(images), self.region[list(images)], self.passes)
 
-    def sentence(self) -> str:
-        """Return where the image was changed, for a person."""
-        found = [str(i + 1) for i, region in enumerate(self.region) if bool(region.any())]
+    def sentence(self, remaining: Sequence[bool]) -> str:
+        """Return where the concept was found, for a person.
+
+        Args:
+            remaining: whether it still is, by image.
+        """
+        changed = self.region.flatten(1).any(1).tolist()
+        found = [str(i + 1) for i, either in enumerate(zip(changed, remaining, strict=True)) if any(either)]
         if not found:
             return "The concept was not found in any image, so nothing was changed."
         return (
@@ -299,7 +304,7 @@ class RunRecord:
             f"{name}, {self.images} image(s), {len(self.steps)} steps looked at): {detected:.1%} of "
             f"all patches detected, {self.replaced()} patch embeddings replaced.{self.seen.found_each()}"
         )
-        return text if self.kept is None else f"{text} {self.kept.sentence()}"
+        return text if self.kept is None else f"{text} {self.kept.sentence(self.remaining)}"
 
     def found_each(self) -> str:
         """Return which of several concepts was found, and in how much of the images."""

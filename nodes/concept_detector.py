@@ -6,7 +6,7 @@ from ..erasure.detection import JOINS, DetectionTree, Detector, Join
 from ..sae_models.concepts import Concept
 from ..sae_models.formats.native import SAEFileError
 from ..sae_models.loaded import LoadedSAE
-from . import files
+from . import concept_lists, files
 from .checking import FileChoice, checked
 from .sockets import ADVANCED, CONCEPT, DETECTION, EDIT, SAE, part_inputs
 
@@ -29,10 +29,9 @@ class ConceptDetector(io.ComfyNode):
                 SAE.Input("sae", tooltip="The SAE that does the looking, from the SAE Loader."),
                 FileChoice(
                     "concept",
-                    options=[*files.concept_names(), *files.concept_file_names()] or ["none"],
-                    tooltip="The concept to find. The list holds the concepts of all SAE files, then your concept "
-                    "files ('concepts/'); one that the connected SAE does not know gives an error that lists those "
-                    "it does.",
+                    options=[*files.concept_names(), *files.concept_choices()] or ["none"],
+                    tooltip="The concept to find. After the concepts of all SAE files come your concept files and "
+                    "your lists of concepts ('concepts/'). One that the connected SAE does not know gives an error.",
                 ),
                 io.Float.Input(
                     "sensitivity",
@@ -64,8 +63,8 @@ class ConceptDetector(io.ComfyNode):
                 io.String.Input(
                     "more_concepts",
                     default="",
-                    tooltip="Further concepts to find, separated by commas, such as 'dog, bird'. 'all' stands for all "
-                    "that the SAE file knows.",
+                    tooltip="Further concepts to find, separated by commas, such as 'dog, bird', or a list such as "
+                    "'concepts/animals.txt'. 'all' stands for all that the SAE file knows.",
                 ),
                 DETECTION.Input(
                     "join_with",
@@ -95,9 +94,11 @@ class ConceptDetector(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, concept: str | None = None, **_others: object) -> object:
-        """Run again when the chosen concept file has changed on disk."""
-        return files.concept_fingerprint(concept) if concept in files.concept_file_names() else None
+    def fingerprint_inputs(
+        cls, concept: str | None = None, more_concepts: str | None = None, **_others: object
+    ) -> object:
+        """Run again when a chosen concept file or list has changed on disk; what comes by a link is not known yet."""
+        return files.concept_fingerprints(each for each in [concept, *_parts(more_concepts or "")] if each) or None
 
     @classmethod
     @checked
@@ -114,27 +115,59 @@ class ConceptDetector(io.ComfyNode):
         join_with: DetectionTree | None = None,
         custom_concept: Concept | None = None,
     ) -> io.NodeOutput:
-        chosen = _choose(sae, concept, features, custom_concept)
-        more = tuple(each for each in _further(sae, more_concepts) if each.name != chosen.name)
+        chosen, *others = _wanted(sae, concept, more_concepts, features, custom_concept)
+        more = tuple(each for each in others if each.name != chosen.name)
         detection: DetectionTree = Detector(sae, chosen, sensitivity, start_percent, end_percent, more)
         if join_with is not None:
             detection = Join(join_mode, join_with, detection)
         return io.NodeOutput(detection, chosen)
 
 
-def _choose(sae: LoadedSAE, name: str, features: str, custom: Concept | None) -> Concept:
-    """Pick the concept: feature indices before a connected concept before the list."""
+def _wanted(sae: LoadedSAE, name: str, more: str, features: str, custom: Concept | None) -> list[Concept]:
+    """Return all concepts to find: feature indices before a connected concept before the choice, then the others."""
+    first: list[Concept] = []
+    named: dict[str, str] = {}
     if features.strip():
-        return sae.from_features(parse_features(features, sae, NAME))
-    return _known(sae, name, "concept") if custom is None else _known(sae, custom, "custom_concept")
+        first.append(sae.from_features(parse_features(features, sae, NAME)))
+    elif custom is not None:
+        first.append(_known(sae, custom, "input 'custom_concept'"))
+    else:
+        named = _expanded([name], "concept")
+    further = _parts(more)
+    if [each.lower() for each in further] == [ALL]:
+        further = sae.dictionary.names()
+    named |= _expanded(further, "more_concepts")
+    return [*first, *(_known(sae, each, origin) for each, origin in named.items())]
 
 
-def _further(sae: LoadedSAE, names: str) -> list[Concept]:
-    """Return the concepts that are named beside the chosen one, each once."""
-    listed = [name.strip() for name in names.split(",") if name.strip()]
-    if [name.lower() for name in listed] == [ALL]:
-        listed = sae.dictionary.names()
-    return [_known(sae, name, "more_concepts") for name in dict.fromkeys(listed)]
+def _parts(names: str) -> list[str]:
+    """``"dog, bird"`` -> ``["dog", "bird"]``."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _expanded(names: list[str], origin: str) -> dict[str, str]:
+    """Put what a list names in the list's place.
+
+    Args:
+        names: of concepts, of files of one, or of lists.
+        origin: the input that they came by.
+
+    Returns:
+        name of a concept or of a file of one, each once -> where it stands, as a message says it.
+
+    Raises:
+        ValueError: a list cannot be used; the message names the node and the input.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        if not concept_lists.is_list(name):
+            found[name] = f"input '{origin}'"
+            continue
+        try:
+            found |= dict.fromkeys(concept_lists.read(name), f"input '{origin}', list '{name}'")
+        except ValueError as error:
+            raise ValueError(f"{NAME}: input '{origin}': {error}.") from error
+    return found
 
 
 def _known(sae: LoadedSAE, concept: str | Concept, origin: str) -> Concept:
@@ -143,7 +176,7 @@ def _known(sae: LoadedSAE, concept: str | Concept, origin: str) -> Concept:
     Args:
         sae: whose it must be.
         concept: it, or its name, or the name of a file of one.
-        origin: the input that it came by.
+        origin: the input that it came by, as a message says it.
 
     Raises:
         ValueError: the SAE does not know it; the message names the node and the input.
@@ -156,7 +189,7 @@ def _known(sae: LoadedSAE, concept: str | Concept, origin: str) -> Concept:
         return sae.concept(concept)
     except (KeyError, ValueError) as error:
         advice = f" {error.advice}" if isinstance(error, SAEFileError) else ""
-        raise ValueError(f"{NAME}: input '{origin}': {error.args[0]}.{advice}") from error
+        raise ValueError(f"{NAME}: {origin}: {error.args[0]}.{advice}") from error
 
 
 def parse_features(text: str, sae: LoadedSAE, node: str) -> list[int]:

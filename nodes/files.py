@@ -4,6 +4,7 @@ import codecs
 import itertools
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import folder_paths
@@ -21,6 +22,7 @@ from .targets import require_writable
 FOLDER = "sae"
 CONCEPTS = "concepts"  # the folder below models/sae that holds concept files, and their prefix in lists
 EXTENSIONS = {".safetensors", ".pt", ".pth"}
+LIST_ENDING = ".txt"  # of lists of concepts, see concept_lists
 SHIPPED = Path(__file__).resolve().parent.parent / "sae_models" / "weights"
 SHIPPED_PREFIX = "shipped/"
 
@@ -73,11 +75,12 @@ def _shipped() -> dict[str, str]:
 
 
 def _listed() -> dict[str, str]:
-    """Return the artist's readable files of weights and configurations: path below models/sae -> whole path."""
+    """Return the artist's readable files of weights, configurations and lists: path below models/sae -> whole path."""
     extensions = {each.lower() for each in folder_paths.folder_names_and_paths[FOLDER][1]} or EXTENSIONS
 
     def wanted(name: str) -> bool:
-        return f".{name.lower().rpartition('.')[2]}" in extensions or name.lower() in CONFIG_FILES
+        ending = f".{name.lower().rpartition('.')[2]}"
+        return ending in extensions or ending == LIST_ENDING or name.lower() in CONFIG_FILES
 
     return files_below(folder_paths.get_folder_paths(FOLDER), wanted)
 
@@ -91,7 +94,7 @@ def _own(listed: dict[str, str]) -> dict[str, str]:
     entries, usual = {}, {}
     for name, path in listed.items():
         folder, last = _parted(name)
-        if last.lower() in CONFIG_FILES or _is_concept(name):
+        if last.lower() in CONFIG_FILES or last.lower().endswith(LIST_ENDING) or is_in_concepts(name):
             continue
         entries[name] = path
         if folder and last.lower() in WEIGHT_FILES and _parted(path)[0] in configured:
@@ -107,8 +110,8 @@ def _parted(path: str) -> tuple[str, str]:
     return folder, name
 
 
-def _is_concept(name: str) -> bool:
-    """Whether a name of ``_listed`` lies in the folder of concepts, which a file system may show in capitals."""
+def is_in_concepts(name: str) -> bool:
+    """Whether a name below ``models/sae`` lies in the folder of concepts, which a file system may show in capitals."""
     return name.replace(os.sep, "/").split("/")[0].lower() == CONCEPTS
 
 
@@ -237,20 +240,37 @@ def listed_in(path: str) -> Path | None:
     return next((root for root in roots if Path(path).is_relative_to(root)), None)
 
 
+def in_concepts(*endings: str) -> dict[str, str]:
+    """Return the artist's files in ``models/sae/concepts`` that end so: ``concepts/whiskers.safetensors`` -> path."""
+    listed = {Path(name).as_posix(): path for name, path in _listed().items() if is_in_concepts(name)}
+    return {name: path for name, path in listed.items() if name.lower().endswith(endings)}
+
+
 def concept_file_names() -> list[str]:
-    """Return the artist's concept files, as they are listed: ``concepts/whiskers.safetensors``."""
-    return list(_concept_files())
+    """Return the artist's concept files, as they are listed."""
+    return list(in_concepts(SAFETENSORS))
 
 
-def _concept_files() -> dict[str, str]:
-    """Return the artist's concept files: name -> path."""
-    listed = {Path(name).as_posix(): path for name, path in _listed().items() if _is_concept(name)}
-    return {name: path for name, path in listed.items() if name.lower().endswith(SAFETENSORS)}
+def concept_choices() -> list[str]:
+    """Return the artist's concept files and then the lists of concepts, as they are listed."""
+    return sorted(in_concepts(SAFETENSORS, LIST_ENDING), key=lambda name: name.lower().endswith(LIST_ENDING))
+
+
+def concept_fingerprints(names: Iterable[str]) -> list[tuple[int, int]]:
+    """Return what changes when one of ``concept_choices`` changes on disk, of those names that are one."""
+    there = in_concepts(SAFETENSORS, LIST_ENDING)
+    return [_stamp(there[name]) for name in names if name in there]
+
+
+def _stamp(path: str | Path) -> tuple[int, int]:
+    """Return size and time of a file, of which one changes when the file does."""
+    status = Path(path).stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def is_concept_file(name: str) -> bool:
     """Whether a choice of the Concept Detector is a concept file, there or not, and no concept of an SAE."""
-    return _is_concept(name) and name.lower().endswith(SAFETENSORS)
+    return is_in_concepts(name) and name.lower().endswith(SAFETENSORS)
 
 
 def _concept_path(name: str) -> Path:
@@ -262,7 +282,7 @@ def _concept_path(name: str) -> Path:
     Raises:
         ValueError: no such file.
     """
-    path = _concept_files().get(name)
+    path = in_concepts(SAFETENSORS).get(name)
     if path is None:
         raise ValueError(
             f"there is no concept file '{name}'. Put it into ComfyUI's models/sae/{CONCEPTS} folder, press R to "
@@ -286,8 +306,7 @@ def concept_fingerprint(name: str) -> tuple[int, int]:
     Raises:
         ValueError: there is no such file.
     """
-    status = _concept_path(name).stat()
-    return status.st_size, status.st_mtime_ns
+    return _stamp(_concept_path(name))
 
 
 def concept_names() -> list[str]:
@@ -306,10 +325,10 @@ _concepts_by_path: dict[str, tuple[tuple[int, int], tuple[str, ...]]] = {}
 def _concepts_of(path: str) -> tuple[str, ...]:
     """Return the concepts of one file."""
     try:
-        status = Path(path).stat()
+        stamp = _stamp(path)
     except OSError:
         return ()
-    stamp, known = (status.st_size, status.st_mtime_ns), _concepts_by_path.get(path)
+    known = _concepts_by_path.get(path)
     if known is not None and known[0] == stamp:
         return known[1]
     try:

@@ -1,4 +1,4 @@
-"""The subgraph blueprint: it is what the nodes say, the sidebar offers it, and a graph with it does what theirs does."""
+"""The subgraph blueprint: it is what the nodes say, the search offers it, and a graph with it does as theirs."""
 
 from typing import Any
 
@@ -6,12 +6,12 @@ import pytest
 from live_server import LiveServer
 from load import ROOT
 from support.browser import Browser
-from support.workflows import by_title, read, to_tensor
-from workflow import all_inputs, widget_names
+from support.workflows import by_title, give, known, read, to_tensor
 
 TITLE = "Erase a concept"
 FILE = ROOT / "subgraphs" / f"{TITLE}.json"
 RUN_LIMIT = 300.0  # seconds
+SMALL = {"EmptyLatentImage": {"width": 64, "height": 64}, "KSampler": {"steps": 4}}
 INSIDE = {"ConceptErasureSAELoader", "ConceptErasureConceptDetector", "ConceptErasurePatchReplacer"}
 
 # Puts the subgraph in the place of the workflow's own three nodes.
@@ -80,13 +80,11 @@ def images(browser: Browser, server: LiveServer) -> dict[str, list[bytes]]:
     server.forget()
     prompt = browser.prompt()
     shown = server.images(server.wait(browser.run(), RUN_LIMIT))
-    return {title: [to_tensor(png).numpy().tobytes() for png in pngs] for title, pngs in by_title(prompt, shown).items()}
+    titled = by_title(prompt, shown)
+    return {title: [to_tensor(png).numpy().tobytes() for png in pngs] for title, pngs in titled.items()}
 
 
 def small(workflow: dict[str, Any], object_info: dict[str, Any]) -> None:
     """Let a workflow generate a small image in few steps: nobody looks at it."""
-    for node in workflow["nodes"]:
-        values = {"EmptyLatentImage": {"width": 128, "height": 128}, "KSampler": {"steps": 4}}.get(node["type"], {})
-        for name, value in values.items():
-            names = [each for pair in all_inputs(object_info[node["type"]]) for each in widget_names(*pair)]
-            node["widgets_values"][names.index(name)] = value
+    for node in known(workflow):
+        give(node, object_info, SMALL.get(node["type"], {}))

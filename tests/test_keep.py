@@ -171,6 +171,34 @@ def test_images_to_images_masks_and_parts_of_a_schedule(canvas, detection, fixed
         assert is_steady(record), name
 
 
+def test_where_a_noise_mask_locks_the_concept_no_second_pass_is_paid_for(canvas, detection, fixed, sampled):
+    """The region is the upper left quarter of images 1 and 3; the masks let only the other half of an image change."""
+    import comfy.sample
+    from concept_erasure.erasure.keep import LOCKED
+
+    model, record = kept(canvas[0], detection, attempts=3)
+    start = run(canvas, canvas[0], PROMPTS, SEEDS, steps=2)
+    noise = comfy.sample.prepare_noise(start, 4)
+    mask = torch.ones(len(start), 1, *start.shape[-2:])
+    mask[:, :, : start.shape[-2] // 2] = 0.0
+    positive, negative = encode(canvas, PROMPTS[0]), encode(canvas, "")
+
+    def both(mask):
+        args = (noise, 2, 4.5, "euler", "normal", positive, negative, start)
+        before = comfy.sample.sample(canvas[0], *args, noise_mask=mask, seed=4, disable_pbar=True)
+        sampled.runs = 0
+        return before, comfy.sample.sample(model, *args, noise_mask=mask, seed=4, disable_pbar=True)
+
+    before, after = both(mask)
+    assert torch.equal(before, after) and sampled.runs == 1
+    assert record.latest.remaining == (True, False, True) and LOCKED in record.latest.notes
+    assert "found in image 1 and 3" in record.latest.summary() and "Widen the mask" in record.latest.summary()
+    mask[2] = 1.0
+    before, after = both(mask)
+    assert sampled.runs == 2 and torch.equal(before[:2], after[:2]) and not torch.equal(before[2], after[2])
+    assert record.latest.remaining == (True, False, False) and LOCKED in record.latest.notes
+
+
 @pytest.fixture(scope="module")
 def bench(canvas, tmp_path_factory):
     import folder_paths

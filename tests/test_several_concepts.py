@@ -103,3 +103,72 @@ def test_a_concept_is_found_in_an_image_that_exists(nodes, sae, canvas):
     assert "of all patches detected" in cat.ui["text"][0]
     assert torch.equal(look({"samples": latents}, "cat").args[1], look({"samples": latents}, "cat").args[1])
     assert "No detector looks" in look(image, "cat", end=0.5).ui["text"][0]
+
+
+LIST = "concepts/animals.txt"
+
+
+@pytest.fixture
+def animals(sae_folder):
+    """A list as an editor on Windows saves it, with a comment, a repeated name and names in one line."""
+    path = sae_folder / "concepts" / "animals.txt"
+    path.parent.mkdir()
+    path.write_bytes("dog  # not in the office\r\n\r\nbird, horse\r\ndog\r\n".encode("utf-16"))
+    return path
+
+
+def found_by(nodes, sae, concept, more=""):
+    detection = nodes.ConceptDetector.execute(sae, concept, 1.0, 0.0, 1.0, "", "union", more).args[0]
+    return [each.name for each in detection.concepts]
+
+
+def test_a_saved_list_is_offered_and_finds_all_that_it_names(nodes, sae, animals):
+    assert LIST in nodes.ConceptDetector.INPUT_TYPES()["required"]["concept"][1]["options"]
+    assert found_by(nodes, sae, LIST) == ["dog", "bird", "horse"]
+    assert found_by(nodes, sae, "cat", f"bird, {LIST}") == ["cat", "bird", "dog", "horse"]
+
+
+def test_a_changed_list_is_read_again(nodes, animals):
+    before = [nodes.ConceptDetector.fingerprint_inputs(*choice) for choice in ((LIST,), ("cat", f"dog, {LIST}"))]
+    animals.write_text("frog", encoding="utf-8")
+    after = [nodes.ConceptDetector.fingerprint_inputs(*choice) for choice in ((LIST,), ("cat", f"dog, {LIST}"))]
+    assert before[0] != after[0] and before[1] != after[1]
+
+
+def test_more_concepts_may_come_by_a_link(nodes):
+    """ComfyUI asks for the fingerprint before it knows what a link brings."""
+    assert nodes.ConceptDetector.fingerprint_inputs(concept="cat", more_concepts=None) is None
+
+
+def test_a_concept_that_is_called_all_is_one_concept(nodes, sae):
+    with pytest.raises(ValueError, match=r"input 'concept': .*does not know the concept 'all'"):
+        found_by(nodes, sae, "all")
+
+
+def test_what_is_named_twice_is_found_once(nodes, sae, animals):
+    assert found_by(nodes, sae, LIST, f"bird, {LIST}, cat") == ["dog", "bird", "horse", "cat"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"cat\nunicorn", r"input 'concept', list 'concepts/animals.txt': .*does not know the concept 'unicorn'"),
+        (b"# nothing\n , \n", r"input 'concept': the list 'concepts/animals.txt' names no concept\. Write one"),
+        (b"\xff\xfe\x00", r"input 'concept': the list .* cannot be read as text .*Save it as UTF-8"),
+        (None, r"input 'concept': there is no list 'concepts/animals.txt'"),
+    ],
+)
+def test_a_list_that_cannot_be_used_says_why(nodes, sae, animals, content, message):
+    animals.unlink()
+    if content is not None:
+        animals.write_bytes(content)
+    with pytest.raises(ValueError, match=f"Concept Detector: {message}"):
+        found_by(nodes, sae, LIST)
+
+
+@pytest.mark.parametrize("path", ["concepts/../secret.txt", "concepts/../../../secret.txt"])
+def test_a_list_outside_of_the_folder_is_not_read(nodes, sae, animals, path):
+    for folder in (animals.parents[1], animals.parents[3]):
+        (folder / "secret.txt").write_text("cat", encoding="utf-8")
+    with pytest.raises(ValueError, match="there is no list"):
+        found_by(nodes, sae, path)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PLACES = {"sigmas": 1, "callback": 3, "seed": 5}
+PLACES = {"sigmas": 1, "denoise_mask": 2, "callback": 3, "seed": 5}
 
 
 def argument(args: Sequence[Any], named: Mapping[str, Any], name: str) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import comfy.model_management
+import comfy.sampler_helpers
 import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -80,6 +81,14 @@ class Passes:
     def size(self) -> tuple[int, int]:
         """(Height, width) of the latents at the start."""
         return int(self._start[0].shape[-2]), int(self._start[0].shape[-1])
+
+    def editable(self, size: Sequence[int]) -> Tensor:
+        """Return where the latent's noise mask lets anything change, bool [B, *size] on the CPU; all without one."""
+        noise, mask = self._start[0], argument(self._args, self._named, "denoise_mask")
+        if mask is None:
+            return torch.ones(self.images, *size, dtype=torch.bool)
+        prepared: Tensor = comfy.sampler_helpers.prepare_mask(mask, noise.shape, CPU)
+        return _resized(prepared.amax(1, keepdim=True) > 0, size)[:, 0]
 
     @property
     def clean(self) -> Tensor:

@@ -61,14 +61,14 @@ def quickened(workflow: dict[str, Any], object_info: dict[str, Any], judged: boo
     needed = followed(copy, judged_nodes, backwards=True)
     for node in known(copy):
         if node["type"] in QUICK and (node["type"] == TRAINER or node["id"] not in needed):
-            hasten(node, object_info)
+            give(node, object_info, QUICK[node["type"]])
     return copy
 
 
-def hasten(node: dict[str, Any], object_info: dict[str, Any]) -> None:
-    """Give a node its quick values."""
+def give(node: dict[str, Any], object_info: dict[str, Any], values: dict[str, Any]) -> None:
+    """Give widgets of a node other values."""
     names = [name for pair in all_inputs(object_info[node["type"]]) for name in widget_names(*pair)]
-    for name, value in QUICK[node["type"]].items():
+    for name, value in values.items():
         node["widgets_values"][names.index(name)] = value
 
 
