@@ -36,12 +36,12 @@ class CanvasLatent(comfy.latent_formats.LatentFormat):
     latent_channels = LATENT_CHANNELS
     # For previews while sampling: the mean color (-1 to 1) of a cell's pixels, fitted by dev/demo_model/fit_preview.py.
     latent_rgb_factors = [
-        [-0.441, -0.091, 0.079],
-        [-0.02, -0.033, -0.033],
-        [0.205, 0.479, 0.383],
-        [-0.021, 0.08, -0.227],
+        [-0.442, -0.093, 0.082],
+        [-0.02, -0.033, -0.032],
+        [0.206, 0.479, 0.385],
+        [-0.02, 0.077, -0.227],
     ]
-    latent_rgb_factors_bias = [0.171, 0.202, 0.194]
+    latent_rgb_factors_bias = [0.171, 0.199, 0.19]
 
 
 class CanvasConfig(comfy.supported_models_base.BASE):

@@ -6,6 +6,7 @@ float16, with the configuration in the metadata. It may be called while training
 
 import argparse
 import json
+from pathlib import Path
 
 import torch
 from safetensors import safe_open
@@ -18,6 +19,12 @@ from .make_data import WORK
 AVERAGE = "model.average."
 
 
+def trained_vae() -> Path:
+    """Return the file of the trained VAE, the one with the sharper decoder if there is one."""
+    sharp = WORK / "vae_sharp.safetensors"
+    return sharp if sharp.exists() else WORK / "vae.safetensors"
+
+
 def main() -> None:
     """Write the checkpoint from the averaged weights and the VAE."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -25,9 +32,7 @@ def main() -> None:
     with safe_open(WORK / "unet_state.safetensors", "pt") as file:
         step = int(file.metadata()["step"])
         tensors = {key.removeprefix(AVERAGE): file.get_tensor(key) for key in file.keys() if key.startswith(AVERAGE)}
-    sharp = WORK / "vae_sharp.safetensors"
-    vae = load_file(sharp if sharp.exists() else WORK / "vae.safetensors")
-    tensors |= {f"vae.{key}": value for key, value in vae.items()}
+    tensors |= {f"vae.{key}": value for key, value in load_file(trained_vae()).items()}
     halved = {key: value.to(torch.float16).contiguous() for key, value in tensors.items()}
     metadata = {
         "format": FORMAT,

@@ -9,6 +9,7 @@ import json
 import math
 import time
 
+import kornia
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,14 @@ from torch import Tensor
 from ...demo_model.sizes import GRID
 from ...demo_model.vae import CanvasAutoencoder, load_trained
 from ...demo_model.vocabulary import OBJECTS
+from .export import trained_vae
 from .judges import DEFAULT_PATH, FORMAT, JudgeNetwork, Judges
 from .make_data import NO_OBJECT, WORK, load_chunks, rendered
 from .scenes import HELD_OUT, VALIDATION
 from .training import TrainingState, training_precision
 
 LATENT_NOISE = 0.25  # most noise on a reconstruction's latent, so that a generator's small errors do not matter
+SOFTNESS = 1.0  # most blur of a picture, in pixels: a generator's edges are softer than a drawing's
 COVERED = 0.3  # share of a cell from which on it counts as the object's
 
 Truth = tuple[Tensor, Tensor, Tensor]
@@ -67,6 +70,12 @@ def flipped(pixels: Tensor, truth: Truth, draw: torch.Generator) -> tuple[Tensor
     return torch.where(turn, pixels.flip(3), pixels), (objects, styles, torch.where(turn, areas.flip(3), areas))
 
 
+def softened(pixels: Tensor, draw: torch.Generator) -> Tensor:
+    """Blur each picture of a batch by up to `SOFTNESS` pixels, most of them little."""
+    sigma = 0.05 + SOFTNESS * torch.rand(len(pixels), 1, generator=draw) ** 2
+    return kornia.filters.gaussian_blur2d(pixels, (5, 5), sigma.expand(-1, 2))
+
+
 class Scenes:
     """Batches of scenes, half of them as the VAE gives them back from a noisy latent.
 
@@ -86,7 +95,7 @@ class Scenes:
         rows = torch.randint(len(self.pictures), (size,), generator=draw).numpy()
         rows[:half] %= len(self.decoded)
         pixels = to_pixels(np.concatenate([self.decoded[rows[:half]], self.pictures[rows[half:]]]))
-        return flipped(pixels, truth_of(self.labels[rows], self.masks[rows]), draw)
+        return flipped(softened(pixels, draw), truth_of(self.labels[rows], self.masks[rows]), draw)
 
 
 @torch.inference_mode()
@@ -158,7 +167,7 @@ def main() -> None:
     parser.add_argument("--decoded", type=int, default=8000, help="scenes that are also shown as the VAE decodes them")
     parser.add_argument("--held-out", type=int, default=1500)
     args = parser.parse_args()
-    vae = load_trained(WORK / "vae.safetensors").to(memory_format=torch.channels_last)
+    vae = load_trained(trained_vae()).to(memory_format=torch.channels_last)
     data = Scenes(vae, args.decoded)
     print(f"{len(data.pictures)} scenes, {len(data.decoded)} of them decoded", flush=True)
     torch.manual_seed(0)

@@ -181,7 +181,7 @@ def left_first(labels: Tensor, masks: Tensor) -> Tensor:
 def main() -> None:
     """Train, or go on training, and save the state every 500 steps."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=16_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     parser.add_argument("--seed", type=int, default=0)
