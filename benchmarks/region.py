@@ -24,12 +24,12 @@ from ..erasure.history import ErasureRecord
 from ..erasure.region import DEFAULT, RegionSettings, find_regions
 from ..erasure.replacement import Replacement
 from ..unet.hooks import attach_observer
-from .comparison.methods import Bench
 from .framework import storage
 from .framework.prompts import SPLITS, Plan, prompts_of
 from .framework.runs import Scope, add_options, scope_of
 from .framework.settings import ONE_PASS, SITE, Setting
 from .framework.tables import heading, line
+from .framework.world import World
 
 SINGLE, OTHER, PAIR = KINDS = ("single", "other", "pair")
 
@@ -40,7 +40,7 @@ def setting_of(text: str) -> RegionSettings:
     return replace(DEFAULT, **{name: type(getattr(DEFAULT, name))(float(value)) for name, value in given.items()})
 
 
-def look(bench: Bench, target: str, scope: Scope) -> dict[str, Any]:
+def look(world: World, target: str, scope: Scope) -> dict[str, Any]:
     """Sample a target's prompts without edits.
 
     Returns:
@@ -49,32 +49,32 @@ def look(bench: Bench, target: str, scope: Scope) -> dict[str, Any]:
     """
     prompts = prompts_of(target, scope.plan, SPLITS[scope.split])
     setting = Setting.parse(f"{SITE} {ONE_PASS}")
-    tree = bench.tree(setting, target)
+    tree = world.tree(setting, target)
     eraser = Eraser(tree, Replacement("none"), ErasureRecord())
     eraser.task = Task()
-    model = attach_observer(bench.model, eraser, [bench.sae(SITE).patcher])
+    model = attach_observer(world.model, eraser, [world.sae(SITE).patcher])
     parts: list[dict[str, Any]] = []
     for start in range(0, len(prompts), scope.batch):
         some = prompts[start : start + scope.batch]
-        latents = bench.latents(model, [p.text for p in some], [p.seed for p in some])
+        latents = world.latents(model, [p.text for p in some], [p.seed for p in some])
         seen = eraser.evidence.gather(len(some), (int(latents.shape[-2]), int(latents.shape[-1])))
         assert seen is not None
-        parts.append({"seen": vars(seen), "latents": latents, "images": bench.vae.decode(latents)})
+        parts.append({"seen": vars(seen), "latents": latents, "images": world.vae.decode(latents)})
     images, latents = (torch.cat([part[name] for part in parts]) for name in ("images", "latents"))
-    truth = bench.judge.masks(images, target)
+    truth = world.judge.masks(images, target)
     kinds = [PAIR if len(p.objects) == 2 else SINGLE if p.objects == (target,) else OTHER for p in prompts]
-    shown = bench.shows(images, target)
+    shown = world.shows(images, target)
     seen = {name: torch.cat([part["seen"][name] for part in parts], 1) for name in ("mask", "score", "known")}
     seen["timesteps"] = parts[0]["seen"]["timesteps"]
     return {"seen": seen, "latents": latents, "images": images, "truth": truth, "kinds": kinds, "shown": shown}
 
 
-def looked(bench: Bench, target: str, scope: Scope) -> dict[str, Any]:
+def looked(world: World, target: str, scope: Scope) -> dict[str, Any]:
     """Return what ``look`` gives, from disk if it is there."""
-    stamp = storage.stamp(vars(scope.plan), storage.digest(bench.path_of(SITE)))
+    stamp = storage.stamp(vars(scope.plan), storage.digest(world.path_of(SITE)))
     path: Path = storage.folder("region") / scope.split / f"{target}.{stamp}.pt"
     if not path.exists():
-        found = look(bench, target, scope)
+        found = look(world, target, scope)
         with storage.whole(path) as partial:
             torch.save(found, partial)
     loaded: dict[str, Any] = torch.load(path)
@@ -117,8 +117,8 @@ def main() -> None:
     parser.add_argument("settings", nargs="*")
     add_options(parser, Plan(4, 4, 4))
     arguments = parser.parse_args()
-    bench, scope = Bench(), scope_of(arguments)
-    all_seen = [looked(bench, target, scope) for target in scope.targets]
+    world, scope = World(), scope_of(arguments)
+    all_seen = [looked(world, target, scope) for target in scope.targets]
     print(heading("setting", "IoU alone", "IoU in pairs", "missed %", "false %", "ms an image"))
     for text in dict.fromkeys(["", *arguments.settings]):
         print(line(text or "default", *row(setting_of(text), all_seen)), flush=True)
