@@ -27,6 +27,8 @@ class RegionSettings:
         there: share of these late steps in which a patch must be detected to be sure of it.
         sure: mean raw score over the late steps that it must have besides. A score above 1 detects; noise that does
             reaches a few, an object many times that.
+        group: what a group of adjoining sure patches must reach together: the sum of their scores over the root of
+            their number, as z-scores are combined (Stouffer, 1949). One false patch may score high; groups seldom do.
         belief: how strongly a cell holds to what its patch says, against its neighbors.
         sharpness: how much a difference between neighboring latents weakens their bond.
         limit: what a cell must reach, 0..1, once its neighbors had their say.
@@ -36,9 +38,10 @@ class RegionSettings:
     latest: float = 600.0
     there: float = 0.5
     sure: float = 6.0
-    belief: float = 0.05
+    group: float = 36.0
+    belief: float = 0.02
     sharpness: float = 4.0
-    limit: float = 0.35
+    limit: float = 0.5
     grow: int = 1
 
 
@@ -87,7 +90,17 @@ def _judged(seen: Seen, settings: RegionSettings) -> tuple[Tensor, Tensor]:
     heat, score = _late_mean(seen, seen.mask.float(), settings), _late_mean(seen, seen.score, settings)
     # The score tells more of a weakly detected part; the detection knows what speaks against the concept.
     belief = (heat + (score / settings.sure).clamp(max=1.0)) / 2
-    return belief, (heat >= settings.there) & (score >= settings.sure)
+    sure = (heat >= settings.there) & (score >= settings.sure)
+    return belief, torch.stack([_strong(*each, settings.group) for each in zip(sure, score, strict=True)])
+
+
+def _strong(sure: Tensor, score: Tensor, least: float) -> Tensor:
+    """Return the sure patches of one image whose group is strong enough, bool [h, w]."""
+    groups, count = ndimage.label(sure.numpy(), NEIGHBORS)
+    numbers = np.arange(1, count + 1)
+    sums = ndimage.sum_labels(score.numpy(), groups, numbers)
+    sizes = ndimage.sum_labels(np.ones(groups.shape), groups, numbers)
+    return torch.from_numpy(np.isin(groups, numbers[sums / np.sqrt(sizes) >= least]))
 
 
 def _late_mean(seen: Seen, values: Tensor, settings: RegionSettings) -> Tensor:

@@ -104,8 +104,8 @@ class PatchReplacer(io.ComfyNode):
                 io.Conditioning.Input(
                     "fill",
                     optional=True,
-                    tooltip="With 'keep exactly': a prompt for what replaces the concept, such as 'a dog' or your "
-                    "prompt without the word. Without it, patches of the same image do.",
+                    tooltip="With 'keep exactly': a prompt for what replaces the concept: your prompt with another "
+                    "word for it, or a prompt for the background. Without it, patches of the same image do.",
                 ),
             ],
             outputs=[

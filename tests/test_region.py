@@ -191,3 +191,16 @@ def test_a_region_is_carried_to_areas_and_grids(pack):
     part = Chunk(slice(0, 1), POSITIVE, "b", (1,), False, True, (8, 8, 4, 0))
     inside, _ = mask.on_grid(part, (8, 8), torch.device("cpu"))
     assert inside[0].nonzero().tolist() == [[row, column] for row in range(4) for column in range(3, 8)]
+
+
+def test_a_group_of_detected_patches_counts_and_a_single_strong_one_does_not(pack):
+    """A false patch may score as high as an object's; false groups are small and weak."""
+    from concept_erasure.erasure.region import find_regions
+
+    latent, truth = scene(size=12)
+    alone = torch.zeros_like(coarse(truth))
+    alone[6, 6] = True
+    latents = latent[None].expand(3, -1, -1, -1)
+    regions = find_regions(seen_of(coarse(truth), alone, coarse(truth) | alone), latents)
+    assert [bool(region.any()) for region in regions] == [True, False, True]
+    assert torch.equal(regions[0], regions[2])

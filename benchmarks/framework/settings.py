@@ -5,8 +5,8 @@ range of its own (``@0-0.3``), replacement, which prompts are edited, sensitivit
 ``share=`` is the share of source patches, 1 if left out; ``at=`` the blocks to edit, with commas, or ``middle`` for the
 middle and the SAE's, only the SAE's if left out. ``grow=``, ``close=``, ``min_patches=``, ``persistence=`` and
 ``min_area=`` are those of the Mask Refiner. ``rest=keep`` keeps the rest of the image, with ``attempts=``; ``fill=`` is
-then ``omit`` (the prompt without the target), ``empty`` (an empty scene in its style) or ``swap`` (another object, see
-``new_object``). Steering is ``"HOOKPOINT SAeUron both -5"``: hookpoint, method,
+then ``omit`` (the prompt without the target), ``empty`` (an empty scene in its style) or ``swap`` (the prompt
+with another object, see ``new_object``). Steering is ``"HOOKPOINT SAeUron both -5"``: hookpoint, method,
 which prompts, strength, and optionally ``start-end``, ``latents=`` (the best so many features) and ``error=``.
 """
 
@@ -107,7 +107,9 @@ def fill_text(fill: str, target: str, prompt: Prompt) -> str:
     """Return the text of a fill for one prompt."""
     if fill == LEFT_OUT:
         return prompt.without(target)
-    return caption([new_object(target)] if fill == SWAP else [], prompt.style)
+    if fill == EMPTY:
+        return caption([], prompt.style)
+    return caption([new_object(target) if name == target else name for name in prompt.objects], prompt.style)
 
 
 def best_features(concept: Concept, count: int | None) -> Concept:
