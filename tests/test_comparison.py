@@ -112,7 +112,7 @@ def test_a_table_is_written_as_it_is_printed(pack, tmp_path, monkeypatch, capsys
     import json
 
     from concept_erasure.benchmarks.framework.outcomes import Outcome, Row
-    from concept_erasure.benchmarks.framework.tables import print_table, write_table
+    from concept_erasure.benchmarks.framework.tables import Table
 
     outcomes = {
         ("cat", 0): Outcome(gone=[True] * 97, commit="one"),
@@ -121,19 +121,48 @@ def test_a_table_is_written_as_it_is_printed(pack, tmp_path, monkeypatch, capsys
     row = Row(outcomes, outcomes)
     monkeypatch.setattr(sys, "argv", ["host benchmarks.erasure", "a similar"])
     monkeypatch.setenv("COMFYUI_OPTIONS", "--bf16-unet")
-    write_table(tmp_path / "table.json", {"a similar": row}, ("UA", "pair"), split="tuning")
+    shown = Table("setting", ("UA", "pair"))
+    shown.add_outcomes("similar", row, spelled="a similar")
+    shown.write(tmp_path / "table.json", "In percent.", split="tuning")
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["command"] == "COMFYUI_OPTIONS=--bf16-unet python dev/host benchmarks.erasure 'a similar'"
-    assert (table["dtype"], table["split"], table["unit"]) == ("float32", "tuning", "percent")
-    assert table["cpu"] and "commit" in table
+    assert (table["dtype"], table["split"], table["of"]) == ("float32", "tuning", "setting")
+    assert table["cpu"] and "commit" in table and table["host"].startswith("ComfyUI ")
+    assert table["notes"] == ["In percent."]
     (written,) = table["rows"]
-    assert written["setting"] == "a similar" and written["commits"] == ["one", "two"]
+    assert (written["setting"], written["spelled"], written["commits"]) == ("similar", "a similar", ["one", "two"])
     assert written["columns"]["pair"] is None, "no pair was asked for"
     found = written["columns"]["UA"]
     assert (found["value"], found["samples"]) == (97.0, 100)
     assert found["interval"] == pytest.approx([91.5, 99.0], abs=0.1)
-    print_table({"a similar": row}, ("UA",))
-    assert "97.0 ± 3.7 (n 100)" in capsys.readouterr().out
+    assert "| similar | 97.0 ± 3.7 (n 100) | - |" in capsys.readouterr().out
+
+
+def test_a_mean_has_its_interval_and_one_value_alone_has_none(pack):
+    """Of 0.1 and 0.3 the standard error is 0.1."""
+    from concept_erasure.benchmarks.framework.tables import average, shown
+
+    found = average([0.1, 0.3])
+    assert found["interval"] == pytest.approx([0.2 - 0.196, 0.2 + 0.196]) and found["samples"] == 2
+    assert shown(found) == "0.200 ± 0.196 (n 2)"
+    assert (average([0.25]), average([])) == (0.25, None)
+
+
+def test_detection_is_summed_up_by_mean_and_lowest(pack):
+    from concept_erasure.benchmarks.framework.localization import summaries
+
+    rows = summaries(np.array([[[0.9, 0.2], [0.7, 0.4]]]))  # one band, two concepts
+    assert rows["AUC"][0]["value"] == pytest.approx(0.8) and rows["AUC, lowest"] == [0.7]
+    assert rows["IoU"][0]["value"] == pytest.approx(0.3) and rows["IoU, lowest"] == [0.2]
+
+
+def test_the_average_over_targets_is_of_those_that_were_erased(pack):
+    from concept_erasure.benchmarks.comparison.table import over_targets
+    from concept_erasure.benchmarks.framework.outcomes import Outcome, Row
+
+    outcomes = {(name, 0): Outcome(gone=[gone]) for name, gone in (("cat", True), ("dog", False))}
+    found = over_targets(Row(outcomes, outcomes), ("UA",))
+    assert found["value"] == 50.0 and found["interval"] == [0.0, 100.0]
 
 
 def test_an_outcome_on_disk_is_not_made_again(pack, job, tmp_path, monkeypatch):
