@@ -58,6 +58,8 @@ def summaries(values: np.ndarray) -> dict[str, list[Any]]:
     Args:
         values: as ``qualities`` has them.
     """
+    # An object that none of the scenes shows has no AUC.
+    values = values[:, ~np.isnan(values[..., 0]).any(0)]
     rows: dict[str, list[Any]] = {}
     for place, (name, digits) in enumerate((("AUC", 3), ("IoU", 2))):
         part = values[..., place]
