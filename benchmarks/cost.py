@@ -87,7 +87,7 @@ def sampling(table: Costs, rounds: int, batch: int, steps: int) -> None:
 
     actions = {BARE: runner(model), **{key: runner(used) for key, used in models.items()}}
     times = alternate(actions, rounds, time.perf_counter)
-    table.spent(f"a sampling step of {batch} images without the pack, s", [v / steps for v in times[BARE]])
+    table.spent(f"a sampling step without the pack, batch {batch}, s", [v / steps for v in times[BARE]])
     for key in models:
         table.spent(f"{key}, of a run without the pack", ratios(times[key], times[BARE]))
     for mode in ("similar", "random"):

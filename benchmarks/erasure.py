@@ -39,7 +39,7 @@ MAIN = {
     "steering": f"{SITE} SAeUron both -15",
 }
 UNEDITED = "unedited"
-MEANT = f"In percent; {', '.join(MEANS)} are means."
+MEANT = f"In percent, but for means: {'; '.join(MEANS)}."
 
 
 def main() -> None:

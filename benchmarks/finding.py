@@ -138,5 +138,5 @@ def main() -> None:
             table.add(f"{label}, {name}", *entries, took)
         for i, word in enumerate(concepts if arguments.per_concept else ()):
             table.add(f"{label}, {word}, AUC / IoU", *cells(values[:, i].tolist()), None)
-    objects = f"{len(words)} objects: {', '.join(words)}; {arguments.scenes} scenes; seconds of CPU time an object."
+    objects = f"Found: {', '.join(words)}. {arguments.scenes} scenes; seconds of CPU time an object."
     table.write(arguments.json, objects, split=arguments.split)

@@ -76,5 +76,5 @@ def main() -> None:
         table.add_outcomes(label, row)
         if arguments.per_target:
             print_targets(label, row)
-    targets = f"{len(scope.targets)} objects: {', '.join(scope.targets)}."
+    targets = f"Erased: {', '.join(scope.targets)}."
     table.write(arguments.json, "In percent, with one pass (rest: may change).", targets, split=scope.split)
