@@ -166,6 +166,7 @@ def test_detection_is_summed_up_by_mean_and_lowest(pack):
     rows = summaries(np.array([[[0.9, 0.2], [0.7, 0.4], unseen]]))  # one band, three concepts
     assert rows["AUC"][0]["value"] == pytest.approx(0.8) and rows["AUC, lowest"] == [0.7]
     assert rows["IoU"][0]["value"] == pytest.approx(0.3) and rows["IoU, lowest"] == [0.2]
+    assert summaries(np.array([[unseen]]))["AUC, lowest"] == [None]
 
 
 def test_the_average_over_targets_is_of_those_that_were_erased(pack):

@@ -64,5 +64,5 @@ def summaries(values: np.ndarray) -> dict[str, list[Any]]:
     for place, (name, digits) in enumerate((("AUC", 3), ("IoU", 2))):
         part = values[..., place]
         rows[name] = [average(band.tolist(), digits) for band in part]
-        rows[f"{name}, lowest"] = [round(float(band.min()), digits) for band in part]
+        rows[f"{name}, lowest"] = [round(float(band.min()), digits) if band.size else None for band in part]
     return rows
