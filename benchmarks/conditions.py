@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from ..demo_model.vocabulary import OBJECTS
 from . import lora
-from .framework.outcomes import Row
+from .framework.outcomes import COLUMNS, Row
 from .framework.prompts import SPLITS, Plan
 from .framework.runs import Scope, results_of
 from .framework.settings import ONE_PASS, SITE
-from .framework.tables import print_table
+from .framework.tables import Table, add_json
 from .framework.ways import PLAIN
 from .framework.world import Condition, World
 
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--split", choices=list(SPLITS), default="reporting")
     parser.add_argument("--plan", nargs=3, type=int, default=(6, 4, 4), help="images a target: alone, others, pairs")
     parser.add_argument("--batch", type=int, default=40)
+    add_json(parser)
     given = parser.parse_args()
     jobs: dict[str, tuple[Condition, Sequence[str]]]
     jobs = {name: (CONDITIONS[name], OBJECTS) for name in given.conditions}
@@ -64,8 +65,9 @@ def main() -> None:
             parser.error(f"no LoRA yet; train it with: python dev/host benchmarks.lora {' '.join(missing)}")
         jobs = {f"{name}, no LoRA": (Condition(), (name,)) for name in given.loras}
         jobs |= {f"{name}, LoRA": (Condition(lora=str(lora.file_of(name))), (name,)) for name in given.loras}
-    rows: dict[str, Row] = {}
+    table = Table("setting", COLUMNS)
     for name, (condition, targets) in jobs.items():
         scope = Scope(given.split, Plan(*given.plan), given.batch, targets)
-        rows |= rows_of(name, condition, scope, given.settings)
-    print_table(rows)
+        for label, row in rows_of(name, condition, scope, given.settings).items():
+            table.add_outcomes(label, row)
+    table.write(given.json, "In percent.", split=given.split)

@@ -1,16 +1,17 @@
 """What the pack costs: a sampling step with and without it, its hooks now and before, loading, and ComfyUI's start.
 
 ``nox -s bench`` prints medians and quartiles of alternating runs in one process, and ratios pair by pair, because
-absolute times on a shared machine mean little.
+absolute times on a shared machine mean little. ``--json`` writes all but the hooks, which are a table of their own.
 """
 
 import argparse
 import gc
+import statistics
 import subprocess
 import sys
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import psutil
 import torch
@@ -18,19 +19,22 @@ from comfy.model_patcher import ModelPatcher
 
 from ..demo_model import checkpoint
 from ..demo_model.vocabulary import caption
-from ..dev.demo_model.sampling import sample
+from ..dev.demo_model.sampling import CFG, sample
 from ..erasure.attach import attach
 from ..erasure.detection import Detector
 from ..erasure.eraser import Eraser
 from ..erasure.history import ErasureRecord
+from ..erasure.keep import Rest
 from ..erasure.replacement import Replacement
 from ..nodes import files
 from ..unet.hooks import attach_observer
 from ..unet.loading import load_sae
 from . import hooks
+from .framework.tables import Table, add_json
 from .published import FullReconstruction
-from .timing import Clocked, alternate, quartiles, ratios
+from .timing import Clocked, alternate, ratios
 
+BARE = "bare"
 START = """
 import sys, time
 sys.path.insert(0, "dev/host")
@@ -48,35 +52,48 @@ print(time.perf_counter() - started)
 """
 
 
-def sampling(rounds: int, batch: int, steps: int) -> None:
+class Costs(Table):
+    """The table of medians and quartiles."""
+
+    def __init__(self) -> None:
+        super().__init__("cost", ("median", "lower quartile", "upper quartile", "n"))
+
+    def spent(self, what: str, values: Sequence[float]) -> None:
+        """Add a row of what was measured several times."""
+        low, middle, high = statistics.quantiles(values, n=4)
+        self.add(what, middle, low, high, len(values))
+
+
+def sampling(table: Costs, rounds: int, batch: int, steps: int) -> None:
     """Compare a sampling step bare, with detection, with replacement, and as published hooks do it."""
     model, clip, _ = checkpoint.load()
     name = files.names()[0]
     sae = load_sae(files.resolve(name), name)
-    detector = Detector(sae, sae.concept("cat"))
+    detector, absent = Detector(sae, sae.concept("cat")), Detector(sae, sae.concept("tower"))
     prompts = [caption(("cat",), "photo")] * batch
     whole = load_sae(files.resolve(name), name)
     published = FullReconstruction(whole.load_decoder(), whole.concept("cat").bands[0].features)
     models = {
-        "bare": model,
-        "none": attach(model, detector, Replacement("none"))[0],
-        "similar": attach(model, detector, Replacement())[0],
-        "random": attach(model, detector, Replacement("random"))[0],
-        "published approach": attach_observer(model, published),
+        "detection": attach(model, detector, Replacement("none"))[0],
+        "rest may change": attach(model, detector, Replacement())[0],
+        "rest may change, random source patches": attach(model, detector, Replacement("random"))[0],
+        "rest kept, the concept is there": attach(model, detector, Replacement(), rest=Rest())[0],
+        "rest kept, the concept is not there": attach(model, absent, Replacement(), rest=Rest())[0],
+        "every patch encoded and decoded, as published": attach_observer(model, published),
     }
 
     def runner(used: object) -> Callable[[], object]:
         return lambda: sample(used, clip, prompts, list(range(batch)), steps=steps)
 
-    times = alternate({key: runner(used) for key, used in models.items()}, rounds, time.perf_counter)
-    print(f"One sampling step of the shipped model, batch {batch}, cfg 4.5, seconds: median (quartiles), n {rounds}")
-    for key, values in times.items():
-        to_bare = ratios(values, times["bare"])
-        print(f"  {key:20} {quartiles([v / steps for v in values])}   x bare {quartiles(to_bare)}")
+    actions = {BARE: runner(model), **{key: runner(used) for key, used in models.items()}}
+    times = alternate(actions, rounds, time.perf_counter)
+    table.spent(f"a sampling step without the pack, batch {batch}, s", [v / steps for v in times[BARE]])
+    for key in models:
+        table.spent(f"{key}, of a run without the pack", ratios(times[key], times[BARE]))
     for mode in ("similar", "random"):
         eraser = Eraser(detector, Replacement(mode), ErasureRecord(), (hooks.MIDDLE, detector.hookpoint))
         within = inside(model, eraser, runner, max(5, rounds // 3))
-        print(f"  of a step, the hooks, {mode}: {quartiles(within)} x the rest of the step")
+        table.spent(f"the pack's own code, {mode}, of the rest of the step", within)
 
 
 def inside(
@@ -95,30 +112,29 @@ def inside(
     return shares[1:]
 
 
-def loading(rounds: int) -> None:
+def loading(table: Costs, rounds: int) -> None:
     """Compare reading the encoder alone with reading the decoder too: time and tensor memory."""
     name = files.names()[0]
     path = files.resolve(name)
     actions = {"encoder": lambda: load_sae(path, name), "with decoder": lambda: load_sae(path, name).load_decoder()}
     times = alternate(actions, rounds, time.perf_counter)
-    print(f"Load {name}, seconds, n {rounds}")
     for key, action in actions.items():
         loaded = action()
         module = getattr(loaded, "module", loaded)
         size = sum(p.numel() * p.element_size() for p in module.parameters())
-        print(f"  {key:20} {quartiles(times[key])}   {size / 2**20:.2f} MiB of weights")
+        table.spent(f"load a shipped SAE, {key} ({size / 2**20:.2f} MiB), s", times[key])
 
 
-def start(rounds: int) -> None:
+def start(table: Costs, rounds: int) -> None:
     """Time what the pack adds to ComfyUI's start: import, entry point and schemas, in fresh processes."""
     times = []
     for _ in range(rounds):
         done = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True, check=True)
         times.append(float(done.stdout.split()[-1]))
-    print(f"Added to ComfyUI's start, seconds, n {rounds}\n  {quartiles(times)}")
+    table.spent("added to ComfyUI's start, s", times)
 
 
-def growth(runs: int) -> None:
+def growth(table: Costs, runs: int) -> None:
     """Sample many times, as a queue does, and report what memory is left behind.
 
     The patched model stays, as ComfyUI's cache keeps it; every tenth run attaches anew, as a changed widget makes it.
@@ -141,10 +157,11 @@ def growth(runs: int) -> None:
             gc.collect()
             marks.append((tracemalloc.get_traced_memory()[0], process.memory_info().rss))
     (traced, resident), (later_traced, later_resident) = marks
-    print(
-        f"After {runs} more runs: Python memory {(later_traced - traced) / 1024:+.0f} KiB, "
-        f"resident memory {(later_resident - resident) / 2**20:+.1f} MiB"
-    )
+    for what, grown in (
+        ("Python memory", (later_traced - traced) / 2**20),
+        ("resident memory", (later_resident - resident) / 2**20),
+    ):
+        table.add(f"{what} after {runs} more runs, MiB more", round(grown, 2), None, None, 1)
 
 
 def main() -> None:
@@ -154,16 +171,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--runs", type=int, default=200, help="over which memory is watched")
-    parts: dict[str, Callable[[argparse.Namespace], object]] = {
-        "sampling": lambda given: sampling(given.rounds, given.batch, given.steps),
-        "hooks": lambda given: hooks.compare(given.rounds),
-        "loading": lambda given: loading(given.rounds),
-        "start": lambda given: start(max(5, given.rounds // 3)),
-        "memory": lambda given: growth(given.runs),
+    parts: dict[str, Callable[[Costs, argparse.Namespace], object]] = {
+        "sampling": lambda table, given: sampling(table, given.rounds, given.batch, given.steps),
+        "loading": lambda table, given: loading(table, given.rounds),
+        "start": lambda table, given: start(table, max(5, given.rounds // 3)),
+        "memory": lambda table, given: growth(table, given.runs),
+        "hooks": lambda _, given: hooks.compare(given.rounds),
     }
     parser.add_argument("--parts", nargs="*", choices=list(parts), default=list(parts))
+    add_json(parser)
     arguments = parser.parse_args()
     files.register_folder()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    table = Costs()
     for part in arguments.parts:
-        parts[part](arguments)
+        parts[part](table, arguments)
+    threads = f"cfg {CFG}, {arguments.steps} steps, {torch.get_num_threads()} threads."
+    table.write(arguments.json, threads)

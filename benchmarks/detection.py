@@ -7,7 +7,6 @@
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..demo_model import checkpoint
@@ -17,18 +16,7 @@ from ..dev.demo_model.activations import from_scenes
 from ..nodes.files import SHIPPED
 from ..sae_models.formats.native import SAEFile
 from .framework.localization import HEADS, cells, qualities, summaries
-from .framework.tables import heading, line
-
-
-def print_table(file: SAEFile, values: np.ndarray, per_concept: bool) -> None:
-    """Print mean and spread over objects, then, if wanted, each object."""
-    facts = file.facts
-    print(f"\n{file.path.name}: explained variance {facts['explained_variance']}, dead {facts['dead_share']:.1%}\n")
-    print(heading("object", *HEADS))
-    for label, row in summaries(values).items():
-        print(line(label, *row))
-    for i, label in enumerate(OBJECTS if per_concept else ()):
-        print(line(label, *cells(values[:, i].tolist())))
+from .framework.tables import Table, add_json
 
 
 @torch.no_grad()
@@ -38,12 +26,21 @@ def main() -> None:
     parser.add_argument("files", nargs="*", type=Path, help="SAE files; the shipped ones if left out")
     parser.add_argument("--scenes", type=int, default=800)
     parser.add_argument("--per-concept", action="store_true")
+    add_json(parser)
     arguments = parser.parse_args()
     files = [SAEFile(path) for path in arguments.files or sorted(SHIPPED.glob("*.safetensors"))]
     sites = [file.config.hookpoint for file in files]
     noised = from_scenes(*checkpoint.load(), sites, scenes.HELD_OUT[: arguments.scenes])
-    print(f"AUC / IoU over {arguments.scenes} held-out scenes, {len(OBJECTS)} objects")
+    table, said = Table("SAE", HEADS), []
     for file in files:
         concepts = {name: file.dictionary().concepts[name] for name in OBJECTS}
-        values = qualities(file.load(dtype=torch.float32), concepts, noised[file.config.hookpoint])
-        print_table(file, values, arguments.per_concept)
+        site, facts = file.config.hookpoint, file.facts
+        values = qualities(file.load(dtype=torch.float32), concepts, noised[site])
+        for label, entries in summaries(values).items():
+            table.add(f"{site}, {label}", *entries)
+        for i, label in enumerate(OBJECTS if arguments.per_concept else ()):
+            table.add(f"{site}, {label}, AUC / IoU", *cells(values[:, i].tolist()))
+        said.append(
+            f"{site}: explained variance {facts['explained_variance']:.3f}, dead features {facts['dead_share']:.1%}."
+        )
+    table.write(arguments.json, f"{arguments.scenes} held-out scenes, {len(OBJECTS)} objects.", *said)

@@ -37,7 +37,7 @@ from ..unet.loading import load_sae
 from ..unet.sampling import Sampling, encode
 from .framework import storage
 from .framework.localization import HEADS, cells, qualities, summaries
-from .framework.tables import heading, line
+from .framework.tables import Table, add_json, average
 
 FROM_WORD, FROM_MASK = "word", "mask"
 SCENES = {"tuning": scenes.VALIDATION, "reporting": scenes.HELD_OUT}
@@ -106,13 +106,6 @@ def find_all(
     return stored
 
 
-def print_rows(label: str, values: np.ndarray, seconds: Sequence[float]) -> None:
-    """Print the mean, lowest and highest of concepts; values as ``qualities`` has them."""
-    took = f"{np.median(seconds):.0f} ({min(seconds):.0f} to {max(seconds):.0f})" if seconds else "-"
-    for name, row in summaries(values).items():
-        print(line(f"{label}, {name}", *row, took if name == "mean" else ""), flush=True)
-
-
 @torch.no_grad()
 def main() -> None:
     """Find words and print how well they localize."""
@@ -123,6 +116,7 @@ def main() -> None:
     parser.add_argument("--split", choices=list(SCENES), default="tuning")
     parser.add_argument("--scenes", type=int, default=400)
     parser.add_argument("--per-concept", action="store_true")
+    add_json(parser)
     arguments = parser.parse_args()
     canvas = checkpoint.load()
     words = arguments.words or list(OBJECTS)
@@ -130,15 +124,19 @@ def main() -> None:
     found = {way: find_all(canvas, sae, way, arguments.split, words) for way in arguments.ways}
     sites = list({shipped.config.hookpoint, sae.config.hookpoint})
     noised = from_scenes(*canvas, sites, SCENES[arguments.split][: arguments.scenes])
-    table: dict[str, tuple[LoadedSAE, dict[str, Concept], list[float]]] = {
+    owners: dict[str, tuple[LoadedSAE, dict[str, Concept], list[float]]] = {
         "shipped dictionary": (shipped, {word: shipped.concept(word) for word in words}, [])
     }
     for way, stored in found.items():
         concepts = {word: each.concept for word, each in stored.items()}
-        table[f"from a {way}"] = (sae, concepts, [each.facts["seconds"] for each in stored.values()])
-    print(f"\n{heading(f'{len(words)} objects', *HEADS, 'seconds')}")
-    for label, (owner, concepts, seconds) in table.items():
+        owners[f"from a {way}"] = (sae, concepts, [each.facts["seconds"] for each in stored.values()])
+    table = Table("concepts", (*HEADS, "seconds"))
+    for label, (owner, concepts, seconds) in owners.items():
         values = qualities(owner.module, concepts, noised[owner.config.hookpoint])
-        print_rows(label, values, seconds)
+        for name, entries in summaries(values).items():
+            took = average(seconds, 0) if name == "AUC" else None
+            table.add(f"{label}, {name}", *entries, took)
         for i, word in enumerate(concepts if arguments.per_concept else ()):
-            print(line(f"{word}, {label}", *cells(values[:, i].tolist()), ""), flush=True)
+            table.add(f"{label}, {word}, AUC / IoU", *cells(values[:, i].tolist()), None)
+    objects = f"Found: {', '.join(words)}. {arguments.scenes} scenes; seconds of CPU time an object."
+    table.write(arguments.json, objects, split=arguments.split)

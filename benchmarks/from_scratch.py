@@ -1,9 +1,9 @@
 """Does what was found erase? The erasure benchmark with concepts found from one word, or in one painted mask.
 
 ``python dev/host benchmarks.from_scratch my_sae.safetensors --split reporting`` takes an SAE without a dictionary,
-as the SAE Trainer leaves it, finds every object as benchmarks/finding.py does, erases each with the Patch Replacer's
-defaults, and prints the erasure benchmark's table without artifacts, the shipped SAE with its dictionary beside it.
-Results are kept for each target in ``dev/work/from_scratch/``, so an interrupted run resumes.
+as the SAE Trainer leaves it, or the shipped one without its dictionary, finds every object as benchmarks/finding.py
+does, erases each in one pass, and prints the erasure benchmark's table without artifacts, the shipped SAE with its
+dictionary beside it. Results are kept for each target in ``dev/work/from_scratch/``, so an interrupted run resumes.
 """
 
 import argparse
@@ -21,10 +21,10 @@ from ..sae_models.shipped import file_name
 from ..unet.loading import load_sae
 from .finding import FROM_MASK, FROM_WORD, find_all
 from .framework import storage
-from .framework.outcomes import Outcome, Row
+from .framework.outcomes import COLUMNS, Outcome, Row
 from .framework.prompts import Plan
 from .framework.runs import Scope, add_options, judged_run, print_targets, results_of, row_of, scope_of
-from .framework.tables import print_table
+from .framework.tables import Table, add_json
 from .framework.ways import PLAIN, by_model
 from .framework.world import World
 
@@ -53,10 +53,11 @@ def erased(
 def main() -> None:
     """Find, erase, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sae", type=Path, help="an SAE of any format")
+    parser.add_argument("sae", nargs="?", type=Path, default=SHIPPED / file_name(), help="the shipped one if left out")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--replacement", choices=MODES, default=Replacement().mode, help="as in the Patch Replacer")
     add_options(parser, Plan(16, 12, 12))
+    add_json(parser)
     arguments = parser.parse_args()
     scope, world = scope_of(arguments), World()
     shipped, sae = (load_sae(str(path), path.name) for path in (SHIPPED / file_name(), arguments.sae))
@@ -68,9 +69,12 @@ def main() -> None:
             stored = find_all(world.unedited, sae, way, scope.split, scope.targets)
             found[f"from a {way}"] = (sae, {name: each.concept for name, each in stored.items()})
     unedited = results_of(world, PLAIN, scope)
-    rows = {PLAIN: unedited}
+    table = Table("concept", COLUMNS)
+    table.add_outcomes("unedited", unedited)
     for label, (owner, concepts) in found.items():
-        rows[label] = erased(world, owner, concepts, Replacement(arguments.replacement), scope, unedited)
+        row = erased(world, owner, concepts, Replacement(arguments.replacement), scope, unedited)
+        table.add_outcomes(label, row)
         if arguments.per_target:
-            print_targets(label, rows[label])
-    print_table(rows)
+            print_targets(label, row)
+    targets = f"Erased: {', '.join(scope.targets)}."
+    table.write(arguments.json, "In percent, with one pass (rest: may change).", targets, split=scope.split)

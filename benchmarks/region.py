@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,10 +27,10 @@ from .framework import storage
 from .framework.prompts import SPLITS, Plan, prompts_of
 from .framework.runs import Scope, add_options, scope_of
 from .framework.settings import ONE_PASS, SITE, Setting
-from .framework.tables import heading, line
+from .framework.tables import Table, add_json, average, share
 from .framework.world import World
 
-SINGLE, OTHER, PAIR = KINDS = ("single", "other", "pair")
+SINGLE, OTHER, PAIR = ("single", "other", "pair")
 
 
 def setting_of(text: str) -> RegionSettings:
@@ -86,10 +85,11 @@ def overlaps(found: Tensor, truth: Tensor) -> Tensor:
     return (found & truth).sum((1, 2)) / (found | truth).sum((1, 2)).clamp(min=1)
 
 
-def row(settings: RegionSettings, all_seen: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the cells of one setting."""
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+def row(settings: RegionSettings, all_seen: Sequence[dict[str, Any]]) -> list[Any]:
+    """Return the entries of one setting."""
+    found: dict[str, list[float]] = {kind: [] for kind in (SINGLE, PAIR)}
     missed: list[bool] = []
+    false: list[bool] = []
     spent = count = 0.0
     for one in all_seen:
         began = time.process_time()
@@ -100,15 +100,13 @@ def row(settings: RegionSettings, all_seen: Sequence[dict[str, Any]]) -> list[st
             regions, one["truth"], one["kinds"], one["shown"], values.tolist(), strict=True
         ):
             if kind == OTHER and not shown:
-                found[OTHER].append(float(region.any()))
+                false.append(bool(region.any()))
             elif kind != OTHER and shown and bool(truth.any()):
                 missed.append(not bool(region.any()))
                 if bool(region.any()):
                     found[kind].append(value)
-    cells = [f"{np.mean(found[kind]):.3f} (n {len(found[kind])})" if found[kind] else "-" for kind in (SINGLE, PAIR)]
-    for hits in (missed, found[OTHER]):
-        cells.append(f"{100 * np.mean(hits):.1f} (n {len(hits)})" if hits else "-")
-    return [*cells, f"{1000 * spent / max(count, 1):.1f}"]
+    overlap = [average(found[kind]) for kind in (SINGLE, PAIR)]
+    return [*overlap, share(missed), share(false), round(1000 * spent / max(count, 1), 1)]
 
 
 def main() -> None:
@@ -116,9 +114,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*")
     add_options(parser, Plan(4, 4, 4))
+    add_json(parser)
     arguments = parser.parse_args()
     world, scope = World(), scope_of(arguments)
     all_seen = [looked(world, target, scope) for target in scope.targets]
-    print(heading("setting", "IoU alone", "IoU in pairs", "missed %", "false %", "ms an image"))
+    table = Table("setting", ("IoU alone", "IoU in pairs", "missed %", "false %", "ms an image"))
     for text in dict.fromkeys(["", *arguments.settings]):
-        print(line(text or "default", *row(setting_of(text), all_seen)), flush=True)
+        table.add(text or "default", *row(setting_of(text), all_seen))
+    table.write(arguments.json, split=scope.split)

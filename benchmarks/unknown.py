@@ -1,10 +1,11 @@
 """Concepts that the shipped dictionary does not know: styles, a color, two things of one kind.
 
-``python dev/host benchmarks.unknown my_sae.safetensors --split reporting`` finds each style from its word and erases it
+``python dev/host benchmarks.unknown --split reporting`` finds each style from its word and erases it
 with the Patch Replacer's defaults: style gone from its own prompts, object kept there, other styles kept in theirs. No
 word of the small world's means a color, so red is found by Concept From Mask in four scenes whose red pixels are
 painted over, without contrast; against the red of held-out scenes stands how well it localizes, and how much red is
 left in images of every object stands for erasure. For two things of one kind the Concept Finder's verdict is printed.
+``--json docs/figures/unknown.json`` writes the styles there, and the color beside it in ``unknown_color.json``.
 """
 
 import argparse
@@ -26,14 +27,16 @@ from ..erasure.replacement import Replacement
 from ..finding.fitting import WAYS, Finding
 from ..finding.search import MaskedImages, Search, find_by_prompts, find_in_mask
 from ..nodes import ConceptFromMask
+from ..nodes.files import SHIPPED
 from ..sae_models.concepts import Concept
 from ..sae_models.loaded import LoadedSAE
+from ..sae_models.shipped import file_name
 from ..unet.loading import load_sae
 from ..unet.sampling import Sampling, encode
 from .finding import BATCH, PAINTED, SCENES, default, from_word
 from .framework.localization import cells, features_of, quality
 from .framework.prompts import SPLITS, Prompt
-from .framework.tables import counted, heading, line, percent
+from .framework.tables import Table, add_json, average, share
 from .framework.world import World
 
 PAINTINGS, LEAST_RED, MOST_RED = 4, 0.05, 0.5
@@ -93,59 +96,68 @@ def localized(world: World, sae: LoadedSAE, concept: Concept, seeds: Sequence[in
     return found
 
 
-def print_red(world: World, sae: LoadedSAE, split: str, batch: int) -> None:
-    """Find red, print how well it localizes, and what is left of it when it is erased."""
+def color_table(world: World, sae: LoadedSAE, split: str, batch: int) -> Table:
+    """Find red, and print how well it localizes and what is left of it when it is erased."""
     finding = red_from_masks(world, sae, SCENES[split])
     print(f"\n{finding.summary()}")
     found = localized(world, sae, finding.concept, SCENES[split][:200])
-    print("red, AUC / IoU, least noise first:", ", ".join(cells(found)))
+    table = Table("red", ("AUC / IoU, least noise first", "red pixels %", "object kept"))
     start = SPLITS[split].start + FIRST_SEED + 50_000
     prompts = [
         Prompt((name,), style, start + i) for i, (name, style) in enumerate(zip(OBJECTS * 2, STYLES * 5, strict=True))
     ]
     texts, seeds = [p.text for p in prompts], [p.seed for p in prompts]
     edited, _ = attach(world.model, Detector(sae, finding.concept), Replacement())
-    for label, model in (("unedited", world.model), ("red erased", edited)):
+    for label, model, said in (("unedited", world.model, None), ("erased", edited, ", ".join(cells(found)))):
         images = world.images(model, texts, seeds, batch)
         objects, _ = world.judge.classify(images)
         kept = [bool(objects[i, OBJECTS.index(p.objects[0])] > world.judge.threshold) for i, p in enumerate(prompts)]
-        share = is_red(images).float().mean((1, 2))
-        spread = np.percentile(share.numpy() * 100, (25, 50, 75))
-        print(
-            f"{label}: red pixels {share.mean():.1%}, quartiles {spread.round(1).tolist()} %; object kept "
-            f"{percent(kept)} % (n {len(kept)})"
-        )
+        red = 100 * is_red(images).float().mean((1, 2))
+        table.add(label, said, average(red.tolist(), 1), share(kept))
+    return table
 
 
-def print_row(name: str, finding: Finding | None, outcome: list[list[bool]]) -> None:
-    """Print a line of a Markdown table."""
-    aucs = ", ".join(f"{found.auc:.2f}" for found in finding.found) if finding else ""
-    print(line(name, aucs, *(counted(hits, 0) for hits in outcome)), flush=True)
+def style_table(world: World, sae: LoadedSAE, split: str, batch: int, styles: Sequence[str]) -> Table:
+    """Find styles, erase each, and print what became of it."""
+    table = Table("style", ("AUC, least noise first", "gone", "object kept", "other styles kept"))
+    pooled: list[list[bool]] = [[], [], []]
+    for style in styles:
+        finding = from_word(world.unedited, sae, style, "style")
+        outcome = styles_of(world, sae, style, finding.concept, SPLITS[split], batch)
+        aucs = ", ".join(f"{found.auc:.2f}" for found in finding.found)
+        table.add(style, aucs, *map(share, outcome))
+        for all_of_them, one in zip(pooled, outcome, strict=True):
+            all_of_them += one
+    table.add("all", None, *map(share, pooled))
+    return table
+
+
+def two_of_a_kind(world: World, sae: LoadedSAE) -> Finding:
+    """Search for two things of one kind, against one of them."""
+    targets = [f"A {name} and a {name} image in {style} style" for name, style in zip(SIXTEEN, STYLES * 2, strict=True)]
+    contrasts = [caption((name,), style) for name, style in zip(SIXTEEN, STYLES * 2, strict=True)]
+    search = Search("two of a kind", targets, contrasts, 32, 5, WAYS[0], 99.99)
+    sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, 0)
+    return find_by_prompts(*world.unedited, sae, search, empty_latents(BATCH), sampling)[0]
 
 
 @torch.no_grad()
 def main() -> None:
     """Find and print; erase styles and a color."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sae", type=Path, help="an SAE of any format")
+    parser.add_argument("sae", nargs="?", type=Path, default=SHIPPED / file_name(), help="the shipped one if left out")
     parser.add_argument("--split", choices=list(SPLITS), default="tuning")
+    parser.add_argument("--styles", nargs="+", choices=STYLES, default=STYLES, metavar="STYLE", help="all if left out")
     parser.add_argument("--batch", type=int, default=40)
-    arguments = parser.parse_args()
+    add_json(parser)
+    given = parser.parse_args()
     world = World()
-    sae = load_sae(str(arguments.sae), arguments.sae.name)
-    print_red(world, sae, arguments.split, arguments.batch)
-    targets = [f"A {name} and a {name} image in {style} style" for name, style in zip(SIXTEEN, STYLES * 2, strict=True)]
-    contrasts = [caption((name,), style) for name, style in zip(SIXTEEN, STYLES * 2, strict=True)]
-    search = Search("two of a kind", targets, contrasts, 32, 5, WAYS[0], 99.99)
-    sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, 0)
-    two = find_by_prompts(*world.unedited, sae, search, empty_latents(BATCH), sampling)[0]
-    print(two.summary(), flush=True)
-    print(f"\n{heading('style', 'held-out AUC, least noise first', 'gone', 'object kept', 'other styles kept')}")
-    pooled: list[list[bool]] = [[], [], []]
-    for style in STYLES:
-        finding = from_word(world.unedited, sae, style, "style")
-        outcome = styles_of(world, sae, style, finding.concept, SPLITS[arguments.split], arguments.batch)
-        print_row(style, finding, outcome)
-        for all_of_them, one in zip(pooled, outcome, strict=True):
-            all_of_them += one
-    print_row("all", None, pooled)
+    sae = load_sae(str(given.sae), given.sae.name)
+    colors = color_table(world, sae, given.split, given.batch)
+    said = two_of_a_kind(world, sae).summary()
+    print(said, flush=True)
+    styles = style_table(world, sae, given.split, given.batch, given.styles)
+    pace = "In percent, with one pass (rest: may change)."
+    styles.write(given.json, pace, split=given.split, two_of_a_kind=said)
+    if given.json:
+        colors.write(given.json.with_name(f"{given.json.stem}_color.json"), pace, split=given.split)

@@ -17,7 +17,7 @@ from .style import BLUE, RED, TITLE
 PANEL, GAP, CHART = 320, 10, 190  # pixels
 WIDTH = 3 * PANEL + 2 * GAP
 EDITED, UNEDITED = RED, BLUE
-# Unedited runs of a prompt that differ in their seed mostly stay below this; see docs/results.md.
+# Unedited runs of a prompt that differ in their seed mostly stay below this; see benchmarks/distribution.py.
 USUAL = 0.10
 NORM_BINS = 48
 

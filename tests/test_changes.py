@@ -83,14 +83,12 @@ def test_time_is_told_apart_by_what_was_asked_for(columns):
 
 
 def test_columns_are_shares_or_means(pack):
-    from concept_erasure.benchmarks.framework.tables import cell, entry
+    from concept_erasure.benchmarks.framework.tables import entry, shown
 
-    assert cell("untouched", [1.0, 0.0]).startswith("50.0 ±") and entry("untouched", [1.0, 0.0])["value"] == 50.0
-    assert (
-        cell("moved, alone", [0.01, 0.03]).startswith("0.020 ±")
-        and entry("moved, alone", [0.01, 0.03])["value"] == 0.02
-    )
-    assert cell("in place", []) == "-" and entry("in place", []) is None
+    share, mean = entry("untouched", [1.0, 0.0]), entry("moved, alone", [0.01, 0.03])
+    assert share["value"] == 50.0 and shown(share).startswith("50.0 ±")
+    assert mean["value"] == 0.02 and shown(mean).startswith("0.020 ±")
+    assert entry("in place", []) is None and shown(None) == "-"
 
 
 def test_settings_that_keep_the_rest(pack):

@@ -72,6 +72,17 @@ def test_every_style_and_the_plain_prompt_take_turns(pack, job):
     assert sorted(map(str, asked)) == sorted(2 * list(map(str, FORMS)))
 
 
+def test_few_images_a_target_still_show_every_style_and_object(pack):
+    from concept_erasure.benchmarks.framework.prompts import SPLITS, Plan, prompts_of
+    from concept_erasure.demo_model.vocabulary import OBJECTS, STYLES
+
+    made = [prompts_of(target, Plan(2, 2, 2), SPLITS["tuning"]) for target in OBJECTS]
+    for kind in (slice(0, 2), slice(4, 6)):
+        styles = [prompt.style for prompts in made for prompt in prompts[kind]]
+        assert min(styles.count(style) for style in STYLES) >= 4, "of 40"
+    assert {prompt.objects[0] for prompts in made for prompt in prompts[2:4]} == set(OBJECTS)
+
+
 def test_outcomes_are_counted_as_the_paper_counts_them(pack):
     from concept_erasure.benchmarks.comparison.rows import average
     from concept_erasure.benchmarks.framework.outcomes import Outcome, Row
@@ -112,7 +123,7 @@ def test_a_table_is_written_as_it_is_printed(pack, tmp_path, monkeypatch, capsys
     import json
 
     from concept_erasure.benchmarks.framework.outcomes import Outcome, Row
-    from concept_erasure.benchmarks.framework.tables import print_table, write_table
+    from concept_erasure.benchmarks.framework.tables import Table
 
     outcomes = {
         ("cat", 0): Outcome(gone=[True] * 97, commit="one"),
@@ -121,19 +132,82 @@ def test_a_table_is_written_as_it_is_printed(pack, tmp_path, monkeypatch, capsys
     row = Row(outcomes, outcomes)
     monkeypatch.setattr(sys, "argv", ["host benchmarks.erasure", "a similar"])
     monkeypatch.setenv("COMFYUI_OPTIONS", "--bf16-unet")
-    write_table(tmp_path / "table.json", {"a similar": row}, ("UA", "pair"), split="tuning")
+    shown = Table("setting", ("UA", "pair"))
+    shown.add_outcomes("similar", row, spelled="a similar")
+    shown.write(tmp_path / "table.json", "In percent.", split="tuning")
     table = json.loads((tmp_path / "table.json").read_text())
     assert table["command"] == "COMFYUI_OPTIONS=--bf16-unet python dev/host benchmarks.erasure 'a similar'"
-    assert (table["dtype"], table["split"], table["unit"]) == ("float32", "tuning", "percent")
-    assert table["cpu"] and "commit" in table
+    assert (table["dtype"], table["split"], table["of"]) == ("float32", "tuning", "setting")
+    assert table["cpu"] and "commit" in table and table["host"].startswith("ComfyUI ")
+    assert table["notes"] == ["In percent."]
     (written,) = table["rows"]
-    assert written["setting"] == "a similar" and written["commits"] == ["one", "two"]
+    assert (written["setting"], written["spelled"], written["commits"]) == ("similar", "a similar", ["one", "two"])
     assert written["columns"]["pair"] is None, "no pair was asked for"
     found = written["columns"]["UA"]
     assert (found["value"], found["samples"]) == (97.0, 100)
     assert found["interval"] == pytest.approx([91.5, 99.0], abs=0.1)
-    print_table({"a similar": row}, ("UA",))
-    assert "97.0 ± 3.7 (n 100)" in capsys.readouterr().out
+    assert "| similar | 97.0 ± 3.7 (n 100) | - |" in capsys.readouterr().out
+
+
+def test_a_mean_has_its_interval_and_one_value_alone_has_none(pack):
+    """Of 0.1 and 0.3 the standard error is 0.1."""
+    from concept_erasure.benchmarks.framework.tables import average, shown
+
+    found = average([0.1, 0.3])
+    assert found["interval"] == pytest.approx([0.2 - 0.196, 0.2 + 0.196]) and found["samples"] == 2
+    assert shown(found) == "0.200 ± 0.196 (n 2)"
+    assert (average([0.25]), average([])) == (0.25, None)
+
+
+def test_detection_is_summed_up_by_mean_and_lowest(pack):
+    from concept_erasure.benchmarks.framework.localization import summaries
+
+    unseen = [float("nan"), 0.0]
+    rows = summaries(np.array([[[0.9, 0.2], [0.7, 0.4], unseen]]))  # one band, three concepts
+    assert rows["AUC"][0]["value"] == pytest.approx(0.8) and rows["AUC, lowest"] == [0.7]
+    assert rows["IoU"][0]["value"] == pytest.approx(0.3) and rows["IoU, lowest"] == [0.2]
+    assert summaries(np.array([[unseen]]))["AUC, lowest"] == [None]
+
+
+def test_the_average_over_targets_is_of_those_that_were_erased(pack):
+    from concept_erasure.benchmarks.comparison.table import over_targets
+    from concept_erasure.benchmarks.framework.outcomes import Outcome, Row
+
+    outcomes = {(name, 0): Outcome(gone=[gone]) for name, gone in (("cat", True), ("dog", False))}
+    found = over_targets(Row(outcomes, outcomes), ("UA",))
+    assert found["value"] == 50.0 and found["interval"] == [0.0, 100.0]
+
+
+def test_the_comparison_is_written_with_averages_and_times(pack, tmp_path, monkeypatch):
+    from dataclasses import asdict
+
+    from concept_erasure.benchmarks.artifacts.both import MEASURES
+    from concept_erasure.benchmarks.comparison import jobs
+    from concept_erasure.benchmarks.comparison.rows import table_jobs
+    from concept_erasure.benchmarks.comparison.table import table_of
+    from concept_erasure.benchmarks.framework import storage
+    from concept_erasure.benchmarks.framework.outcomes import Outcome
+
+    monkeypatch.setattr(jobs, "WORK", tmp_path)
+    named = {"unedited": "plain", "word left out": "omit", "not made yet": "negative"}
+    wanted = table_jobs(named.values(), 1, "", ["cat", "dog"])
+    assert {job.target for job in wanted} == {"cat", "dog"}
+    for job in wanted:
+        edited = job.method == "omit"
+        lists = {name: [edited] for name in ("gone", "nothing", "both", "pair")}
+        found = {name: [edited and name == MEASURES[0]] for name in MEASURES}
+        outcome = Outcome(
+            **lists, others=[True], style=[True], artifacts=found, seconds=3.0 if edited else 2.0, images=4
+        )
+        if job.method != "negative":
+            storage.write_json(job.path, asdict(outcome))
+    plain, omit = table_of(named, wanted, "").rows
+    assert (plain["setting"], omit["spelled"]) == ("unedited", "omit")
+    figures = omit["columns"]
+    assert figures["UA"]["value"] == 100.0 and figures["UA"]["samples"] == 2
+    assert plain["columns"]["Avg"]["value"] == pytest.approx(200 / 3) and figures["Avg"]["value"] == 100.0
+    assert (figures["AR"]["value"], figures["GA"]) == (50.0, 87.5)
+    assert figures["time"] == "1.50 (1.50 to 1.50)"
 
 
 def test_an_outcome_on_disk_is_not_made_again(pack, job, tmp_path, monkeypatch):

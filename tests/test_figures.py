@@ -10,10 +10,14 @@ import sys
 import pytest
 from load import ROOT
 
+sys.path.append(str(ROOT / "dev" / "figures"))  # as if it were started
 SPEC = importlib.util.spec_from_file_location("figures_program", ROOT / "dev" / "figures" / "__main__.py")
 figures = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(figures)
 FILES = sorted(figures.FIGURES.glob("*.json"))
+COMMANDS = figures.commands()
+# Where options of benchmarks are declared, beside their own files.
+SHARED = [ROOT / "benchmarks" / "framework" / f"{name}.py" for name in ("runs", "tables")]
 SESSIONS = set(re.findall(r"@nox\.session(?:\(name=\"(\w+)\"\))?\ndef (\w+)", (ROOT / "noxfile.py").read_text()))
 
 
@@ -50,9 +54,37 @@ def test_figures_name_a_command_that_exists_and_what_made_them(file):
     assert all(row["setting"] and row["columns"] for row in content["rows"])
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
-def test_figures_are_shown_on_a_page(file):
-    assert any(f"figures: {file.name}" in page.read_text(encoding="utf-8") for page in figures.pages())
+def made_by(name):
+    """Return the listed command that makes a file."""
+    (found,) = [each["command"] for each in COMMANDS if name in each["files"]]
+    return found
+
+
+LISTED = {name for each in COMMANDS for name in each["files"]}
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.name in LISTED], ids=lambda file: file.name)
+def test_figures_are_made_by_the_program_that_the_list_names(file):
+    assert program_of(json.loads(file.read_text(encoding="utf-8"))["command"]) == program_of(made_by(file.name))
+
+
+@pytest.mark.parametrize("name", sorted(LISTED))
+def test_listed_figures_are_shown_on_a_page(name):
+    assert any(f"figures: {name}" in page.read_text(encoding="utf-8") for page in figures.pages())
+
+
+@pytest.mark.parametrize("listed", COMMANDS, ids=lambda listed: program_of(listed["command"]))
+def test_a_listed_command_exists_has_its_options_and_writes_its_files(listed):
+    command = listed["command"]
+    program = program_of(command)
+    assert exists(program), command
+    path = ROOT.joinpath(*program.split("."))
+    sources = [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else sorted(path.glob("*.py"))
+    declared = "".join(source.read_text(encoding="utf-8") for source in [*sources, *SHARED])
+    words = shlex.split(command)
+    assert not [word for word in words if word.startswith("--") and f'"{word}"' not in declared]
+    written = words[words.index("--json") + 1]
+    assert written in ("docs/figures", f"docs/figures/{listed['files'][0]}") and listed["minutes"] > 0
 
 
 def test_a_command_that_is_gone_is_noticed():
@@ -78,7 +110,7 @@ def own_figures(monkeypatch, tmp_path):
 
 
 def test_a_table_has_the_asked_rows_and_columns(own_figures):
-    page = "before\n<!-- figures: own.json; columns: steps, UA; rows: keep, plain -->\nold\n<!-- /figures -->\nafter"
+    page = "before\n<!-- figures: own.json; columns: steps | UA; rows: keep | plain -->\nold\n<!-- /figures -->\nafter"
     lines = figures.written(page).splitlines()
     assert lines[2:6] == [
         "| setting | steps | UA |",
@@ -87,6 +119,12 @@ def test_a_table_has_the_asked_rows_and_columns(own_figures):
         "| plain | 20 | 1.2 ± 0.5 (n 80) |",
     ]
     assert lines[0] == "before" and lines[-1] == "after" and "nox -s bench" in lines[7]
+
+
+def test_a_file_that_is_not_there_yet_is_shown_as_its_command(own_figures):
+    page = "<!-- figures: region.json; columns: missed % -->\nold\n<!-- /figures -->"
+    (said,) = figures.written(page).splitlines()[1:-1]
+    assert said == f"*Not measured yet on this model; run: `{made_by('region.json')}`*"
 
 
 @pytest.mark.parametrize("asked", ["own.json; columns: nothing", "own.json; rows: gone", "gone.json", "../own.json"])
@@ -98,3 +136,10 @@ def test_what_is_not_there_is_an_error(own_figures, asked):
 def test_the_program_runs_without_comfyui():
     done = subprocess.run([sys.executable, "-I", str(ROOT / "dev" / "figures"), "--check"], capture_output=True)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
+
+
+def test_the_list_has_every_command_in_order(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["figures", "--list"])
+    figures.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("  #")[0] for line in lines] == [each["command"] for each in COMMANDS]

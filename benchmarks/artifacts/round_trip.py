@@ -61,9 +61,9 @@ class RoundTripJudge:
 
 
 def fitted(model: Any, clip: Any, vae: Any) -> RoundTripJudge:
-    """Return the judge, fitted to every third unedited image of the tuning seeds, as the published tables had it."""
+    """Return the judge, fitted to unedited images of the tuning seeds."""
     FITTED.make(model, clip, vae)
-    return RoundTripJudge(vae, FITTED.images()[2::3], FITTED.styles[2::3])
+    return RoundTripJudge(vae, FITTED.images(), FITTED.styles)
 
 
 def main() -> None:

@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", help="as in methods.py; the chosen steering and replacement if left out")
     parser.add_argument("--prompts", type=int, default=3, help="of each object")
     arguments = parser.parse_args()
-    names = "outputs, several latents", "outputs, one latent"
+    names = "outputs, several features", "outputs, one feature"
     methods = arguments.methods or [each for name in names for each in (chosen(STEERING[name]), REPLACEMENT[name])]
     columns = "UA before", "UA after the attack", "effectiveness", "UA after random prefixes", "name in the prefix"
     print(heading("", *columns))

@@ -7,7 +7,7 @@ import numpy as np
 from ...demo_model.vocabulary import OBJECTS
 from ..framework.outcomes import Row
 from ..framework.prompts import Plan
-from ..framework.settings import ONE_PASS
+from ..framework.settings import KEPT, ONE_PASS
 from ..framework.ways import NEGATIVE, OMIT, PLAIN
 from .jobs import Job, row_of
 from .methods import INPAINT, PERPNEG, SEGMENTED
@@ -19,7 +19,7 @@ ROUND = Plan(singles=4, others=3, pairs=2)
 
 # Of each pipeline: what steers, over a grid, and what detects for replacement.
 STEERING = {
-    "outputs, several latents": [
+    "outputs, several features": [
         f"outputs.ranked SAeUron both {strength} latents={latents}"
         for latents, strengths in (
             (2, (-10, -20, -40)),
@@ -29,7 +29,7 @@ STEERING = {
         )
         for strength in strengths
     ],
-    "outputs, one latent": [
+    "outputs, one feature": [
         f"outputs.ranked SAeUron both {strength} latents=1" for strength in (-10, -20, -40, -80, -160, -320)
     ],
     "differences": [
@@ -40,41 +40,42 @@ STEERING = {
     "guided": [f"guided G-SAE positive {strength}" for strength in (-0.1, -0.2, -0.4, -0.8, -1.6, -3.2)],
 }
 REPLACEMENT = {
-    "outputs, several latents": f"outputs {ONE_PASS}",
-    "outputs, one latent": f"outputs.one {ONE_PASS}",
+    "outputs, several features": f"outputs {ONE_PASS}",
+    "outputs, one feature": f"outputs.one {ONE_PASS}",
     "differences": f"differences {ONE_PASS}",
     "guided": f"guided {ONE_PASS}",
 }
 OTHERS = {
-    "no edit": PLAIN,
+    "unedited": PLAIN,
     "word left out": OMIT,
     "negative prompt": NEGATIVE,
     "PerpNeg": f"{PERPNEG} 1.0",
-    "detected mask drawn anew": f"{INPAINT} outputs none positive 1.0",
+    "detected mask inpainted": f"{INPAINT} outputs none positive 1.0",
     "replacement by the judges' mask": SEGMENTED,
-    "outputs, several latents: replacement as published": "outputs random positive 1.0",
-    "outputs, several latents: replacement with random source patches": f"outputs {RANDOM}",
+    "outputs, several features: replacement as published": "outputs random positive 1.0",
+    "outputs, several features: replacement with random source patches": f"outputs {RANDOM}",
+    "outputs, several features: replacement, the rest kept (default)": f"outputs {KEPT}",
     # What nearly every image of a target has in one of its first steps, on tuning seeds.
-    "outputs, several latents: replacement with a least area": f"outputs {ONE_PASS} min_area=0.09",
+    "outputs, several features: replacement with a least area": f"outputs {ONE_PASS} min_area=0.09",
 }
 
 
-def tuning_jobs(methods: Iterable[str]) -> list[Job]:
+def tuning_jobs(methods: Iterable[str], targets: Sequence[str] = OBJECTS) -> list[Job]:
     """Return the jobs by which steering is chosen."""
     return [
         Job("tuning", method, target, 0, TUNING_PLAN, artifacts=False)
         for method in (PLAIN, *methods)
-        for target in OBJECTS
+        for target in targets
     ]
 
 
-def table_jobs(methods: Iterable[str], rounds: int, judge: str) -> list[Job]:
+def table_jobs(methods: Iterable[str], rounds: int, judge: str, targets: Sequence[str] = OBJECTS) -> list[Job]:
     """Return the jobs of the table, round by round."""
     return [
         Job("reporting", method, target, turn, ROUND, judge)
         for turn in range(rounds)
         for method in methods
-        for target in OBJECTS
+        for target in targets
     ]
 
 
@@ -88,16 +89,16 @@ def average(row: Row) -> float:
     return float(np.mean([np.mean(row.values(name)) for name in AVERAGED]))
 
 
-def chosen(grid: Sequence[str]) -> str:
+def chosen(grid: Sequence[str], targets: Sequence[str] = OBJECTS) -> str:
     """Return the steering with the best mean of UA, IRA and CRA on tuning seeds; of equals the first."""
-    jobs = tuning_jobs(grid)
+    jobs = tuning_jobs(grid, targets)
     return max(grid, key=lambda method: average(row_of(jobs, method)))
 
 
-def rows() -> dict[str, str]:
+def rows(targets: Sequence[str] = OBJECTS) -> dict[str, str]:
     """Return the rows of the table: name -> method."""
     named = {}
     for name, grid in STEERING.items():
-        named[f"{name}: steering"] = chosen(grid)
+        named[f"{name}: steering"] = chosen(grid, targets)
         named[f"{name}: replacement"] = REPLACEMENT[name]
     return OTHERS | named

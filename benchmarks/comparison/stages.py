@@ -4,14 +4,17 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+from ...demo_model.vocabulary import OBJECTS
 from ..artifacts.both import USUAL
+from ..framework.tables import add_json
 from . import saes
-from .jobs import done
+from .jobs import Job, done
 from .methods import Bench
 from .rows import every_steering, rows, table_jobs, tuning_jobs
-from .table import print_table, print_tuning
+from .table import NOTE, print_tuning, table_of
 
 STAGES = ("prepare", "tune", "table")
 
@@ -27,6 +30,11 @@ def prepare(bench: Bench, share: int, of: int) -> None:
         saes.make("output_minus_input")
 
 
+def wanted(named: Mapping[str, str], arguments: argparse.Namespace) -> list[Job]:
+    """Return the jobs of the table."""
+    return table_jobs(dict.fromkeys(named.values()), arguments.rounds, arguments.judge, arguments.targets)
+
+
 def work(stage: str, arguments: argparse.Namespace, share: int, of: int) -> None:
     """Do a share of a stage in this process."""
     bench = Bench()
@@ -34,9 +42,9 @@ def work(stage: str, arguments: argparse.Namespace, share: int, of: int) -> None
         prepare(bench, share, of)
         return
     if stage == "tune":
-        jobs = tuning_jobs(every_steering())
+        jobs = tuning_jobs(every_steering(), arguments.targets)
     else:
-        jobs = table_jobs(dict.fromkeys(rows().values()), arguments.rounds, arguments.judge)
+        jobs = wanted(rows(arguments.targets), arguments)
     for job in jobs[share::of]:
         done(job, bench)
 
@@ -64,11 +72,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="host benchmarks.comparison", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=2, help="of the table; each adds 180 images a row")
+    parser.add_argument("--rounds", type=int, default=2, help="of the table; each adds 9 images a target and row")
+    parser.add_argument(
+        "--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT", help="all if left out"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--judge", default="", help="your own judge of artifacts, see artifacts/own.py")
     parser.add_argument("--stage", choices=STAGES, help="do a share of one stage only")
     parser.add_argument("--share", default="0/1", help="which: I/N")
+    add_json(parser)
     arguments = parser.parse_args()
     if arguments.stage:
         share, of = (int(part) for part in arguments.share.split("/"))
@@ -80,7 +92,8 @@ def main() -> None:
             shared_out(stage, arguments.workers)
         else:
             work(stage, arguments, 0, 1)
-    print_tuning()
-    named = rows()
+    print_tuning(arguments.targets)
+    named = rows(arguments.targets)
     print()
-    print_table(named, table_jobs(dict.fromkeys(named.values()), arguments.rounds, arguments.judge), arguments.judge)
+    table = table_of(named, wanted(named, arguments), arguments.judge)
+    table.write(arguments.json, NOTE, rounds=arguments.rounds, targets=list(arguments.targets))

@@ -1,43 +1,40 @@
-"""Prints the tables of the comparison: percent, half the width of the 95 % Wilson interval, images in brackets."""
+"""The tables of the comparison: percent, half the width of the 95 % Wilson interval, number of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from ...demo_model.vocabulary import OBJECTS
 from ..artifacts import own
 from ..artifacts.both import MEASURES
 from ..framework.outcomes import COLUMNS, Outcome, Row
-from ..framework.tables import heading, line, percent
+from ..framework.tables import Table, share
 from .jobs import Job, row_of
 from .rows import AVERAGED, STEERING, average, chosen, tuning_jobs
 
+NOTE = (
+    "In percent. Intervals of Avg and AR: bootstrap over targets. "
+    "Time: median (quartiles) of CPU time against that of the unedited images."
+)
 
-def cell(hits: Sequence[bool]) -> str:
-    """Return a share with its interval and the number of images."""
-    return f"{percent(hits)} ({len(hits)})"
 
-
-def over_targets(row: Row, columns: Sequence[str]) -> str:
-    """Return the mean of columns and its spread over targets.
-
-    The spread is half the width of the 95 % interval of a bootstrap that draws targets.
-    """
-    rng = np.random.default_rng(0)
+def over_targets(row: Row, columns: Sequence[str]) -> dict[str, Any]:
+    """Return the mean of columns and its spread over targets: the 95 % interval of a bootstrap that draws targets."""
+    rng, there = np.random.default_rng(0), list(dict.fromkeys(target for target, _ in row.outcomes))
 
     def figure(targets: Sequence[str]) -> float:
         return 100 * float(np.mean([np.mean(row.values(name, targets)) for name in columns]))
 
-    drawn = [figure([str(name) for name in rng.choice(OBJECTS, len(OBJECTS))]) for _ in range(400)]
+    drawn = [figure([str(name) for name in rng.choice(there, len(there))]) for _ in range(400)]
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{figure(OBJECTS):.1f} ± {(high - low) / 2:.1f}"
+    return {"value": figure(there), "interval": [float(low), float(high)]}
 
 
-def good_average(row: Row) -> str:
+def good_average(row: Row) -> float:
     """Return GA: the mean of UA, IRA, CRA and 100 - AR."""
     kept = [float(np.mean(row.values(name))) for name in AVERAGED]
     artifacts = np.mean([np.mean(row.values(name)) for name in MEASURES])
-    return f"{100 * np.mean([*kept, 1 - artifacts]):.1f}"
+    return round(100 * float(np.mean([*kept, 1 - artifacts])), 1)
 
 
 def times(row: Row) -> str:
@@ -51,27 +48,28 @@ def times(row: Row) -> str:
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
-def print_tuning() -> None:
+def print_tuning(targets: Sequence[str]) -> None:
     """Print every steering of the grid on tuning seeds."""
-    print(heading("steering, tuning seeds", *AVERAGED, "Avg", ""))
+    table = Table("steering, tuning seeds", (*AVERAGED, "Avg", ""))
     for grid in STEERING.values():
-        jobs, best = tuning_jobs(grid), chosen(grid)
+        jobs, best = tuning_jobs(grid, targets), chosen(grid, targets)
         for method in grid:
             row = row_of(jobs, method)
-            cells = [cell(row.values(name)) for name in AVERAGED]
-            print(line(method, *cells, f"{100 * average(row):.1f}", "chosen" if method == best else ""), flush=True)
+            shares = [share(row.values(name)) for name in AVERAGED]
+            table.add(method, *shares, round(100 * average(row), 1), "chosen" if method == best else "")
 
 
-def print_table(named: dict[str, str], jobs: Sequence[Job], judge: str) -> None:
-    """Print the table of rows whose jobs are all on disk."""
+def table_of(named: Mapping[str, str], jobs: Sequence[Job], judge: str) -> Table:
+    """Print and return the table of rows whose jobs are all on disk."""
     columns = [*COLUMNS, *MEASURES, *([own.NAME] if judge else [])]
     wanted = len(jobs) // len(set(named.values()))
-    print(heading("", *columns, "Avg", "AR", "GA", "time"))
+    table = Table("method", (*columns, "Avg", "AR", "GA", "time"))
     for name, method in named.items():
         row = row_of(jobs, method)
         if len(row.outcomes) < wanted or len(row.unedited) < wanted:
             continue
-        cells = [cell(row.values(column)) for column in columns]
         averages = over_targets(row, AVERAGED), over_targets(row, MEASURES), good_average(row)
-        print(line(name, *cells, *averages, times(row)), flush=True)
-    print("\n" + "\n".join(f"* {name}: `{method}`" for name, method in named.items()))
+        commits = sorted({outcome.commit for outcome in row.outcomes.values()})
+        shares = [share(row.values(column)) for column in columns]
+        table.add(name, *shares, *averages, times(row), spelled=method, commits=commits)
+    return table

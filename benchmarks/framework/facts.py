@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import comfyui_version
 import torch
 
 from ...demo_model import checkpoint
@@ -42,6 +43,8 @@ def cpu() -> str:
 
 
 def facts() -> dict[str, str]:
-    """Return command, commit, CPU, the number format of the model, and the version of torch."""
+    """Return command, commit, CPU, host, the number format of the model, and the version of torch."""
     dtype = str(checkpoint.precision()).removeprefix("torch.")
-    return {"command": command(), "commit": commit(), "cpu": cpu(), "dtype": dtype, "torch": torch.__version__}
+    host = f"ComfyUI {comfyui_version.__version__}"
+    made_by = {"command": command(), "commit": commit(), "cpu": cpu(), "host": host}
+    return {**made_by, "dtype": dtype, "torch": torch.__version__}

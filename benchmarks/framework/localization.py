@@ -5,6 +5,7 @@ those between are left out.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from ...dev.demo_model.activations import BAND_CENTRES, Noised
 from ...sae_models.concepts import Concept
 from ...sae_models.sae import SparseAutoencoder
 from ...sae_models.scoring import band_score, roc_auc
+from .tables import average
 
 HEADS = tuple(f"t={centre:.0f}" for centre in BAND_CENTRES)
 
@@ -50,7 +52,17 @@ def cells(pairs: Sequence[Sequence[float]]) -> list[str]:
     return [f"{auc:.3f} / {iou:.2f}" for auc, iou in pairs]
 
 
-def summaries(values: np.ndarray) -> dict[str, list[str]]:
-    """Return the mean, lowest and highest of concepts in every band; values as ``qualities`` has them."""
-    parts = {"mean": values.mean(1), "lowest": values.min(1), "highest": values.max(1)}
-    return {name: cells(part) for name, part in parts.items()}
+def summaries(values: np.ndarray) -> dict[str, list[Any]]:
+    """Return the mean and the lowest of concepts in every band, of AUC and of IoU, as entries of a table.
+
+    Args:
+        values: as ``qualities`` has them.
+    """
+    # An object that none of the scenes shows has no AUC.
+    values = values[:, ~np.isnan(values[..., 0]).any(0)]
+    rows: dict[str, list[Any]] = {}
+    for place, (name, digits) in enumerate((("AUC", 3), ("IoU", 2))):
+        part = values[..., place]
+        rows[name] = [average(band.tolist(), digits) for band in part]
+        rows[f"{name}, lowest"] = [round(float(band.min()), digits) if band.size else None for band in part]
+    return rows

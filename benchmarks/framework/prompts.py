@@ -44,17 +44,19 @@ class Plan:
 
 def prompts_of(target: str, plan: Plan, seeds: range) -> list[Prompt]:
     """Return the target's own prompts, then other objects' prompts, then pairs with the target, all with a style."""
-    start = seeds.start + OBJECTS.index(target) * 10_000
+    place = OBJECTS.index(target)
+    start = seeds.start + place * 10_000
     rng = np.random.default_rng(start)
     rest = [name for name in OBJECTS if name != target]
-    prompts = [Prompt((target,), STYLES[i % len(STYLES)], start + i) for i in range(plan.singles)]
+    # Each target begins elsewhere, so that all styles and objects have their turn where a target gets few images.
+    prompts = [Prompt((target,), STYLES[(i + 3 * place) % len(STYLES)], start + i) for i in range(plan.singles)]
     for i in range(plan.others):
         style = STYLES[int(rng.integers(len(STYLES)))]
-        prompts.append(Prompt((rest[i % len(rest)],), style, start + 2_000 + i))
+        prompts.append(Prompt((rest[(i + 5 * place) % len(rest)],), style, start + 2_000 + i))
     for i in range(plan.pairs):
-        objects = (target, rest[(i * 7 + OBJECTS.index(target)) % len(rest)])
+        objects = (target, rest[(i * 7 + place) % len(rest)])
         order = tuple(str(name) for name in rng.permutation(objects))
-        prompts.append(Prompt(order, STYLES[i % len(STYLES)], start + 4_000 + i))
+        prompts.append(Prompt(order, STYLES[(i + 3 * place) % len(STYLES)], start + 4_000 + i))
     return prompts
 
 

@@ -2,12 +2,14 @@
 
 A page marks the place, and what stands between the marks is written by this program:
 
-    <!-- figures: erasure.json; columns: UA, nothing; rows: plain, keep -->
+    <!-- figures: erasure.json; columns: UA | nothing; rows: unedited | may change -->
     (a table)
     <!-- /figures -->
 
 ``columns`` and ``rows`` choose and order; all are shown without them. ``--check`` changes nothing, names the pages that
-differ, and ends with an error if there is one. Only the standard library is used, so that no ComfyUI is needed.
+differ, and ends with an error if there is one. ``--list`` prints the commands that make all files, in order, each with
+the minutes it takes on two cores. A file that is not there yet is shown as that command. Only the standard library is
+used, so that no ComfyUI is needed.
 
 A file of figures is JSON: ``command``, ``commit``, ``cpu`` and what else made it; ``rows``, each with a ``setting`` and
 ``columns``, whose entries are numbers, words, or ``{"value", "interval", "samples"}``; and ``notes``, a sentence each.
@@ -20,8 +22,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from entries import heading, line, shown
+
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs" / "figures"
+COMMANDS = Path(__file__).with_name("commands.json")
 PAGES = ("*.md", "docs/*.md", "docs/decisions/*.md", "web/docs/*.md", "benchmarks/**/*.md", "dev/**/*.md")
 PLACE = re.compile(r"<!-- figures: (?P<asked>[^>]+?) -->\n.*?<!-- /figures -->", re.DOTALL)
 
@@ -36,18 +41,6 @@ def pages() -> Iterator[Path]:
         yield from sorted(ROOT.glob(pattern))
 
 
-def cell(entry: Any) -> str:
-    """Return an entry as a table shows it: a share with half the width of its interval and the number of samples."""
-    if entry is None:
-        return "-"
-    if isinstance(entry, dict):
-        low, high = entry["interval"]
-        digits = entry.get("digits", 1)
-        text = f"{entry['value']:.{digits}f} ± {(high - low) / 2:.{digits}f}"
-        return f"{text} (n {entry['samples']})" if "samples" in entry else text
-    return f"{entry:.4g}" if isinstance(entry, float) else str(entry)
-
-
 def chosen(asked: Sequence[str] | None, there: Sequence[str], what: str, file: str) -> list[str]:
     """Return the asked names, or all that are there.
 
@@ -60,36 +53,48 @@ def chosen(asked: Sequence[str] | None, there: Sequence[str], what: str, file: s
     return list(there if asked is None else asked)
 
 
-def names_in(text: str) -> list[str]:
-    """``"UA, nothing"`` -> ``["UA", "nothing"]``."""
-    return [name.strip() for name in text.split(",")]
+def commands() -> list[dict[str, Any]]:
+    """Return the commands that make the files, in order: ``command``, ``minutes`` and the ``files`` that it writes."""
+    listed: list[dict[str, Any]] = json.loads(COMMANDS.read_text(encoding="utf-8"))
+    return listed
+
+
+def not_measured(file: str) -> str:
+    """Return what stands for a file that is not there yet.
+
+    Raises:
+        FiguresError: no command makes it.
+    """
+    made_by = next((each["command"] for each in commands() if file in each["files"]), None)
+    if made_by is None:
+        raise FiguresError(f"There is no docs/figures/{file}, and no command in {COMMANDS.name} makes it.")
+    return f"*Not measured yet on this model; run: `{made_by}`*"
 
 
 def table(asked: str) -> str:
     """Return the table that a mark asks for, and below it how it was made.
 
     Args:
-        asked: such as ``erasure.json; columns: UA, nothing``.
+        asked: such as ``erasure.json; columns: UA | nothing``.
 
     Raises:
-        FiguresError: the file, a row or a column is not there.
+        FiguresError: a row or a column is not there, or neither the file nor a command that makes it.
     """
     file, *options = (part.strip() for part in asked.split(";"))
     given = {
-        key.strip(): [v.strip() for v in values.split(",")] for key, _, values in (o.partition(":") for o in options)
+        key.strip(): [v.strip() for v in values.split("|")] for key, _, values in (o.partition(":") for o in options)
     }
     path = FIGURES / file
     if path.parent != FIGURES or not path.is_file():
-        raise FiguresError(f"There is no docs/figures/{file}.")
+        return not_measured(file)
     figures = json.loads(path.read_text(encoding="utf-8"))
     rows = {row["setting"]: row["columns"] for row in figures["rows"]}
     there = list(dict.fromkeys(column for row in rows.values() for column in row))
     columns = chosen(given.get("columns"), there, "column", file)
     names = chosen(given.get("rows"), list(rows), "row", file)
-    lines = [[figures.get("of", "setting"), *columns], ["---"] * (len(columns) + 1)]
-    lines += [[name, *(cell(rows[name].get(column)) for column in columns)] for name in names]
-    shown = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"{shown}\n\n{made_by(figures)}"
+    lines = [heading(figures.get("of", "setting"), *columns)]
+    lines += [line(name, *(shown(rows[name].get(column)) for column in columns)) for name in names]
+    return "\n".join([*lines, "", made_by(figures)])
 
 
 def made_by(figures: dict[str, Any]) -> str:
@@ -113,7 +118,12 @@ def main() -> None:
     """Write all pages, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
+    parser.add_argument("--list", action="store_true")
+    given = parser.parse_args()
+    if given.list:
+        print("\n".join(f"{each['command']}  # {each['minutes']} min" for each in commands()))
+        return
+    check = given.check
     differ = []
     for page in pages():
         before = page.read_text(encoding="utf-8")
