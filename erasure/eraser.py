@@ -201,7 +201,7 @@ class Eraser(Observer):
                 continue
             if self.show is not None and _is_of_the_first_image(chunk):
                 self._shown.append(mask[0])
-            if looked:
+            if looked and not chunk.again:
                 self._note(state, chunk, call, active)
             part = output[chunk.rows]
             mask, avoided = self._editable(state, chunk, mask, active)
@@ -209,6 +209,9 @@ class Eraser(Observer):
             if source is not None:
                 edited = output.clone() if edited is None else edited
                 edited[chunk.rows] = replace_patches(part, source)
+            # What another node asks for once more is edited like the prediction, and tells nothing of the image.
+            if chunk.again:
+                continue
             stuck = None if source is None else mask.flatten(1).all(1)
             state.recorder.add(hookpoint, call, chunk, mask, statistics_of(part), source, None, stuck, active, looked)
         return output if edited is None else edited
@@ -294,7 +297,8 @@ class Eraser(Observer):
                 grid = (len(read), *read.shape[-2:])
                 found, finite = scorer(patches_of(read).reshape(-1, read.shape[1]), call.timestep)
                 state.recorder.check(hookpoint, call.timestep, finite)
-                state.recorder.found(detector, chunk, found.each, grid, active)
+                if not chunk.again:
+                    state.recorder.found(detector, chunk, found.each, grid, active)
                 answer = Detection(found.mask.reshape(grid), found.raw_score.reshape(grid), active)
                 state.masks.update(detector, chunk.key, answer)
             looked = True
@@ -351,4 +355,4 @@ class Eraser(Observer):
 
 def _is_of_the_first_image(chunk: Chunk) -> bool:
     """Tell whether the first row of a chunk is the whole first image of the run, for a positive prompt."""
-    return chunk.role == POSITIVE and chunk.whole and (chunk.images or (None,))[0] == 0
+    return chunk.role == POSITIVE and chunk.whole and not chunk.again and (chunk.images or (None,))[0] == 0

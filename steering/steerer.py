@@ -91,8 +91,9 @@ class Steerer(Observer):
                 continue
             rows = chunk.rows
             mask = self._steer(x[rows], output[rows], edited[rows], timestep)
-            before, after = statistics_of(output[rows]), statistics_of(edited[rows])
-            self._recorder.add(hookpoint, call, chunk, mask, before, after=after)
+            if not chunk.again:
+                before, after = statistics_of(output[rows]), statistics_of(edited[rows])
+                self._recorder.add(hookpoint, call, chunk, mask, before, after=after)
         return edited
 
     def _steer(self, x: Tensor, output: Tensor, edited: Tensor, timestep: float) -> Tensor:

@@ -1,5 +1,6 @@
 """Every row of every call: the right rows are edited, or the run says that it could not tell."""
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
@@ -155,6 +156,133 @@ def test_what_is_not_certain_is_forgotten_when_its_call_ends(canvas, sae, prompt
         model, *_ = erased(canvas, sae, prompts, WRAPPERS[name][0])
         sample(GUIDERS["KSampler"](model, prompts), 1, 2)
         assert len(kept) >= STEPS and max(kept) == most
+
+
+# Too little to change a bit of what is sampled.
+NOTHING = 1e-30
+# Nodes that ask the model once more in a step, after the guider: module, class, and what they are set to.
+ASKING_AGAIN = {
+    "perturbed attention": ("nodes_pag", "PerturbedAttentionGuidance", {"scale": NOTHING}),
+    "self-attention": ("nodes_sag", "SelfAttentionGuidance", {"scale": NOTHING, "blur_sigma": 2.0}),
+    "skipped layers": (
+        "nodes_slg",
+        "SkipLayerGuidanceDiT",
+        {"scale": NOTHING, "start_percent": 0.0, "end_percent": 1.0, "single_layers": "1", "double_layers": "1"},
+    ),
+}
+
+
+def asking_again(name):
+    """Put one of `ASKING_AGAIN` on a model."""
+    module, kind, inputs = ASKING_AGAIN[name]
+
+    def put(model):
+        found = getattr(importlib.import_module(f"comfy_extras.{module}"), kind)
+        return found.execute(model, **inputs)[0]
+
+    return put
+
+
+def with_or_without(model, name, asks):
+    """Put one of `ASKING_AGAIN` on a model, and let it ask or not."""
+    model = asking_again(name)(model)
+    if not asks:
+        model.model_options["sampler_post_cfg_function"] = []
+    return model
+
+
+def told(record):
+    """All that a record says of each block, role and noise level."""
+    return {
+        (block, entry.role, sigma): [
+            entry.mask, entry.before.squares, entry.before.values, entry.after.squares, torch.tensor(entry.replaced)
+        ]
+        for (block, _, sigma), entry in record.entries.items()
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ASKING_AGAIN)
+def test_what_is_known_comes_from_the_call_of_the_prediction(canvas, sae, prompts, monkeypatch, name):
+    """Such a node at no strength leaves every latent as it is, so all that was seen must be as without its calls."""
+    from concept_erasure.erasure import eraser
+    from concept_erasure.erasure.attach import attach
+    from concept_erasure.erasure.detection import Detector
+    from concept_erasure.erasure.replacement import Replacement
+    from concept_erasure.unet.capture import Capture
+    from concept_erasure.unet.hooks import attach_observer
+
+    def look(asks):
+        seen, shown, capture, every = [], [], Capture([SAE_BLOCK]), watch(SAE_BLOCK)
+        monkeypatch.setattr(eraser, "remains", lambda found: seen.append(found) or torch.zeros(2, dtype=torch.bool))
+        base = with_or_without(canvas[0], name, asks)
+        model, record = attach(
+            attach_observer(attach_observer(base, capture), every),
+            Detector(sae, sae.concept("cat"), 3.0),
+            Replacement("none", apply_to="both"),
+            show=lambda _step, _steps, _latents, mask: shown.append(mask),
+        )
+        latents = sample(GUIDERS["KSampler"](model, prompts), 2)
+        return latents, record.latest, seen[0], shown, capture.collected, len(every.seen)
+
+    latents, record, seen, shown, captured, calls = look(False)
+    same, again, seen_again, shown_again, captured_again, more = look(True)
+    assert torch.equal(same, latents) and calls == STEPS and more == 2 * STEPS
+    before, after = told(record), told(again)
+    assert before.keys() == after.keys() and len(before) == len(again.entries)
+    for key, values in before.items():
+        assert all(map(torch.equal, values, after[key])), key
+    assert torch.equal(record.heat(), again.heat()) and torch.equal(record.concepts["cat"], again.concepts["cat"])
+    assert bool(seen.mask.any()) and torch.equal(seen.mask, seen_again.mask)
+    assert torch.equal(seen.score, seen_again.score) and torch.equal(seen.timesteps, seen_again.timesteps)
+    assert all(map(torch.equal, shown, shown_again)) and len(shown) == len(shown_again)
+    assert len(captured) == len(captured_again) == STEPS
+    for one, other in zip(captured, captured_again, strict=True):
+        assert torch.equal(one.embeddings, other.embeddings)
+
+
+def test_steering_records_the_call_of_the_prediction(canvas, sae, prompts):
+    from concept_erasure.steering.attach import steer
+    from concept_erasure.steering.steerer import SteeredConcept
+    from concept_erasure.steering.steering import Steering
+
+    records = []
+    for asks in (False, True):
+        base = with_or_without(canvas[0], "perturbed attention", asks)
+        model, record = steer(base, SteeredConcept(sae, sae.concept("cat")), Steering())
+        sample(GUIDERS["KSampler"](model, prompts))
+        records.append(record.latest)
+    before, after = map(told, records)
+    assert before.keys() == after.keys() and len(records[1].entries) == len(before) == 2 * STEPS
+    for key, values in before.items():
+        assert all(map(torch.equal, values, after[key])), key
+
+
+def test_what_is_asked_again_is_edited_too(canvas, sae, prompts):
+    """Or guidance would push towards what the prediction had lost."""
+    model, record, rows, before, after = erased(canvas, sae, prompts, asking_again("perturbed attention"))
+    sample(GUIDERS["KSampler"](model, prompts), 2)
+    assert len(rows.calls) == 2 * STEPS
+    check_rows(sae, record.latest, rows, before, after)
+    assert not record.latest.notes and len(record.latest.entries) == 2 * STEPS - 1
+
+
+def test_parts_that_a_window_over_the_width_asks_for_are_not_the_whole_image(canvas, sae, prompts):
+    import comfy_extras.nodes_context_windows as nodes
+
+    size = 16
+
+    def put(model):
+        inputs = {"context_schedule": "standard_static", "context_stride": 1, "closed_loop": False}
+        return nodes.ContextWindowsManualNode.execute(
+            model, context_length=size // 2, context_overlap=0, fuse_method="pyramid", dim=3, **inputs
+        )[0]
+
+    model, record, rows, before, after = erased(canvas, sae, prompts, put)
+    sample(GUIDERS["KSampler"](model, prompts), 1, size)
+    check_rows(sae, record.latest, rows, before, after)
+    chunks = [chunk for *_, call in before.seen for chunk in call.chunks]
+    assert chunks and not any(chunk.whole or chunk.is_placed or chunk.again for chunk in chunks)
+    assert not record.latest.heat().any() and record.latest.replaced() > 0
 
 
 def test_rows_of_a_prompt_that_the_guider_does_not_have_are_left_alone(canvas, sae, prompts, caplog):

@@ -1,6 +1,7 @@
 """Two passes that keep the rest of the image exactly, on the shipped model in real ComfyUI."""
 
 import copy
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -86,17 +87,73 @@ def is_steady(record):
     return UNSTEADY not in record.latest.notes
 
 
+def side():
+    """Height and width of the shipped model's latents."""
+    from concept_erasure.demo_model.unet import UNET_CONFIG
+
+    return UNET_CONFIG["image_size"]
+
+
+def custom(model, canvas, sampler, guided=False, mask=None, images=2):
+    """Both outputs of SamplerCustom or, guided, SamplerCustomAdvanced: (latents, the last prediction)."""
+    import comfy_extras.nodes_custom_sampler as stock
+
+    latent = {"samples": torch.zeros(images, 4, side(), side()), **({} if mask is None else {"noise_mask": mask})}
+    positive, negative = encode(canvas, PROMPTS[0]), encode(canvas, "")
+    sigmas = stock.BasicScheduler.execute(model, "normal", STEPS, 1.0)[0]
+    chosen = stock.KSamplerSelect.execute(sampler)[0] if isinstance(sampler, str) else sampler
+    with torch.inference_mode():
+        if guided:
+            guider = stock.CFGGuider.execute(model, positive, negative, 4.5)[0]
+            noise = stock.RandomNoise.execute(7)[0]
+            results = stock.SamplerCustomAdvanced.execute(noise, guider, chosen, sigmas, latent).args
+        else:
+            results = stock.SamplerCustom.execute(model, True, 7, 4.5, positive, negative, chosen, sigmas, latent).args
+    return [each["samples"] for each in results]
+
+
 def test_the_rest_is_the_same_bit_for_bit_with_every_sampler(canvas, detection, fixed):
+    """In both outputs of a sampler node: the latents, and the prediction of the last step."""
     import comfy.samplers
 
     model, record = kept(canvas[0], detection)
     unsteady = set()
     for name in comfy.samplers.KSampler.SAMPLERS:
-        before, after = (run(canvas, each, PROMPTS[:2], SEEDS[:2], sampler=name) for each in (canvas[0], model))
-        check(before, after, record)
+        before, after = (custom(each, canvas, name) for each in (canvas[0], model))
+        for was, became in zip(before, after, strict=True):
+            check(was, became, record)
         if not is_steady(record):
             unsteady.add(name)
     assert unsteady == ADAPTIVE & set(comfy.samplers.KSampler.SAMPLERS)
+
+
+def sample_unsteadily(model, x, sigmas, extra_args=None, callback=None, **_):
+    """A sampler whose steps depend on the whole latent, as those of adaptive ones do."""
+    for step, (now, after) in enumerate(itertools.pairwise(sigmas)):
+        denoised = model(x, now * x.new_ones(len(x)), **(extra_args or {}))
+        denoised = denoised * (1 + denoised.std() / 100)
+        callback({"i": step, "denoised": denoised, "x": x})
+        x = denoised + (x - denoised) * after / now
+    return x
+
+
+@pytest.mark.parametrize("steady", [True, False])
+@pytest.mark.parametrize("guided", [True, False], ids=["SamplerCustomAdvanced", "SamplerCustom"])
+def test_both_outputs_of_a_sampler_are_made_of_the_same_passes(canvas, detection, fixed, monkeypatch, steady, guided):
+    """Under a noise mask, where each attempt is best of one image and the second image is never edited."""
+    import comfy.samplers
+    from concept_erasure.erasure import keep
+
+    sampler = "euler" if steady else comfy.samplers.KSAMPLER(sample_unsteadily)
+    mask = torch.ones(3, 1, side(), side())
+    mask[..., 2:4] = 0.0
+    answers = iter([[False, False, True], [False, False, False]])
+    monkeypatch.setattr(keep, "remains", lambda seen, region: torch.tensor(next(answers)))
+    model, record = kept(canvas[0], detection, attempts=2)
+    before, after = (custom(each, canvas, sampler, guided, mask, 3) for each in (canvas[0], model))
+    assert record.latest.kept.passes == 3 and is_steady(record) == steady
+    for was, became in zip(before, after, strict=True):
+        check(was, became, record)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde", "euler_ancestral_cfg_pp"])

@@ -185,6 +185,38 @@ def test_edits_inside_a_region_stay_on_the_device(fake, filled):
     assert given[0].device.type == "cuda" and transfers.to_cpu == 0 and transfers.to_device <= 2
 
 
+def passes_of(images, size, mask, noise_on):
+    """A run of a sampler whose latents come with a noise mask."""
+    from types import SimpleNamespace
+
+    from concept_erasure.unet.passes import Passes
+
+    # The state of the random numbers is that of a real device, which a fake one has none of.
+    guider = SimpleNamespace(conds={}, model_options={}, model_patcher=SimpleNamespace(load_device=torch.device("cpu")))
+    start = torch.zeros(images, 4, *size, device=noise_on)
+    return Passes(SimpleNamespace(class_obj=guider), start, start, (), {"denoise_mask": mask})
+
+
+@pytest.mark.parametrize("size", MAPS)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("scale", [1, 8])
+@pytest.mark.parametrize("masks", ["one", "each"])
+def test_where_a_noise_mask_lets_anything_change_is_known_on_the_cpu(fake, size, device, scale, masks):
+    """Regions are decided there. The mask comes from anywhere, in the size of the image as a rule; no value is read."""
+    images, _, height, width = MAPS[size]
+    latent, region = (2 * height, 2 * width), (height, width)
+    count = 1 if masks == "one" else images
+    mask = torch.ones(count, 1, scale * latent[0], scale * latent[1], device=device)
+    with Transfers() as transfers:
+        answers = [passes_of(images, latent, mask, device).editable(grid) for grid in (latent, region)]
+    for answer, grid in zip(answers, (latent, region), strict=True):
+        assert answer.device.type == "cpu" and answer.dtype == torch.bool
+        assert answer.shape == (images, *grid)
+    assert transfers.to_device == 0 and transfers.to_cpu == (2 if device == "cuda" else 0)
+    alone = passes_of(images, latent, None, device).editable(region)
+    assert alone.device.type == "cpu" and alone.shape == (images, *region)
+
+
 def test_what_goes_to_the_device_does_not_grow_with_the_steps(fake):
     """Thresholds and the region go there once a run; random draws are made on the CPU, one transfer a block."""
     sae = sae_of("topk", 1280, torch.float16)

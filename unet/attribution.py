@@ -5,6 +5,7 @@ is comes from the guider's own conditionings, by their uuid; where another node 
 from the text embedding that comes with the row. What cannot be told is left out of the call's chunks, with a note.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -49,6 +50,9 @@ class _Batch:
 
     Attributes:
         foreign: whether another node may change the rows on their way to the UNet.
+        whole: False if it is known that only a part of each image is asked for.
+        held: places of the images in the run's batch; None if nobody says.
+        before: how often the same was asked for in this step, by uuid of a conditioning and role.
         asked: the prompts that have come by so far.
     """
 
@@ -56,6 +60,9 @@ class _Batch:
     size: tuple[int, int]
     prompts: dict[Name, _Prompt]
     foreign: bool
+    whole: bool
+    held: tuple[int, ...] | None
+    before: dict[tuple[Hashable, str], int]
     asked: set[Name] = field(default_factory=set)
 
 
@@ -69,6 +76,8 @@ class CallReader:
         self._schedule: Any = None
         self._batch: _Batch | None = None
         self._scattered: set[Name] = set()
+        self._size: tuple[int, int] | None = None
+        self._times: Counter[tuple] = Counter()
 
     def begin(self, run: Run, guider: Any, sampling: Any) -> None:
         """Start a run.
@@ -80,7 +89,8 @@ class CallReader:
         """
         self.calls = self.steps = 0
         self._run, self._guider, self._batch = run, guider, None
-        self._scattered = set()
+        self._scattered, self._size = set(), None
+        self._times.clear()
         # EDM models count noise in their own unit; the same noise has a timestep on Stable Diffusion's schedule.
         foreign = float(sampling.timestep(sampling.sigma_max)) < FEWEST_TIMESTEPS
         self._schedule = comfy.model_sampling.ModelSamplingDiscrete() if foreign else None
@@ -88,6 +98,12 @@ class CallReader:
     def end(self) -> None:
         """Forget the run."""
         self._guider = self._batch = None
+
+    def begin_step(self, x: Tensor) -> None:
+        """Note that the sampler asks the guider for a prediction of noised latents, [B, C, h, w]."""
+        self.steps += 1
+        self._size = int(x.shape[-2]), int(x.shape[-1])
+        self._times.clear()
 
     def ask(self, conds: Sequence[Any], x: Tensor, model_options: Mapping[str, Any]) -> "_Batch | None":
         """Note what the guider asks for; return what it asked before, for ``restore``.
@@ -103,7 +119,30 @@ class CallReader:
             role = self._role(asked or [])
             for cond in (asked or []) if role else []:
                 prompts[cond.get("uuid"), place] = _Prompt(role, _area(cond, size), cond)
-        self._batch = _Batch(len(x), size, prompts, _changes_rows(model_options))
+        held = self._images(len(x), model_options.get("transformer_options") or {})
+        # Context windows over height or width, and nodes with crops of their own, ask for parts of the images.
+        whole = self._size is None or size == self._size
+        times = self._asked_before(prompts, held, whole)
+        self._batch = _Batch(len(x), size, prompts, _changes_rows(model_options), whole, held, times)
+        return before
+
+    def _asked_before(
+        self, prompts: Mapping[Name, _Prompt], held: tuple[int, ...] | None, whole: bool
+    ) -> dict[tuple[Hashable, str], int]:
+        """Count how often each prompt was asked for some whole images in this step.
+
+        A guider asks for each prompt once a step. Guidance nodes (as perturbed attention, skipped layers,
+        self-attention) then ask once more, with attention or image changed. Nothing that comes with a question says
+        which one it is: the prompts are the guider's own, patches of the model may be there or not, and an image may be
+        changed or not. But these nodes work on what the guider got, in functions that ComfyUI calls after it. So the
+        first question is the guider's. It counts when it is asked, for a cache may answer it without the model.
+        """
+        # A guider that is not asked in ComfyUI's way has no steps, and images that nobody names may be others.
+        if not self.steps or held is None:
+            return {}
+        before = {each: self._times[each, held] for each in {(name[0], p.role) for name, p in prompts.items()}}
+        if whole:
+            self._times.update((each, held) for each in before)
         return before
 
     def restore(self, batch: "_Batch | None") -> None:
@@ -155,7 +194,7 @@ class CallReader:
             straight = straight and owners == laid_out
         self._scattered |= batch.asked.intersection(names)
         batch.asked |= set(names)
-        images = self._images(batch, options)
+        images = batch.held
         size = (int(x.shape[-2]), int(x.shape[-1]))
         chunks: list[Chunk] = []
         start = 0
@@ -173,19 +212,22 @@ class CallReader:
         """Describe neighboring rows of one conditioning."""
         assert self._batch is not None
         prompt = self._batch.prompts[name]
-        certain = images is not None and name not in self._scattered and size == prompt.size
-        key: Hashable = (name[0], prompt.role, images) if certain else ("call", self.calls, index)
-        known = images if size == prompt.size else None
-        whole = size == self._batch.size
-        return Chunk(rows, prompt.role, key, known, whole, certain, prompt.area if certain and not whole else None)
+        straight = size == prompt.size and self._batch.whole
+        certain = images is not None and name not in self._scattered and straight
+        times = self._batch.before.get((name[0], prompt.role), 0)
+        key: Hashable = (name[0], prompt.role, images, times) if certain else ("call", self.calls, index)
+        known = images if straight else None
+        whole = size == self._batch.size and self._batch.whole
+        area = prompt.area if certain and not whole else None
+        return Chunk(rows, prompt.role, key, known, whole, certain, area, times > 0)
 
-    def _images(self, batch: _Batch, options: Mapping[str, Any]) -> tuple[int, ...] | None:
-        """Return which images of the run a batch holds, None if nobody says."""
+    def _images(self, count: int, options: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """Return which images of the run a batch of so many holds, None if nobody says."""
         window = options.get("context_window")
         held = None if window is None else images_of_window(window)
-        if held is not None and len(held) == batch.images:
+        if held is not None and len(held) == count:
             return held
-        return tuple(range(batch.images)) if batch.images == self._run.images else None
+        return tuple(range(count)) if count == self._run.images else None
 
     def _owners(self, context: Tensor | None, rows: int, asked: Sequence[Name]) -> list[Name | None]:
         """Return whose each row is, by its text embedding; None where it is nobody's, or of prompts of both roles.

@@ -65,6 +65,8 @@ class Chunk:
         whole: True if each row covers the whole of an image, False if it is an area or a tile.
         certain: whether ``key`` can come again.
         area: (height, width, top, left) of the rows in the latent image where they are a known area; else None.
+        again: whether the model was asked for the rows before in the same step. Then another node asks, with an image
+            or a model that it has changed, and what is seen says nothing about the prediction itself.
     """
 
     rows: slice
@@ -74,6 +76,7 @@ class Chunk:
     whole: bool = True
     certain: bool = True
     area: tuple[int, int, int, int] | None = None
+    again: bool = False
 
     @property
     def is_placed(self) -> bool:

@@ -71,7 +71,7 @@ class Capture(Observer):
             return output
         timestep = float(call.timestep)
         for chunk in call.chunks:
-            if chunk.role == POSITIVE:
+            if chunk.role == POSITIVE and not chunk.again:
                 self.keep(hookpoint, timestep, as_read(self.reads, x[chunk.rows], output[chunk.rows]))
         return output
 

@@ -164,10 +164,10 @@ class _Session:
 
         return with_argument(args, kwargs, "callback", callback)
 
-    def predict(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def predict(self, executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Count what the sampler asks of the guider."""
-        self.reader.steps += 1
-        return executor(*args, **kwargs)
+        self.reader.begin_step(x)
+        return executor(x, *args, **kwargs)
 
     def ask(self, executor: Any, model: Any, conds: Any, x: Tensor, timestep: Tensor, options: Any) -> Any:
         """Learn what the guider asks of the model."""

@@ -117,18 +117,13 @@ class Passes:
             latents that are those of the first pass, bit for bit, outside of what was free; and whether the sampler
             had kept them so by itself.
         """
-        first = self.samples[0]
-        parts, kept = [], []
-        for image, number in enumerate(choice):
-            one = self.samples[number][image]
-            if number:
-                inside = _resized(free[number][image][None, None].to(first.device), one.shape[-2:])[0]
-                whole = torch.where(inside, one, first[image])
-                kept.append((whole == one).all())
-                one = whole
-            parts.append(one)
-        self.progress.conclude(choice)
-        return torch.stack(parts), not kept or bool(torch.stack(kept).all())
+
+        def piece(passes: Sequence[Tensor]) -> Tensor:
+            return _pieced(passes, choice, free)
+
+        whole = piece(self.samples)
+        self.progress.conclude(piece)
+        return whole, not any(choice) or torch.equal(whole, _chosen(self.samples, choice))
 
     def _sample(self) -> Tensor:
         if self.samples:
@@ -284,6 +279,24 @@ def _copied(conds: Mapping[str, Any]) -> dict[str, Any]:
 
 def _cloned(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
+
+
+def _chosen(passes: Sequence[Tensor], choice: Sequence[int]) -> Tensor:
+    """Take each image from one of several passes, [B, C, h, w] each."""
+    return torch.stack([passes[number][image] for image, number in enumerate(choice)])
+
+
+def _pieced(passes: Sequence[Tensor], choice: Sequence[int], free: Sequence[Tensor]) -> Tensor:
+    """Take each image from its pass where that was free, and from the first pass elsewhere.
+
+    Args:
+        passes: what each gave, [B, C, h, w].
+        choice, free: see ``Passes.result``.
+    """
+    first = passes[0]
+    nowhere = torch.zeros_like(free[0][0])
+    inside = torch.stack([free[number][image] if number else nowhere for image, number in enumerate(choice)])
+    return torch.where(_resized(inside[:, None].to(first.device), first.shape[-2:]), _chosen(passes, choice), first)
 
 
 def _resized(mask: Tensor, size: Sequence[int]) -> Tensor:

@@ -23,9 +23,11 @@ class PassProgress:
     def __init__(self, callback: Callback | None) -> None:
         self._callback = callback
         self._last: list[tuple[int, Tensor, Tensor, int]] = []
+        self._begun = 0
 
     def begin(self, number: int) -> Callback | None:
         """Return the callback of a pass, 0 for the first."""
+        self._begun = number + 1
         if self._callback is None:
             return None
         callback, passes = self._callback, max(LEAST_PASSES, number + 1)
@@ -37,19 +39,18 @@ class PassProgress:
 
         return of_pass
 
-    def conclude(self, choice: Sequence[int]) -> None:
-        """Let the callback see last what the result is made of.
+    def conclude(self, pieced: Callable[[Sequence[Tensor]], Tensor]) -> None:
+        """Let the callback see last what the result is made of: sampler nodes give the last prediction out.
 
         Args:
-            choice: which pass each image is taken from. Sampler nodes give the last prediction out.
+            pieced: makes one of what each pass gave, [B, C, h, w] each, as the result is made.
         """
-        last = len(self._last) - 1
-        if self._callback is None or last < 1 or any(number > last for number in choice):
+        if self._callback is None or len(self._last) < self._begun or self._begun < LEAST_PASSES:
             return
-        if any(number != last for number in choice):
-            step, predicted, latents, steps = self._last[last]
-            chosen = torch.stack([self._last[number][1][image] for image, number in enumerate(choice)])
-            self._callback(step, chosen if chosen.shape == predicted.shape else predicted, latents, steps)
+        step, predicted, latents, steps = self._last[-1]
+        whole = pieced([told[1] for told in self._last])
+        if not torch.equal(whole, predicted):
+            self._callback(step, whole, latents, steps)
 
 
 def say(text: str) -> None:
