@@ -25,8 +25,8 @@ class RegionSettings:
     Attributes:
         latest: timesteps (0..999) up to this count, and the last one in any case.
         there: share of these late steps in which a patch must be detected to be sure of it.
-        sure: mean raw score over the late steps that it must have besides. A score above 1 detects; noise that does
-            reaches a few, an object many times that.
+        sure: mean raw score over the late steps that it must have besides. A score above 1 detects; an
+            object reaches several times that.
         group: what a group of adjoining sure patches must reach together: the sum of their scores over the root of
             their number, as z-scores are combined (Stouffer, 1949). One false patch may score high; groups seldom do.
         belief: how strongly a cell holds to what its patch says, against its neighbors.
@@ -37,8 +37,8 @@ class RegionSettings:
 
     latest: float = 600.0
     there: float = 0.5
-    sure: float = 6.0
-    group: float = 36.0
+    sure: float = 1.9
+    group: float = 10.0
     belief: float = 0.02
     sharpness: float = 4.0
     limit: float = 0.5

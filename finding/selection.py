@@ -18,7 +18,7 @@ CANDIDATES = 64
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 TOLERANCE = 0.005  # of AUC, that fewer features may cost
 MAX_ROWS = 60_000
-QUANTILE, EAGERNESS = 0.98, 1.6
+QUANTILE = 0.98
 LEAST_AUC = 0.75
 NOTHING = ConceptBand((), ())
 
@@ -94,7 +94,7 @@ def find_by_detection(patches: Patches, num_features: int, least: float = LEAST_
     Candidates are the best by SAeUron's score (arXiv 2501.18052); they are weighed by ``fitted_weights``, and the
     smallest of `COUNTS` that detects patches within `TOLERANCE` of the best is taken. Patches decide, not images: the
     latter are soon all told apart, by features that find a small part of the concept. The threshold keeps `QUANTILE` of
-    the held-out patches outside undetected, divided by `EAGERNESS`.
+    the held-out patches outside undetected.
 
     Args:
         patches: some inside and some outside, both fitted and held out.
@@ -118,9 +118,7 @@ def find_by_detection(patches: Patches, num_features: int, least: float = LEAST_
     best = max(auc for auc, _, _ in tried)
     _, chosen, weights = next(each for each in tried if each[0] >= best - TOLERANCE)
     evidence, features = rest[:, chosen] @ weights, candidates[chosen]
-    band = calibrated_band(
-        features, scores[features], means[features], weights, evidence[~held.inside], QUANTILE, EAGERNESS
-    )
+    band = calibrated_band(features, scores[features], means[features], weights, evidence[~held.inside], QUANTILE)
     return judged(band, evidence, held, least)
 
 

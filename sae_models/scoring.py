@@ -79,6 +79,11 @@ def firing_scales(activations: Tensor) -> Tensor:
     return (activations.sum(0) / fired).clamp(min=EPSILON)
 
 
+# A threshold near zero lets any firing detect where the background is silent. As a share of the sum where the concept
+# is; see docs/decisions/0021-the-least-threshold.md.
+LEAST_LEVEL = 0.12
+
+
 def calibrated_band(
     features: Tensor,
     scores: Tensor,
@@ -86,7 +91,6 @@ def calibrated_band(
     weights: Tensor,
     background: Tensor,
     quantile: float,
-    eagerness: float = 1.0,
 ) -> ConceptBand:
     """Set thresholds so that a given share of patches without the concept stays below them.
 
@@ -98,10 +102,8 @@ def calibrated_band(
             so that the sum is about 1 where the concept is.
         background: that sum in patches that do not hold the concept, [patches].
         quantile: share (0..1) of the background that must not be detected.
-        eagerness: divides the thresholds that the quantile gives.
     """
-    # A threshold of zero would let any firing detect, also where the background is simply silent.
-    level = max(float(torch.quantile(background.float(), quantile)), 0.05) / eagerness
+    level = max(float(torch.quantile(background.float(), quantile)), LEAST_LEVEL)
     kept = weights > 0
     return ConceptBand(
         tuple(features[kept].tolist()),

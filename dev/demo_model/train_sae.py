@@ -103,9 +103,7 @@ def build_dictionary(
             chosen, weights, background = weighed(dense[..., candidates].float(), noised.masks[row], count)
             latents = candidates[chosen]
             bands[name].append(
-                calibrated_band(
-                    latents, scores[latents], means[row, band][latents], weights, background, quantile, EAGERNESS
-                )
+                calibrated_band(latents, scores[latents], means[row, band][latents], weights, background, quantile)
             )
     concepts = {name: Concept(name, BAND_EDGES, tuple(bands[name]), "sum") for name in OBJECTS}
     return ConceptDictionary(concepts, BAND_EDGES, means.mean(0))
@@ -181,7 +179,5 @@ def main() -> None:
             native.save(trained, sae, facts=facts, dtype=torch.float32)
         print(f"  explained variance {facts['explained_variance']}, dead {facts['dead_share']}", flush=True)
         dictionary = build_dictionary(sae, generated[site], noised[site], arguments.latents, arguments.quantile)
-        facts["thresholds"] = (
-            f"quantile {arguments.quantile} of patches without the object, {arguments.scenes} scenes, over {EAGERNESS}"
-        )
+        facts["thresholds"] = f"quantile {arguments.quantile} of patches without the object, {arguments.scenes} scenes"
         native.save(file_of(site), sae, dictionary, facts)
