@@ -212,7 +212,7 @@ def test_what_is_known_comes_from_the_call_of_the_prediction(canvas, sae, prompt
     from concept_erasure.unet.hooks import attach_observer
 
     def look(asks):
-        seen, shown, capture, every = [], [], Capture([SAE_BLOCK]), watch(SAE_BLOCK)
+        seen, shown, capture, every = [], [], Capture([SITE]), watch(SITE)
         monkeypatch.setattr(eraser, "remains", lambda found: seen.append(found) or torch.zeros(2, dtype=torch.bool))
         base = with_or_without(canvas[0], name, asks)
         model, record = attach(

@@ -9,6 +9,7 @@ import json
 import re
 import sys
 
+import numpy as np
 from demo import images_of, report_images
 from live_server import LiveServer
 from load import ROOT
@@ -16,6 +17,7 @@ from PIL import Image
 
 WIDTH, GAP = 512, 4
 IN_A_ROW = 6
+CAPTION_FROM = 0.4  # share of an image's height; what is plain above belongs to the image
 LIMIT = 7200.0  # seconds; one of them trains
 
 
@@ -38,7 +40,7 @@ def main() -> None:
 def sheet(images: list[Image.Image]) -> Image.Image:
     """Return images side by side, `WIDTH` wide, at most `IN_A_ROW` beside each other.
 
-    Of several only the first square of each is kept.
+    Of several only the first square of each is kept, without its caption.
     """
     drawing = report_images()
     if len(images) == 1:
@@ -47,9 +49,17 @@ def sheet(images: list[Image.Image]) -> Image.Image:
     rows = -(-len(images) // IN_A_ROW)
     columns = -(-len(images) // rows)
     side = (WIDTH - GAP * (columns - 1)) // columns
-    squares = [image.crop((0, 0, min(image.size), min(image.size))) for image in images]
+    squares = [first_square(image) for image in images]
     whole: Image.Image = drawing.sheet(drawing.in_rows([drawing.scaled(each, side) for each in squares], columns), GAP)
     return whole
+
+
+def first_square(image: Image.Image) -> Image.Image:
+    """Return the largest square at the upper left that reaches into no caption below."""
+    plain = np.asarray(image.convert("L")).std(axis=1) < 1  # a row of one color is between an image and its caption
+    ends = [row for row in np.flatnonzero(plain) if row > CAPTION_FROM * image.height]
+    side = min(*image.size, *ends)
+    return image.crop((0, 0, side, side))
 
 
 if __name__ == "__main__":
