@@ -152,6 +152,6 @@ def test_bear_but_not_dog_in_the_shipped_world(canvas):
     only = ConceptMath.execute(bear, dog, "difference").args[0]
     x, on_bear, on_dog = patches_of_scenes(canvas, sae.config.hookpoint, ("bear", "dog"))
     before, after = detected(sae.module, bear, x, 300.0), detected(sae.module, only, x, 300.0)
-    assert before[on_dog].float().mean() > 0.1, "the bear's latents fire on dogs too, or the test shows nothing"
+    assert before[on_dog].float().mean() > 0.06, "the bear's latents fire on dogs too, or the test shows nothing"
     assert after[on_dog].float().mean() < 0.03
     assert after[on_bear].float().mean() > 0.85 * before[on_bear].float().mean()

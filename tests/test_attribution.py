@@ -61,7 +61,7 @@ def sample(guider, batch=1, wide=1):
         )
 
 
-def erased(canvas, sae, prompts, put=lambda model: model, sensitivity=3.0, mode="random"):
+def erased(canvas, sae, prompts, put=lambda model: model, sensitivity=10.0, mode="random"):
     """A model with the pack on it and observers around: (model, record, rows, before, after)."""
     from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.detection import Detector
@@ -87,7 +87,7 @@ def detected(sae, read, record):
     """Whether a row [C, H, W] holds the cat at some timestep band, but not in all of its patches."""
     from concept_erasure.erasure.scorer import ConceptScorer
 
-    scorer = ConceptScorer(sae.module, sae.concept("cat"), 3.0, read.device)
+    scorer = ConceptScorer(sae.module, sae.concept("cat"), 10.0, read.device)
     shares = [
         float(scorer(read.flatten(1).T, torch.tensor(record.timestep(sigma)))[0].mask.float().mean())
         for sigma in record.sigmas()
@@ -217,7 +217,7 @@ def test_what_is_known_comes_from_the_call_of_the_prediction(canvas, sae, prompt
         base = with_or_without(canvas[0], name, asks)
         model, record = attach(
             attach_observer(attach_observer(base, capture), every),
-            Detector(sae, sae.concept("cat"), 3.0),
+            Detector(sae, sae.concept("cat"), 10.0),
             Replacement("none", apply_to="both"),
             show=lambda _step, _steps, _latents, mask: shown.append(mask),
         )

@@ -87,7 +87,7 @@ def test_the_picture_of_a_folder_that_shows_a_concept_excites_its_latents_most(c
     for name, file in (("cat", "one.png"), ("tower", "two.png")):
         concept = sae.concept(name)
         band = concept.bands[1]
-        best = max(zip(band.means, band.features, strict=True))[1]
+        best = min(zip(band.thresholds, band.features, strict=True))[1]  # weighs most
         _, summary = run(canvas, sae, prompts="", features=str(best), image_folder="pets")
         assert most_exciting(summary) == [file]
 

@@ -235,7 +235,7 @@ class TestOnTheShippedModel:
             band = concept.bands[concept.band_index(300.0)]
             score = band_score(dense[:, list(band.features)], band, concept.combine)
             auc.append(roc_auc(score[there], score[~there]))
-        assert auc[0] > 0.85 and auc[0] > auc[1] - 0.08
+        assert auc[0] > 0.85 and auc[0] > auc[1] - 0.1
 
     def test_what_the_pictures_do_not_show_is_reported(self, canvas, sae):
         """The model reads "cats" as "cat", so that nothing but the noise differs."""

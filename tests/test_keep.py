@@ -494,7 +494,7 @@ def test_a_record_beside_it_knows_images_of_several_passes(canvas, detection, sa
     from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.replacement import Replacement
 
-    looking, beside = attach(canvas[0], detect(nodes, sae, concept="dog")[0], Replacement("none"))
+    looking, beside = attach(canvas[0], detect(nodes, sae, concept="dog", sensitivity=6)[0], Replacement("none"))
     model, record = kept(looking, detection, attempts=2)
     answers = iter([[False, False, True], [True, False, False]])
     monkeypatch.setattr(keep, "remains", lambda seen, region: torch.tensor(next(answers)))

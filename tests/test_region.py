@@ -200,7 +200,8 @@ def test_a_group_of_detected_patches_counts_and_a_single_strong_one_does_not(pac
     latent, truth = scene(size=12)
     alone = torch.zeros_like(coarse(truth))
     alone[6, 6] = True
-    latents = latent[None].expand(3, -1, -1, -1)
-    regions = find_regions(seen_of(coarse(truth), alone, coarse(truth) | alone), latents)
+    latents, seen = latent[None].expand(3, -1, -1, -1), seen_of(coarse(truth), alone, coarse(truth) | alone)
+    seen.score[:] *= 0.4
+    regions = find_regions(seen, latents)
     assert [bool(region.any()) for region in regions] == [True, False, True]
     assert torch.equal(regions[0], regions[2])

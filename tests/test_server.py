@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -70,10 +71,10 @@ def test_an_sae_trained_from_scratch_erases_what_it_has_learnt(server: LiveServe
         assert not complaints(classify(png), check), title
 
 
-@pytest.fixture(scope="module")
-def computed(server: LiveServer) -> dict[str, list[bytes]]:
+@pytest.fixture
+def computed(server: LiveServer, quickstart_prompt: dict[str, Any]) -> dict[str, list[bytes]]:
     """The quickstart's pictures, computed once."""
-    return run_anew(server, to_prompt(read(ROOT / "workflows" / "quickstart.json"), server.object_info()))
+    return run_anew(server, quickstart_prompt)
 
 
 def test_the_same_workflow_twice_gives_the_same_picture(server: LiveServer, quickstart_prompt, computed):

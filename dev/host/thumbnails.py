@@ -50,14 +50,17 @@ def sheet(images: list[Image.Image]) -> Image.Image:
     columns = -(-len(images) // rows)
     side = (WIDTH - GAP * (columns - 1)) // columns
     squares = [first_square(image) for image in images]
-    whole: Image.Image = drawing.sheet(drawing.in_rows([drawing.scaled(each, side) for each in squares], columns), GAP)
+    drawn = drawing.sheet(drawing.in_rows([drawing.scaled(each, side) for each in squares], columns), GAP)
+    whole = Image.new("RGB", (WIDTH, drawn.height), drawn.getpixel((drawn.width - 1, drawn.height - 1)))
+    whole.paste(drawn)  # a few columns' width may have been lost in rounding
     return whole
 
 
 def first_square(image: Image.Image) -> Image.Image:
     """Return the largest square at the upper left that reaches into no caption below."""
     plain = np.asarray(image.convert("L")).std(axis=1) < 1  # a row of one color is between an image and its caption
-    ends = [row for row in np.flatnonzero(plain) if row > CAPTION_FROM * image.height]
+    captioned = image.width != image.height
+    ends = [row for row in np.flatnonzero(plain) if captioned and row > CAPTION_FROM * image.height]
     side = min(*image.size, *ends)
     return image.crop((0, 0, side, side))
 

@@ -7,8 +7,8 @@ import torch
 from .small_world import GRID
 
 
-def patches_of_scenes(canvas, hookpoint, names, count=24):
-    """Patch embeddings at timestep 300 of scenes with one of two objects, and which patches each covers."""
+def patches_of_scenes(canvas, hookpoint, names, count=24, timestep=300.0):
+    """Patch embeddings at a timestep of scenes with one of two objects, and which patches each covers."""
     import numpy as np
     from concept_erasure.dev.demo_model import scenes
     from concept_erasure.dev.demo_model.sampling import denoise_once
@@ -21,7 +21,7 @@ def patches_of_scenes(canvas, hookpoint, names, count=24):
     capture = Capture([hookpoint])
     latents = vae.encode(torch.from_numpy(np.stack([scene.image for scene in drawn])).float() / 255)
     captions = [scene.caption for scene in drawn]
-    denoise_once(attach_observer(model, capture), clip, latents, captions, 300.0, seed=0)
+    denoise_once(attach_observer(model, capture), clip, latents, captions, timestep, seed=0)
     (seen,) = capture.take()
     empty = np.zeros((GRID, GRID), np.float32)
     cover = [torch.from_numpy(np.stack([s.masks.get(name, empty) for s in drawn])) for name in names]
