@@ -3,6 +3,7 @@
 It writes ``docs/images/<name>_graph.jpg``, which the README shows.
 """
 
+import importlib
 import io
 import json
 import sys
@@ -13,9 +14,9 @@ from load import ROOT
 from PIL import Image
 
 sys.path.insert(0, str(ROOT / "tests"))
-from support.browser import Browser, chromium_path
+frontend = importlib.import_module("support.browser")
 
-WIDTH = 1280
+WIDTH = 1600
 LIMIT = 600.0
 # The whole graph, with some room around it and below the frontend's own bars.
 FIT = """([width, height, top, side]) => {
@@ -35,20 +36,21 @@ def main() -> None:
     """Run a workflow and write its picture."""
     name = sys.argv[1] if len(sys.argv) > 1 else "quickstart"
     workflow = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    executable = chromium_path()
+    executable = frontend.chromium_path()
     if executable is None:
         raise SystemExit("Chromium is not installed.")
-    with LiveServer() as server, Browser(executable, server.url) as browser:
+    with LiveServer() as server, frontend.Browser(executable, server.url) as browser:
         picture = taken(server, browser, workflow)
     path = ROOT / "docs" / "images" / f"{name}_graph.jpg"
     picture.resize((WIDTH, round(picture.height * WIDTH / picture.width))).save(path, quality=88)
     print(path)
 
 
-def taken(server: LiveServer, browser: Browser, workflow: dict[str, Any]) -> Image.Image:
+def taken(server: LiveServer, browser: Any, workflow: dict[str, Any]) -> Image.Image:
     """Return what the frontend shows of a workflow once it has run."""
     browser.page.set_viewport_size({"width": 2400, "height": 1500})
     browser.load(workflow)
+    browser.page.keyboard.press("Escape")  # the frontend greets new users with its templates
     server.wait(browser.run(), LIMIT)
     browser.wait_for_pictures()
     left, top, width, height = browser.page.evaluate(FIT, [2400, 1500, 60, 80])

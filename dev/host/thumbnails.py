@@ -60,7 +60,7 @@ def first_square(image: Image.Image) -> Image.Image:
     """Return the largest square at the upper left that reaches into no caption below."""
     plain = np.asarray(image.convert("L")).std(axis=1) < 1  # a row of one color is between an image and its caption
     captioned = image.width != image.height
-    ends = [row for row in np.flatnonzero(plain) if captioned and row > CAPTION_FROM * image.height]
+    ends = [int(row) for row in np.flatnonzero(plain) if captioned and row > CAPTION_FROM * image.height]
     side = min(*image.size, *ends)
     return image.crop((0, 0, side, side))
 
