@@ -27,6 +27,7 @@ from .framework.facts import facts
 from .framework.tables import entry
 
 SHEET = Path(__file__).parents[1] / "docs" / "images" / "canvas_sheet.jpg"
+WIDTH = 1280  # of the sheet
 FIRST_SEED = REPORTING_SEEDS.start + 500_000  # apart from the seeds that erasure is reported on
 SETTING = f"{SAMPLER}, {STEPS} steps, cfg {CFG}."
 Content = tuple[tuple[str, ...], str]
@@ -140,7 +141,8 @@ def draw_sheet() -> None:
         for image, (names, style) in zip(images, listed, strict=True)
     ]
     SHEET.parent.mkdir(parents=True, exist_ok=True)
-    sheet(in_rows(tiles, 8)).save(SHEET, quality=85)
+    whole = sheet(in_rows(tiles, 8))
+    whole.resize((WIDTH, round(whole.height * WIDTH / whole.width))).save(SHEET, quality=85)
 
 
 def main() -> None:
