@@ -8,7 +8,6 @@
 import argparse
 import itertools
 import math
-import time
 
 import torch
 import torch.nn.functional as F
@@ -87,8 +86,7 @@ def main() -> None:
     both = nn.ModuleDict({"vae": vae, "critic": critic})
     state = TrainingState(WORK / "sharpen_state.safetensors", both, drawing, judging)
     drawn, judged = torch.compile(decoder_loss), torch.compile(critic_loss)
-    started, first = time.time(), state.load()
-    for step in range(first, args.steps):
+    for step in range(state.load(), args.steps):
         draw = torch.Generator().manual_seed(7_000_000 + step)
         pixels = draw_crops(images, args.batch, draw)
         for group in drawing.param_groups + judging.param_groups:
@@ -104,12 +102,8 @@ def main() -> None:
         doubt.backward()
         judging.step()
         if (step + 1) % 50 == 0:
-            rate = (step + 1 - first) * args.batch / (time.time() - started)
             far = F.l1_loss(output.detach(), pixels).item()
-            print(
-                f"step {step + 1} loss {loss.item():.4f} l1 {far:.4f} critic {doubt.item():.3f} {rate:.0f}/s",
-                flush=True,
-            )
+            state.say(step + 1, args.batch, loss=loss.item(), l1=far, critic=doubt.item())
         if (step + 1) % 100 == 0:
             state.save(step + 1)
     save_file({k: v.contiguous() for k, v in vae.state_dict().items()}, WORK / "vae_sharp.safetensors")

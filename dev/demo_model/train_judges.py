@@ -7,7 +7,6 @@ writes ``dev/demo_model/weights/judges.safetensors`` with the held-out accuracy 
 import argparse
 import json
 import math
-import time
 
 import kornia
 import numpy as np
@@ -174,8 +173,7 @@ def main() -> None:
     network = JudgeNetwork().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, weight_decay=0.02)
     state = TrainingState(WORK / "judges_state.safetensors", network, optimizer)
-    first, started = state.load(), time.time()
-    for step in range(first, args.steps):
+    for step in range(state.load(), args.steps):
         pixels, truth = data.batch(args.batch, torch.Generator().manual_seed(step))
         for group in optimizer.param_groups:
             group["lr"] = args.rate * min(1, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / args.steps))
@@ -185,8 +183,7 @@ def main() -> None:
         loss.backward()
         optimizer.step()
         if (step + 1) % 50 == 0:
-            rate = (step + 1 - first) * args.batch / (time.time() - started)
-            print(f"step {step + 1} loss {loss.item():.4f} {rate:.0f} images/s", flush=True)
+            state.say(step + 1, args.batch, loss=loss.item())
         if (step + 1) % 250 == 0:
             state.save(step + 1)
     network.eval()

@@ -9,7 +9,6 @@ import argparse
 import copy
 import math
 import random
-import time
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +202,7 @@ def main() -> None:
     )
     # Compiling takes minutes, which a short stage does not earn back.
     loss_of, alphas = diffusion_loss if args.half else torch.compile(diffusion_loss), signal_shares()
-    started, first, total = time.time(), state.load(), 0.0
+    first, total = state.load(), 0.0
     print(f"{len(data['labels'])} scenes, {sum(p.numel() for p in model.parameters())} weights, from step {first}")
     for step in range(first, args.steps):
         latents, noise, timesteps, ids = draw_batch(data, args.batch, args.seed * 1_000_003 + step)
@@ -217,8 +216,7 @@ def main() -> None:
         update_average(average, model, step)
         total += loss.item()
         if (step + 1) % 100 == 0:
-            rate = (step + 1 - first) * args.batch / (time.time() - started)
-            print(f"step {step + 1} loss {total / 100:.4f} {rate:.0f} samples/s", flush=True)
+            state.say(step + 1, args.batch, loss=total / 100)
             total = 0.0
         if (step + 1) % 500 == 0 or step + 1 == args.steps:
             state.save(step + 1)

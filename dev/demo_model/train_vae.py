@@ -6,7 +6,6 @@
 
 import argparse
 import math
-import time
 
 import torch
 import torch.nn.functional as F
@@ -82,8 +81,7 @@ def main() -> None:
     optimizer = MuonAdamW(vae, args.rate, ("encoder.1.", "encoder.7.", "decoder.0.", "decoder.13."))
     state = TrainingState(WORK / "vae_state.safetensors", vae, *optimizer.parts)
     loss_of = torch.compile(vae_loss)
-    started, first = time.time(), state.load()
-    for step in range(first, args.steps):
+    for step in range(state.load(), args.steps):
         draw = torch.Generator().manual_seed(args.seed * 1_000_003 + step)
         pixels = draw_crops(images, args.batch, draw)
         noise = torch.randn(args.batch, 4, CROP // 8, CROP // 8, generator=draw)
@@ -95,8 +93,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0:
-            rate = (step + 1 - first) * args.batch / (time.time() - started)
-            print(f"step {step + 1} loss {loss.item():.4f} {rate:.0f} images/s", flush=True)
+            state.say(step + 1, args.batch, loss=loss.item())
         if (step + 1) % 500 == 0:
             state.save(step + 1)
     psnr = normalise(vae, images[:1000])

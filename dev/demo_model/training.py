@@ -147,6 +147,16 @@ class TrainingState:
 
     def load(self) -> int:
         """Restore what was saved and return the next step; 0 where nothing was saved."""
+        self._first, self._started = self._restored(), time.time()
+        return self._first
+
+    def say(self, step: int, batch: int, **values: float) -> None:
+        """Print values by name after so many steps in all, and samples a second since ``load``."""
+        speed = (step - self._first) * batch / (time.time() - self._started)
+        said = " ".join(f"{name} {value:.4f}" for name, value in values.items())
+        print(f"step {step} {said} {speed:.0f} samples/s", flush=True)
+
+    def _restored(self) -> int:
         if not self.path.exists():
             return 0
         with safe_open(self.path, "pt") as file:
