@@ -96,11 +96,9 @@ def _judged(seen: Seen, settings: RegionSettings) -> tuple[Tensor, Tensor]:
 
 def _strong(sure: Tensor, score: Tensor, least: float) -> Tensor:
     """Return the sure patches of one image whose group is strong enough, bool [h, w]."""
-    groups, count = ndimage.label(sure.numpy(), NEIGHBORS)
-    numbers = np.arange(1, count + 1)
-    sums = ndimage.sum_labels(score.numpy(), groups, numbers)
-    sizes = ndimage.sum_labels(np.ones(groups.shape), groups, numbers)
-    return torch.from_numpy(np.isin(groups, numbers[sums / np.sqrt(sizes) >= least]))
+    groups, _ = ndimage.label(sure.numpy(), NEIGHBORS)
+    sums, sizes = np.bincount(groups.ravel(), score.numpy().ravel()), np.bincount(groups.ravel())
+    return torch.from_numpy(sums[groups] >= least * np.sqrt(sizes)[groups]) & sure
 
 
 def _late_mean(seen: Seen, values: Tensor, settings: RegionSettings) -> Tensor:
