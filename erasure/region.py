@@ -28,7 +28,8 @@ class RegionSettings:
         sure: mean raw score over the late steps that it must have besides. A score above 1 detects; an
             object reaches several times that.
         group: what a group of adjoining sure patches must reach together: the sum of their scores over the root of
-            their number, as z-scores are combined (Stouffer, 1949). One false patch may score high; groups seldom do.
+            their number, as z-scores are combined (Stouffer, 1949), on a grid of ``GRID`` patches. One false patch may
+            score high; groups seldom do. On a finer grid the same object has more patches, which say the same.
         belief: how strongly a cell holds to what its patch says, against its neighbors.
         sharpness: how much a difference between neighboring latents weakens their bond.
         limit: what a cell must reach, 0..1, once its neighbors had their say.
@@ -38,7 +39,7 @@ class RegionSettings:
     latest: float = 600.0
     there: float = 0.5
     sure: float = 1.9
-    group: float = 10.0
+    group: float = 14.0
     belief: float = 0.02
     sharpness: float = 4.0
     limit: float = 0.5
@@ -46,6 +47,7 @@ class RegionSettings:
 
 
 DEFAULT = RegionSettings()
+GRID = 16 * 16
 
 
 def find_regions(seen: Seen, latents: Tensor, settings: RegionSettings = DEFAULT) -> Tensor:
@@ -98,7 +100,7 @@ def _strong(sure: Tensor, score: Tensor, least: float) -> Tensor:
     """Return the sure patches of one image whose group is strong enough, bool [h, w]."""
     groups, _ = ndimage.label(sure.numpy(), NEIGHBORS)
     sums, sizes = np.bincount(groups.ravel(), score.numpy().ravel()), np.bincount(groups.ravel())
-    return torch.from_numpy(sums[groups] >= least * np.sqrt(sizes)[groups]) & sure
+    return torch.from_numpy(sums[groups] >= least * np.sqrt(sizes * groups.size / GRID)[groups]) & sure
 
 
 def _late_mean(seen: Seen, values: Tensor, settings: RegionSettings) -> Tensor:

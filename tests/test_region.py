@@ -201,7 +201,22 @@ def test_a_group_of_detected_patches_counts_and_a_single_strong_one_does_not(pac
     alone = torch.zeros_like(coarse(truth))
     alone[6, 6] = True
     latents, seen = latent[None].expand(3, -1, -1, -1), seen_of(coarse(truth), alone, coarse(truth) | alone)
-    seen.score[:] *= 0.4
+    seen.score[:] *= 0.3
     regions = find_regions(seen, latents)
     assert [bool(region.any()) for region in regions] == [True, False, True]
     assert torch.equal(regions[0], regions[2])
+
+
+def test_a_finer_grid_of_the_same_answers_decides_the_same(pack):
+    """SDXL has four times as many patches as SD1.5; an object is not more certain for it."""
+    from concept_erasure.erasure.evidence import Seen
+    from concept_erasure.erasure.region import DEFAULT, remains
+
+    mask = torch.zeros(2, 2, 16, 16, dtype=torch.bool)
+    mask[:, :, 4:8, 4:8] = True
+    limit = DEFAULT.group / 4  # sixteen patches
+    score = mask * torch.tensor([0.95, 1.05])[:, None, None] * limit
+    for finer in (1, 2, 4):
+        parts = [each.repeat_interleave(finer, 2).repeat_interleave(finer, 3) for each in (mask, score)]
+        seen = Seen(torch.tensor([300.0, 100.0]), *parts, torch.ones(2, 2, dtype=torch.bool))
+        assert remains(seen).tolist() == [False, True]
