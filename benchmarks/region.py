@@ -5,6 +5,8 @@ what the detectors answer, and prints one row a setting: the overlap (IoU) of th
 alone and in pairs, the share of places that were missed, the share of images without the concept that got a region, and
 milliseconds an image. Settings are those of ``erasure.region.RegionSettings``; the defaults are the first row. The
 overlap is measured before the region is grown. What was seen is kept in ``dev/work/region/``.
+
+``--sides 16 64 128`` samples nothing and prints what a region takes on latents of these sides.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..erasure.eraser import Eraser, Task
 from ..erasure.evidence import Seen
@@ -30,6 +33,7 @@ from .framework.settings import ONE_PASS, SITE, Setting
 from .framework.tables import Table, add_json, average, share
 from .framework.world import World
 
+TIMED = 20  # regions of each side
 SINGLE, OTHER, PAIR = ("single", "other", "pair")
 
 
@@ -109,13 +113,41 @@ def row(settings: RegionSettings, all_seen: Sequence[dict[str, Any]]) -> list[An
     return [*overlap, share(missed), share(false), round(1000 * spent / max(count, 1), 1)]
 
 
+def times(side: int, rounds: int) -> list[float]:
+    """Return the CPU milliseconds that a region takes on latents of one side: a square object on noise."""
+    generator, grid = torch.Generator().manual_seed(0), max(side // 4, 2)
+    mask = torch.zeros(1, 1, grid, grid, dtype=torch.bool)
+    mask[..., grid // 4 : grid // 4 * 3, grid // 4 : grid // 4 * 3] = True
+    seen = Seen(torch.tensor([100.0]), mask, mask * 10.0, torch.ones(1, 1, dtype=torch.bool))
+    latent = 0.3 * torch.randn(1, 4, side, side, generator=generator)
+    latent += F.interpolate(mask[0].float()[:, None], (side, side))
+    spent = []
+    for _ in range(rounds):
+        began = time.process_time()
+        find_regions(seen, latent)
+        spent.append(1000 * (time.process_time() - began))
+    return spent
+
+
+def print_sides(sides: Sequence[int], path: Path | None) -> None:
+    """Print what a region takes on latents of several sides."""
+    table = Table("side of the latents", ("ms an image",))
+    for side in sides:
+        table.add(str(side), average(times(side, TIMED)))
+    table.write(path)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", nargs="*")
     add_options(parser, Plan(4, 4, 4))
+    parser.add_argument("--sides", nargs="+", type=int)
     add_json(parser)
     arguments = parser.parse_args()
+    if arguments.sides:
+        print_sides(arguments.sides, arguments.json)
+        return
     world, scope = World(), scope_of(arguments)
     all_seen = [looked(world, target, scope) for target in scope.targets]
     table = Table("setting", ("IoU alone", "IoU in pairs", "missed %", "false %", "ms an image"))

@@ -147,6 +147,7 @@ def _walk(belief: np.ndarray, latent: np.ndarray, settings: RegionSettings) -> n
     both = np.concatenate([ends, ends[::-1]], 1)
     graph = sparse.coo_matrix((np.tile(bond, 2), (both[0], both[1])), (number.size, number.size)).tocsr()
     held = np.asarray(graph.sum(1)).ravel() + settings.belief
-    system = (sparse.diags(held) - graph).tocsc()
-    found: np.ndarray = linalg.spsolve(system, settings.belief * belief.ravel()).reshape(height, width)
-    return found
+    system = (sparse.diags(held) - graph).tocsr()
+    # Direct solvers take ten times as long on the latents of SDXL, and the answer is only compared with a limit.
+    found, _ = linalg.cg(system, settings.belief * belief.ravel(), belief.ravel(), M=sparse.diags(1 / held))
+    return np.asarray(found).reshape(height, width)

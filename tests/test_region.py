@@ -1,7 +1,5 @@
 """Where a concept is, decided on the latent's grid from the answers of a whole run."""
 
-import time
-
 import pytest
 import torch
 
@@ -108,18 +106,17 @@ def test_all_detected_is_all_of_the_image(pack):
     assert find_regions(seen_of(torch.ones(8, 8, dtype=torch.bool)), scene()[0][None]).all()
 
 
-@pytest.mark.parametrize("side", [16, 64, 128])
-def test_it_takes_milliseconds(pack, side):
-    """CPU time, best of three: what else runs on the machine plays no part."""
-    from concept_erasure.erasure.region import find_regions
+@pytest.mark.parametrize("side", [16, 64])
+def test_the_walk_is_solved(pack, side, monkeypatch):
+    """The solver approaches the answer; a direct one has it, and takes too long on large latents."""
+    from concept_erasure.erasure import region
+    from scipy.sparse import linalg
 
     latent, truth = scene(side, side // 3, (side // 4, side // 4))
-    seen, times = seen_of(coarse(truth)), []
-    for _ in range(3):
-        began = time.process_time()
-        find_regions(seen, latent[None])
-        times.append(time.process_time() - began)
-    assert min(times) < 0.5
+    belief = coarse(truth).repeat_interleave(4, 0).repeat_interleave(4, 1).numpy() * 0.8
+    found = region._walk(belief, latent.numpy(), region.DEFAULT)
+    monkeypatch.setattr(region.linalg, "cg", lambda system, right, *_, **__: (linalg.spsolve(system.tocsc(), right), 0))
+    assert abs(found - region._walk(belief, latent.numpy(), region.DEFAULT)).max() < 1e-3
 
 
 def test_answers_are_laid_over_the_whole_images(pack):
