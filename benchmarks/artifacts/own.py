@@ -7,12 +7,14 @@ score for each, or a command that gets the files as arguments and prints a score
 import importlib
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from ...reports.preview import to_pil
+from ..framework.runs import ArtifactJudge
 
 NAME = "own judge"
 
@@ -43,3 +45,24 @@ def found(spelled: str, images: Tensor, folder: Path) -> list[bool]:
     for image, path in zip(images, paths, strict=True):
         to_pil(image).save(path)
     return [score > 0.5 for score in own_judge(spelled)(paths)]
+
+
+@dataclass(frozen=True)
+class _Also:
+    judge: ArtifactJudge
+    spelled: str
+    folder: Path
+
+    def found(self, images: Tensor, styles: Sequence[str | None]) -> dict[str, list[bool]]:
+        return {**self.judge.found(images, styles), NAME: found(self.spelled, images, self.folder)}
+
+
+def also(judge: ArtifactJudge, spelled: str, folder: Path) -> ArtifactJudge:
+    """Return a judge of artifacts that asks the user's own as well, if there is one.
+
+    Args:
+        judge: the measures of this project.
+        spelled: see ``own_judge``; "" for none.
+        folder: where its images are written.
+    """
+    return _Also(judge, spelled, folder) if spelled else judge

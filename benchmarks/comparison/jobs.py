@@ -1,15 +1,14 @@
 """The images of one target and round by one method, judged; kept on disk, so that an interrupted run resumes."""
 
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..artifacts import own
 from ..framework import storage
-from ..framework.facts import commit
-from ..framework.outcomes import Outcome, Row, outcome_of
-from ..framework.prompts import SPLITS, Plan, Prompt, round_of
+from ..framework.outcomes import Outcome, Row
+from ..framework.prompts import Plan, Prompt
+from ..framework.runs import Scope, judged_run, prompts_in
 from ..framework.ways import PLAIN
 from . import saes
 from .folder import WORK
@@ -27,7 +26,7 @@ class Job:
         turn: which round; each has seeds of its own.
         plan: how many images.
         judge: a judge of artifacts of the user's own, see artifacts/own.py; empty for none.
-        artifacts: whether artifacts are looked for.
+        artifacts: whether artifacts, and what else changed, are looked for.
     """
 
     split: str
@@ -39,9 +38,14 @@ class Job:
     artifacts: bool = True
 
     @property
+    def scope(self) -> Scope:
+        """What is generated."""
+        return Scope(self.split, self.plan, targets=(self.target,), turn=self.turn)
+
+    @property
     def prompts(self) -> list[Prompt]:
         """What is asked for."""
-        return round_of(self.target, self.plan, SPLITS[self.split], self.turn)
+        return prompts_in(self.target, self.scope)
 
     @property
     def path(self) -> Path:
@@ -54,19 +58,11 @@ class Job:
 
 def run(bench: Bench, job: Job) -> Outcome:
     """Make and judge the images of a job."""
-    prompts = job.prompts
-    started = time.process_time()
-    images = bench.make(job.method, job.target, prompts)
-    seconds = time.process_time() - started
-    objects, styles = bench.judge.classify(images)
-    outcome = outcome_of(job.target, prompts, objects > bench.judge.threshold, styles.argmax(1))
-    outcome.seconds, outcome.commit = seconds, commit()
-    if job.artifacts:
-        alone = images[: job.plan.singles + job.plan.others]
-        outcome.artifacts = bench.artifacts.found(alone, [prompt.style for prompt in prompts[: len(alone)]])
-        if job.judge:
-            outcome.artifacts[own.NAME] = own.found(job.judge, alone, job.path.with_suffix(""))
-    return outcome
+    way = bench.way(job.method, job.target)
+    if not job.artifacts:
+        return judged_run(bench, way, job.target, job.scope)
+    artifacts = own.also(bench.artifacts, job.judge, job.path.with_suffix(""))
+    return judged_run(bench, way, job.target, job.scope, artifacts, bench.judge)
 
 
 def done(job: Job, bench: Bench) -> Outcome:

@@ -3,10 +3,8 @@
 A row is spelled as in framework/settings.py, with the SAEs of saes.py as hookpoints (``outputs``, ``outputs.one``,
 ``outputs.ranked``, ``guided``, ``differences``, ``differences.ranked``), or is one of
 
-* ``plain``: unedited; ``omit``: the target is left out of the prompt; ``negative``: it is in the negative prompt;
+* one of framework/ways.py;
 * ``perpneg SCALE``: it is in the negative prompt of the stock node PerpNegGuider;
-* ``inpaint SETTING``: the image is made, the target detected meanwhile, and what was found in at least half of the
-  steps is sampled anew from a prompt without the target, through the stock node SetLatentNoiseMask;
 * ``segmented``: replacement with a mask from outside, see given_mask.py: the patches where the judges see the target in
   the unedited image of the same seed are replaced.
 """
@@ -20,12 +18,11 @@ import torch
 from torch import Tensor
 
 from ...demo_model.vocabulary import caption
-from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, encode, sample, starting_noise
+from ...dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, encode, starting_noise
 from ...unet.hooks import attach_observer
 from ..artifacts import both
 from ..framework.prompts import Prompt
-from ..framework.settings import Setting
-from ..framework.ways import INPAINT, PROMPTING, inpainted, worded
+from ..framework.ways import Way, setting_in, way_of
 from ..framework.world import World
 from . import saes
 from .given_mask import GivenMask
@@ -44,20 +41,16 @@ class Bench(World):
         """The measures of artifacts."""
         return both.fitted(self.judge, *self.unedited)
 
-    def make(self, method: str, target: str, prompts: Sequence[Prompt]) -> Tensor:
-        """Return an image for each prompt, [N, H, W, 3], with a target erased by a method."""
+    def way(self, method: str, target: str) -> Way:
+        """Return how a method erases a target."""
         kind, _, rest = method.partition(" ")
-        if kind in PROMPTING:
-            return self.drawn(self.model, prompts, *worded(kind, target, prompts))
-        if kind in SPECIAL:
-            return SPECIAL[kind](self, target, prompts, rest)
-        model, _ = self.edited(Setting.parse(method), target)
-        return self.drawn(model, prompts)
+        if kind not in SPECIAL:
+            return way_of(self, method, target)
+        return lambda prompts: (SPECIAL[kind](self, target, prompts, rest), ())
 
-    def drawn(self, model: Any, prompts: Sequence[Prompt], texts: Sequence[str] = (), negative: str = "") -> Tensor:
-        """Generate images of prompts, or of other texts from the same noise, with a model."""
-        texts, seeds = texts or [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts]
-        return self.vae.decode(sample(model, self.clip, texts, seeds, negative=negative))
+    def latents_of(self, model: Any, prompts: Sequence[Prompt]) -> Tensor:
+        """Sample prompts with a model, [N, C, h, w]."""
+        return self.latents(model, [prompt.text for prompt in prompts], [prompt.seed for prompt in prompts])
 
 
 def perpneg(bench: Bench, target: str, prompts: Sequence[Prompt], scale: str) -> Tensor:
@@ -73,29 +66,22 @@ def perpneg(bench: Bench, target: str, prompts: Sequence[Prompt], scale: str) ->
     noise = starting_noise([prompt.seed for prompt in prompts])
     sampler = comfy.samplers.sampler_object(SAMPLER)
     with torch.inference_mode():
-        latents = guider.sample(
+        latents: Tensor = guider.sample(
             noise, torch.zeros_like(noise), sampler, schedule, disable_pbar=True, seed=prompts[0].seed
         )
-    return bench.vae.decode(latents)
-
-
-def inpaint(bench: Bench, target: str, prompts: Sequence[Prompt], detector: str) -> Tensor:
-    """Sample anew what was detected, from a prompt without the target."""
-    return bench.vae.decode(inpainted(bench, target, prompts, Setting.parse(detector)))
+    return latents
 
 
 def segmented(bench: Bench, target: str, prompts: Sequence[Prompt], _: str) -> Tensor:
     """Replace the patches where the judges see the target in the unedited image."""
-    masks = bench.judge.masks(bench.drawn(bench.model, prompts), target)
-    return bench.drawn(attach_observer(bench.model, GivenMask(masks)), prompts)
+    masks = bench.judge.masks(bench.vae.decode(bench.latents_of(bench.model, prompts)), target)
+    return bench.latents_of(attach_observer(bench.model, GivenMask(masks)), prompts)
 
 
-SPECIAL = {PERPNEG: perpneg, INPAINT: inpaint, SEGMENTED: segmented}
+SPECIAL = {PERPNEG: perpneg, SEGMENTED: segmented}
 
 
 def saes_of(method: str) -> tuple[str, ...]:
     """Return which SAEs of saes.py a method uses."""
-    kind, _, rest = method.partition(" ")
-    if kind in (*PROMPTING, PERPNEG, SEGMENTED):
-        return ()
-    return Setting.parse(rest if kind == INPAINT else method).hookpoints
+    setting = None if method.partition(" ")[0] in SPECIAL else setting_in(method)
+    return () if setting is None else setting.hookpoints

@@ -7,12 +7,11 @@ import numpy as np
 from ...demo_model.vocabulary import OBJECTS
 from ..framework.outcomes import Row
 from ..framework.prompts import Plan
-from ..framework.settings import KEPT, ONE_PASS
-from ..framework.ways import NEGATIVE, OMIT, PLAIN
+from ..framework.settings import KEPT, LEFT_OUT, ONE_PASS, SWAP
+from ..framework.ways import INPAINT, NEGATIVE, OMIT, PLAIN
 from .jobs import Job, row_of
-from .methods import INPAINT, PERPNEG, SEGMENTED
+from .methods import PERPNEG, SEGMENTED
 
-RANDOM = ONE_PASS.replace("similar", "random")
 AVERAGED = ("UA", "IRA", "CRA")
 TUNING_PLAN = Plan(singles=4, others=2, pairs=0)
 ROUND = Plan(singles=4, others=3, pairs=2)
@@ -53,10 +52,9 @@ OTHERS = {
     "detected mask inpainted": f"{INPAINT} outputs none positive 1.0",
     "replacement by the judges' mask": SEGMENTED,
     "outputs, several features: replacement as published": "outputs random positive 1.0",
-    "outputs, several features: replacement with random source patches": f"outputs {RANDOM}",
-    "outputs, several features: replacement, the rest kept (default)": f"outputs {KEPT}",
-    # What nearly every image of a target has in one of its first steps, on tuning seeds.
-    "outputs, several features: replacement with a least area": f"outputs {ONE_PASS} min_area=0.09",
+    "the rest kept (default)": f"outputs {KEPT}",
+    "the rest kept, fill: prompt without the word": f"outputs {KEPT} fill={LEFT_OUT}",
+    "the rest kept, fill: another object": f"outputs {KEPT} fill={SWAP}",
 }
 
 

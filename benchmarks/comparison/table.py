@@ -7,13 +7,14 @@ import numpy as np
 
 from ..artifacts import own
 from ..artifacts.both import MEASURES
-from ..framework.outcomes import COLUMNS, Outcome, Row
-from ..framework.tables import Table, share
+from ..framework.changes import CHANGES
+from ..framework.outcomes import COLUMNS, SWAPPED, Outcome, Row
+from ..framework.tables import Table, entry, share
 from .jobs import Job, row_of
 from .rows import AVERAGED, STEERING, average, chosen, tuning_jobs
 
 NOTE = (
-    "In percent. Intervals of Avg and AR: bootstrap over targets. "
+    "In percent, but for means. Intervals of Avg and AR: bootstrap over targets. "
     "Time: median (quartiles) of CPU time against that of the unedited images."
 )
 
@@ -61,7 +62,7 @@ def print_tuning(targets: Sequence[str]) -> None:
 
 def table_of(named: Mapping[str, str], jobs: Sequence[Job], judge: str) -> Table:
     """Print and return the table of rows whose jobs are all on disk."""
-    columns = [*COLUMNS, *MEASURES, *([own.NAME] if judge else [])]
+    columns = [*COLUMNS, SWAPPED, *CHANGES, *MEASURES, *([own.NAME] if judge else [])]
     wanted = len(jobs) // len(set(named.values()))
     table = Table("method", (*columns, "Avg", "AR", "GA", "time"))
     for name, method in named.items():
@@ -70,6 +71,6 @@ def table_of(named: Mapping[str, str], jobs: Sequence[Job], judge: str) -> Table
             continue
         averages = over_targets(row, AVERAGED), over_targets(row, MEASURES), good_average(row)
         commits = sorted({outcome.commit for outcome in row.outcomes.values()})
-        shares = [share(row.values(column)) for column in columns]
-        table.add(name, *shares, *averages, times(row), spelled=method, commits=commits)
+        entries = [entry(column, row.values(column)) for column in columns]
+        table.add(name, *entries, *averages, times(row), spelled=method, commits=commits)
     return table

@@ -15,7 +15,7 @@ from . import storage
 from .changes import Areas, Sampled, changes
 from .facts import commit
 from .outcomes import Outcome, Row, outcome_of
-from .prompts import SPLITS, Plan, Prompt, prompts_of
+from .prompts import SPLITS, Plan, Prompt, prompts_of, round_of
 from .settings import new_object
 from .ways import PLAIN, Way, setting_in, way_of
 from .world import World
@@ -35,17 +35,24 @@ class ArtifactJudge(Protocol):
 
 @dataclass(frozen=True)
 class Scope:
-    """What is generated: for which targets, how many images of each, on whose seeds, so many at once."""
+    """What is generated: for which targets, how many images of each, on whose seeds, so many at once.
+
+    ``turn`` is a round, with seeds of its own; None for the images that are not made in rounds.
+    """
 
     split: str
     plan: Plan
     batch: int = 40
     targets: Sequence[str] = OBJECTS
+    turn: int | None = None
 
 
 def prompts_in(target: str, scope: Scope) -> list[Prompt]:
     """Return what is asked for of one target."""
-    return prompts_of(target, scope.plan, SPLITS[scope.split])
+    seeds = SPLITS[scope.split]
+    if scope.turn is None:
+        return prompts_of(target, scope.plan, seeds)
+    return round_of(target, scope.plan, seeds, scope.turn)
 
 
 def sampled(world: World, way: Way, target: str, scope: Scope) -> Sampled:
@@ -73,7 +80,8 @@ def sampled(world: World, way: Way, target: str, scope: Scope) -> Sampled:
 def unedited_run(world: World, target: str, scope: Scope) -> Sampled:
     """Return the unedited images of one target, sampling them the first time."""
     stamp = storage.stamp(asdict(scope.plan), world.condition.stamp(), scope.batch)
-    path = storage.folder("erasure") / scope.split / f"unedited.{stamp}" / f"{target}.pt"
+    name = target if scope.turn is None else f"{target}.{scope.turn}"
+    path = storage.folder("erasure") / scope.split / f"unedited.{stamp}" / f"{name}.pt"
     if not path.exists():
         found = sampled(world, way_of(world, PLAIN, target), target, scope)
         with storage.whole(path) as partial:
