@@ -2,8 +2,9 @@
 
 ``python dev/host benchmarks.from_scratch my_sae.safetensors --split reporting`` takes an SAE without a dictionary,
 as the SAE Trainer leaves it, or the shipped one without its dictionary, finds every object as benchmarks/finding.py
-does, erases each in one pass, and prints the erasure benchmark's table without artifacts, the shipped SAE with its
-dictionary beside it. Results are kept for each target in ``dev/work/from_scratch/``, so an interrupted run resumes.
+does, erases each with the Patch Replacer's defaults, and prints the erasure table without artifacts, the shipped SAE
+with its dictionary beside it. Results are kept for each target in ``dev/work/from_scratch/``, so an interrupted run
+resumes.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from ..erasure.attach import attach
 from ..erasure.detection import Detector
+from ..erasure.keep import Rest
 from ..erasure.replacement import MODES, Replacement
 from ..nodes.files import SHIPPED
 from ..sae_models.concepts import Concept
@@ -30,6 +32,7 @@ from .framework.world import World
 
 KNOWN = "shipped"
 WAYS = (KNOWN, FROM_WORD, FROM_MASK)
+KEPT = ("untouched", "moved, alone", "moved, pair", "in place")  # columns of framework/changes.py
 
 
 def erased(
@@ -40,12 +43,12 @@ def erased(
     def path_of(target: str) -> Path:
         concept = concepts[target]
         bands = concept.band_edges, [asdict(band) for band in concept.bands]
-        stamp = storage.stamp(asdict(scope.plan), asdict(replacement), sae.identity.digest, *bands)
+        stamp = storage.stamp(asdict(scope.plan), asdict(replacement), Rest().attempts, sae.identity.digest, *bands)
         return storage.folder("from_scratch") / scope.split / f"{target}.{stamp}.json"
 
     def make(target: str) -> Outcome:
-        model, _ = attach(world.model, Detector(sae, concepts[target]), replacement)
-        return judged_run(world, by_model(world, model, target), target, scope)
+        model, _ = attach(world.model, Detector(sae, concepts[target]), replacement, rest=Rest())
+        return judged_run(world, by_model(world, model, target), target, scope, areas=world.judge)
 
     return row_of(list(concepts), path_of, make, unedited)
 
@@ -68,8 +71,8 @@ def main() -> None:
         else:
             stored = find_all(world.unedited, sae, way, scope.split, scope.targets)
             found[f"from a {way}"] = (sae, {name: each.concept for name, each in stored.items()})
-    unedited = results_of(world, PLAIN, scope)
-    table = Table("concept", COLUMNS)
+    unedited = results_of(world, PLAIN, scope, areas=lambda: world.judge)
+    table = Table("concept", (*COLUMNS, *KEPT))
     table.add_outcomes("unedited", unedited)
     for label, (owner, concepts) in found.items():
         row = erased(world, owner, concepts, Replacement(arguments.replacement), scope, unedited)
@@ -77,4 +80,4 @@ def main() -> None:
         if arguments.per_target:
             print_targets(label, row)
     targets = f"Erased: {', '.join(scope.targets)}."
-    table.write(arguments.json, "In percent, with one pass (rest: may change).", targets, split=scope.split)
+    table.write(arguments.json, "In percent, but for the means.", targets, split=scope.split)
