@@ -90,7 +90,7 @@ def broken_links(page: Path, text: str, archive: set[Path], repository: str) -> 
 
     A page of ``web/`` is shown by ComfyUI's frontend, where no file lies beside it.
     """
-    inside = re.compile(rf"{re.escape(repository)}/(blob|tree)/main/(.+)")
+    inside = re.compile(rf"{re.escape(repository)}/(blob|tree|raw)/main/(.+)")
     found = (next(filter(None, match)).partition("#")[0] for match in LINK.findall(text))
     broken = []
     for target in filter(None, found):
@@ -127,6 +127,8 @@ def test_links_in_the_archive_lead_somewhere(project):
     [
         ("README.md", "docs/tutorial.md"),
         ("README.md", "https://host/pack/blob/main/docs/none.md"),
+        ("README.md", "https://host/pack/raw/main/docs/none.webp"),
+        ("README.md", "https://host/pack/raw/main/docs"),
         ("README.md", "https://host/pack/blob/old/LICENSE"),
         ("README.md", "https://host/pack/wiki/LICENSE"),
         ("README.md", "https://host/pack/blob/main/docs"),
@@ -138,6 +140,7 @@ def test_a_broken_link_is_seen(page, link):
     for text in (f"[x]({link}#part)", f"[x]: {link}", f'<img width="9" src="{link}">'):
         assert broken_links(Path(page), text, archive, "https://host/pack") == [link]
     good = "[a](LICENSE) [b](https://host/pack/blob/main/docs/tutorial.md) [c](https://host/pack#x) [d](#here)"
+    good += " ![e](https://host/pack/raw/main/docs/icon.png)"
     assert broken_links(Path("README.md"), good, archive, "https://host/pack") == []
 
 
