@@ -30,7 +30,7 @@ CHECKED = (
 # glibc gives freed memory back and then faults it in again, page by page: up to half of the time of a sampling run, in
 # one run of the same code and not in the next.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2 * 10**9), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-# In bfloat16 the small model samples twice as fast, where the processor has it.
+# In bfloat16 the demo model samples twice as fast, where the processor has it.
 FAST = {"COMFYUI_OPTIONS": os.environ.get("COMFYUI_OPTIONS", "--bf16-unet"), **KEEP_MEMORY}
 
 # The tests' models are small: two threads on one of them take longer than one, and two processes half as long.
@@ -129,7 +129,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(name="comparison")
 def compare_methods(session: nox.Session) -> None:
-    """Repeat the paper's comparison on the small world (an hour), or, with ``-- unlearn_canvas``, on its own model."""
+    """Repeat the paper's comparison on the demo model (an hour), or, with ``-- unlearn_canvas``, on its own model."""
     if session.posargs[:1] != ["unlearn_canvas"]:
         session.run(prepare(session), "dev/host", "benchmarks.comparison", *session.posargs, env=FAST)
         return

@@ -1,4 +1,4 @@
-"""How good is the small world? Judge its images, measure its VAE, and draw a contact sheet.
+"""How good is the demo model? Judge its images, measure its VAE, and draw a contact sheet.
 
 ``python dev/host benchmarks.canvas --json docs/figures`` samples 20 steps through ComfyUI's sampler on the reporting
 seeds, and writes ``canvas_images.json``, ``canvas_vae.json``, ``canvas_judges.json`` and ``canvas_parts.json`` there,

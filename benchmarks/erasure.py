@@ -1,4 +1,4 @@
-"""Does it really erase? UA, IRA, CRA and more on the small world, for any settings.
+"""Does it really erase? UA, IRA, CRA and more on the demo model, for any settings.
 
 ``python dev/host benchmarks.erasure --split tuning "HOOKPOINT similar positive 1.0"`` prints one row a
 setting. framework/settings.py says how a setting is spelled; ``plain`` is the unedited model, ``omit`` leaves the

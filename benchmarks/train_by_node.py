@@ -1,4 +1,4 @@
-"""Train an SAE of the small model as somebody does who leaves the SAE Trainer's inputs as they are.
+"""Train an SAE of the demo model as somebody does who leaves the SAE Trainer's inputs as they are.
 
 ``python dev/host benchmarks.train_by_node my_sae.safetensors`` calls the node at its defaults, as many images at a
 time as in the workflow ``train_sae``, moves the SAE to that file, and prints what the node says and how long it took.

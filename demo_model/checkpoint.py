@@ -1,4 +1,4 @@
-"""Load the small world's checkpoint as the MODEL, CLIP and VAE that ComfyUI's stock nodes take."""
+"""Load the demo model's checkpoint as the MODEL, CLIP and VAE that ComfyUI's stock nodes take."""
 
 import contextlib
 import json

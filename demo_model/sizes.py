@@ -1,4 +1,4 @@
-"""The sizes of the small world's images and latents; nothing else in the repository writes them down."""
+"""The sizes of the demo model's images and latents; nothing else in the repository writes them down."""
 
 FACTOR = 8  # pixels of an image for each cell of its latent, along either side
 LATENT_CHANNELS = 4

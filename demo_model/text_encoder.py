@@ -1,4 +1,4 @@
-"""The small world's tokenizer and text encoder, in the shape that ``comfy.sd.CLIP`` expects.
+"""The demo model's tokenizer and text encoder, in the shape that ``comfy.sd.CLIP`` expects.
 
 One word is one token. Prompts longer than `LENGTH` tokens become several sections, as with Stable Diffusion.
 """

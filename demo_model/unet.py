@@ -1,4 +1,4 @@
-"""The small world's diffusion model: ComfyUI's own UNet, small, inside ComfyUI's own model class."""
+"""The demo model's diffusion model: ComfyUI's own UNet, small, inside ComfyUI's own model class."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The small world's VAE: pictures to latents of an eighth of their sides and back, convolutional throughout.
+"""The demo model's VAE: pictures to latents of an eighth of their sides and back, convolutional throughout.
 
 There is no normalisation layer: the network is shallow, and without one a patch's colour does not depend
 on the rest of the picture.

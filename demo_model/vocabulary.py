@@ -1,4 +1,4 @@
-"""The words of the small world: its objects, its styles, and the captions made of them."""
+"""The words of the demo model: its objects, its styles, and the captions made of them."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Canvas Checkpoint: the small model that ships with the pack."""
+"""Canvas Checkpoint: the demo model that ships with the pack."""
 
 from comfy_api.latest import io
 

@@ -1,4 +1,4 @@
-"""The SAEs that ship with the pack: which blocks of the small world's UNet they read."""
+"""The SAEs that ship with the pack: which blocks of the demo model's UNet they read."""
 
 HOOKPOINTS = ("output_blocks.2.1", "middle_block.1", "input_blocks.3.1")  # the one to use first comes first
 DEFAULT = HOOKPOINTS[0]

@@ -14,7 +14,7 @@ import pytest
 from live_server import LiveServer
 from load import ROOT, load_pack
 from support.browser import Browser, chromium_path
-from support.small_world import SMALL_SIDE
+from support.demo_model import SMALL_SIDE
 from support.workflows import WORKFLOWS, read, runs_as_shipped, to_tensor
 from workflow import to_prompt
 
@@ -80,7 +80,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 @pytest.fixture(scope="session")
 def judge(pack: ModuleType) -> Any:
-    """The judges of the small world: which objects a picture shows, where, and in which style."""
+    """The judges of the demo model: which objects a picture shows, where, and in which style."""
     from concept_erasure.dev.demo_model import judges
 
     return judges.load()

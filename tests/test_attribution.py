@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.arrangements import GUIDERS, PROMPTS, WRAPPERS, encode, guider_of, other_prompt, walks_the_blocks, wrapped
 from support.calls import watch
-from support.small_world import MIDDLE, SAE_FILE, SITE, SMALL, latents
+from support.demo_model import MIDDLE, SAE_FILE, SITE, SMALL, latents
 
 STEPS = 4
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support import small_world
+from support import demo_model
 from support.running import whole_layers
 
 COMMON = {
@@ -195,8 +195,8 @@ def test_the_shipped_model(canvas):
     from concept_erasure.unet import blocks
 
     assert set(blocks.diffusers_names(canvas[0])) == set(blocks.hookpoints(canvas[0]))
-    assert blocks.diffusers_names(canvas[0])[small_world.MIDDLE] == "mid_block.attentions.0"
-    assert blocks.diffusers_names(canvas[0])[small_world.SITE].startswith("up_blocks.")
+    assert blocks.diffusers_names(canvas[0])[demo_model.MIDDLE] == "mid_block.attentions.0"
+    assert blocks.diffusers_names(canvas[0])[demo_model.SITE].startswith("up_blocks.")
 
 
 def sae(width, block, said=""):

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from support.small_world import FACTOR, GRID, MIDDLE, SIDE, SITE, SMALL, SMALL_SIDE, latents, shapes
+from support.demo_model import FACTOR, GRID, MIDDLE, SIDE, SITE, SMALL, SMALL_SIDE, latents, shapes
 
 PROMPTS = ["A cat image in photo style", "A tree image in neon style", "A dog and a fish image in comic style"]
 

@@ -1,4 +1,4 @@
-"""The small world's tokenizer: the words it knows, other spellings, weights, and what it says about the rest."""
+"""The demo model's tokenizer: the words it knows, other spellings, weights, and what it says about the rest."""
 
 import logging
 

@@ -1,10 +1,10 @@
-"""The small world's scenes: the same from the same seed, masks where the objects are, splits apart."""
+"""The demo model's scenes: the same from the same seed, masks where the objects are, splits apart."""
 
 import itertools
 
 import numpy as np
 import pytest
-from support.small_world import FACTOR, GRID, SIDE
+from support.demo_model import FACTOR, GRID, SIDE
 
 
 @pytest.fixture(scope="module")

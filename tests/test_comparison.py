@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from support.calls import call_of, detector, run_of
-from support.small_world import FACTOR, GRID
+from support.demo_model import FACTOR, GRID
 
 STILL = "An image of a cat in photo style"
 

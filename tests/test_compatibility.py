@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 from support.compatibility import CASES, PATCHES, Setup, Workbench
-from support.small_world import MIDDLE_FILE, SAE_FILE, SITE, shapes
+from support.demo_model import MIDDLE_FILE, SAE_FILE, SITE, shapes
 
 
 @pytest.fixture(scope="module")

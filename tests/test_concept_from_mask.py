@@ -5,8 +5,8 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+from support.demo_model import FACTOR, GRID, SIDE, SITE, latents, shapes
 from support.scenes import patches_of_scenes
-from support.small_world import FACTOR, GRID, SIDE, SITE, latents, shapes
 
 
 @pytest.fixture(scope="module")

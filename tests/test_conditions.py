@@ -3,7 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.small_world import latents
+from support.demo_model import latents
 
 
 @pytest.fixture(scope="module")

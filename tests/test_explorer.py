@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.small_world import SMALL, SMALL_SIDE, latents
+from support.demo_model import SMALL, SMALL_SIDE, latents
 
 
 def run(canvas, sae, **changes):

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from support.demo_model import GRID, SMALL, latents
 from support.scenes import patches_of_scenes
-from support.small_world import GRID, SMALL, latents
 
 L, PATCHES, K = 200, 16, 6
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.compatibility import CASES, Setup, Workbench
+from support.demo_model import SMALL
 from support.running import detect
-from support.small_world import SMALL
 
 PROMPTS = ["A cat image in photo style", "A dog image in comic style", "An image of a cat and a tree in neon style"]
 SEEDS = (7, 8, 9)

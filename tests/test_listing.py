@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from load import ROOT
-from support.small_world import FILE_NAME, SAE_FILE
+from support.demo_model import FILE_NAME, SAE_FILE
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from support.demo_model import latents
 from support.running import sample
-from support.small_world import latents
 
 REPLACER = "ConceptErasurePatchReplacer"
 SETTINGS = ("similar", "middle and SAE block", 0.25, "positive", 0, "", "may change")

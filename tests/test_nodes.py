@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.demo_model import MIDDLE, SITE, SMALL, SMALL_SIDE, latents
 from support.running import detect, sample
-from support.small_world import MIDDLE, SITE, SMALL, SMALL_SIDE, latents
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from published import FOLDER, published_files, tracked_files
 from support.nodes import NODES
 
 LIMIT = 70_000_000
-ARCHIVE_LIMIT = 32_000_000  # 24 of them are the small model, which any user can run without a download
+ARCHIVE_LIMIT = 32_000_000  # 24 of them are the demo model, which any user can run without a download
 LINK = re.compile(r"""\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)|\b(?:src|href)="([^"]+)\"""", re.MULTILINE)
-# Parts of names of what made the small model and of what measures it.
+# Parts of names of what made the demo model and of what measures it.
 MAKERS = ("sprites", "judge", "scenes", "make_data", "train_unet", "train_vae", "comparison", "noxfile")
 
 

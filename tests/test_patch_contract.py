@@ -6,7 +6,7 @@ Exact where it must do nothing, local and repeatable where it acts, and gone whe
 import pytest
 import torch
 from support.calls import watch
-from support.small_world import GRID, MIDDLE, MIDDLE_FILE, SITE, SMALL, shapes
+from support.demo_model import GRID, MIDDLE, MIDDLE_FILE, SITE, SMALL, shapes
 
 STEPS = 6
 WHOLE = (GRID, GRID)  # the size of a usual image, where the middle's grid would be too coarse on a small one

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.calls import watch
-from support.small_world import MIDDLE as BLOCK
-from support.small_world import SMALL
+from support.demo_model import MIDDLE as BLOCK
+from support.demo_model import SMALL
 
 L, K = 64, 6
 CHOICE = f"{BLOCK} = mid_block.attentions.0"

@@ -5,7 +5,7 @@ import torch
 from live_server import LiveServer
 from support import graphs
 from support.calls import call_of, run_of
-from support.small_world import SMALL
+from support.demo_model import SMALL
 
 TWO = ("A cat image in photo style", "A cat image in comic style")
 

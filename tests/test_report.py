@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.small_world import SAE_FILE, SMALL
+from support.demo_model import SAE_FILE, SMALL
 
 # Of a Patch Replacer: replace_at, source_share, apply_to, source_seed, blocks.
 SETTINGS = ("middle and SAE block", 0.25, "positive", 0, "")

@@ -12,9 +12,9 @@ import torch
 from load import ROOT
 from PIL import Image
 from safetensors.torch import load_file
+from support.demo_model import GRID, MIDDLE, SITE, latents, shapes
 from support.running import sample, train
 from support.scenes import patches_of_scenes
-from support.small_world import GRID, MIDDLE, SITE, latents, shapes
 
 # Trains as the tests below do, without an end, in the folder given; writes to disk every half second.
 WITHOUT_END = """

@@ -8,8 +8,8 @@ import pytest
 import torch
 from live_server import LiveServer, ServerError, cached_nodes, failure
 from load import DYNAMIC, ROOT, options
+from support.demo_model import SMALL_SIDE
 from support.nodes import NODES
-from support.small_world import SMALL_SIDE
 from support.workflows import by_title, complaints, quickened, read, to_tensor
 from workflow import to_prompt
 

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from support.demo_model import GRID
 from support.running import sample
-from support.small_world import GRID
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support.small_world import SMALL
+from support.demo_model import SMALL
 
 D, L, K, N = 12, 40, 6, 30
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from live_server import LiveServer, failure
 from load import ROOT
+from support.demo_model import SMALL_SIDE, latents
 from support.graphs import base, empty, node, replacer
 from support.nodes import NODES
-from support.small_world import SMALL_SIDE, latents
 
 HUGE = 10**400
 NUMBERS = [math.nan, math.inf, -math.inf, HUGE, -HUGE, True, "1", "", None, [1], np.float32("nan"), torch.ones(1)]

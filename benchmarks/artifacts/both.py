@@ -36,7 +36,7 @@ class BothJudge:
 
     Args:
         judge: says whether an image shows any object, and its style where none was asked for.
-        model, clip, vae: the small world's, unedited.
+        model, clip, vae: the demo model's, unedited.
         images: unedited, [N, H, W, 3] in 0..1.
         styles: of these.
     """

@@ -38,7 +38,7 @@ class RoundTripJudge:
     """The measure with its limit.
 
     Args:
-        vae: the small world's.
+        vae: the demo model's.
         images: unedited, [N, H, W, 3] in 0..1.
         styles: of these.
     """

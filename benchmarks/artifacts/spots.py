@@ -74,7 +74,7 @@ def spotted(images: Tensor, styles: Sequence[str], damage: Damage, vae: Any) -> 
         images: as the VAE decodes them.
         styles: of these; the other image that some damages use is of another style.
         damage: which.
-        vae: the small world's.
+        vae: the demo model's.
     """
     rng = np.random.default_rng(0)
     in_latents = damage in LATENT_DAMAGES

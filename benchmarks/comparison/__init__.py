@@ -1,4 +1,4 @@
-"""The paper's comparison on the small world, with what artists do instead. ``python dev/host benchmarks.comparison``.
+"""The paper's comparison on the demo model, with what artists do instead. ``python dev/host benchmarks.comparison``.
 
 From the SAEs that do not ship over the choice of every steering's strength to the table, in Markdown. Everything is
 kept in ``dev/work/comparison``, so an interrupted run resumes, and a later one prints again.

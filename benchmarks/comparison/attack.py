@@ -1,4 +1,4 @@
-"""Can a prompt bring the erased object back? UnlearnDiffAtk (Zhang et al. 2024, arXiv 2310.11868) on the small world.
+"""Can a prompt bring the erased object back? UnlearnDiffAtk (Zhang et al. 2024, arXiv 2310.11868) on the demo model.
 
 ``python dev/host benchmarks.comparison.attack`` attacks the chosen steering and replacement and prints UA before and
 after.

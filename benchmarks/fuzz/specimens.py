@@ -54,7 +54,7 @@ def make(folder: Path) -> list[Specimen]:
     found = [*_own(folder), *_published(folder), *_training(folder), *_activations(folder), *_pictures(folder)]
     shipped = folder / "model.safetensors"
     shutil.copyfile(model.DEFAULT_PATH, shipped)
-    found.append(Specimen("the small model", "model", shipped, shipped, weight=0.2))
+    found.append(Specimen("the demo model", "model", shipped, shipped, weight=0.2))
     return found
 
 

@@ -1,6 +1,6 @@
 """The protocol end to end without the published files: ``nox -s comparison -- unlearn_canvas stand-in --out FOLDER``.
 
-The small model that ships with the pack takes the place of Stable Diffusion, in the same graphs, on a ComfyUI server
+The demo model that ships with the pack takes the place of Stable Diffusion, in the same graphs, on a ComfyUI server
 that is started for it. Its judges take the place of the classifiers, so that the figures mean something; after that two
 vision transformers of the published size with random weights are written to files, read back through timm and asked
 about some of the images, which proves only that this path works.
@@ -26,7 +26,7 @@ from .judge import ARCHITECTURE, Classifier, answers_of, classify, load_classifi
 from .metrics import print_heading, print_row
 from .protocol import OBJECTS, PHOTO, STYLES, ProtocolImage, images
 
-# Styles of the protocol that the small model knows, by its own names. It knows Mosaic too, but its tiles do not outlive
+# Styles of the protocol that the demo model knows, by its own names. It knows Mosaic too, but its tiles do not outlive
 # the scaling to the 224 pixels that the classifiers take.
 KNOWN = {PHOTO: "photo", "Neon_Lines": "neon", "Sketch": "sketch", "Watercolor": "watercolor"}
 SAE = SHIPPED_PREFIX + file_name()
@@ -34,7 +34,7 @@ RUNS = (UNEDITED, "replaced", "published", "steered")
 
 
 def adapted(graph: Graph) -> Graph:
-    """Return one of the protocol's graphs with the small model in it, at its own size and guidance and 20 steps."""
+    """Return one of the protocol's graphs with the demo model in it, at its own size and guidance and 20 steps."""
     changes = {
         "CheckpointLoaderSimple": {"class_type": "ConceptErasureCanvasCheckpoint", "inputs": {}},
         "EmptyLatentImage": {"inputs": {"width": SIDE, "height": SIDE, "batch_size": 1}},
@@ -52,7 +52,7 @@ def values_of(target: str | None) -> dict[str, object]:
 
 
 def judges() -> tuple[Classifier, Classifier]:
-    """Return the small world's judges in the shape of the published classifiers: logits of 20 objects and 51 styles."""
+    """Return the demo model's judges in the shape of the published classifiers: logits of 20 objects and 51 styles."""
     network = load().network
 
     def looked_at(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -88,7 +88,7 @@ def random_classifiers(folder: Path) -> tuple[Classifier, Classifier]:
 
 
 def main() -> None:
-    """Run the protocol on the small world."""
+    """Run the protocol on the demo model."""
     parser = argparse.ArgumentParser(prog="nox -s comparison -- unlearn_canvas stand-in", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS[4::10], metavar="OBJECT")

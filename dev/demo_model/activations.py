@@ -1,4 +1,4 @@
-"""Activations of the small world's UNet, for training and calibrating its SAEs."""
+"""Activations of the demo model's UNet, for training and calibrating its SAEs."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What stands behind the objects of the small world: open land, a room, a backdrop, or soft color.
+"""What stands behind the objects of the demo model: open land, a room, a backdrop, or soft color.
 
 Every function returns float32 [side, side, 3], 0 to 1, and draws all its choices from `rng`.
 """

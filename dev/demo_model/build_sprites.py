@@ -1,4 +1,4 @@
-"""Render the drawings of the small world into one atlas, ``dev/demo_model/sprites.png`` (development only).
+"""Render the drawings of the demo model into one atlas, ``dev/demo_model/sprites.png`` (development only).
 
 The icon sets come from npm (see README.md in this folder); only the rendered atlas is committed.
 ``python dev/host dev.demo_model.build_sprites --icons FOLDER`` where FOLDER holds ``node_modules/@iconify-json``.

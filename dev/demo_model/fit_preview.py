@@ -1,4 +1,4 @@
-"""Fit the factors by which ComfyUI's latent preview turns the small world's latents into colors (development only).
+"""Fit the factors by which ComfyUI's latent preview turns the demo model's latents into colors (development only).
 
 ``python dev/host dev.demo_model.fit_preview`` prints the two lines of ``CanvasLatent`` in ``demo_model/unet.py``, and
 how much of the colors they explain. It reads the VAE of the shipped checkpoint.

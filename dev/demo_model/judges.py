@@ -1,4 +1,4 @@
-"""The judges of the small world: which objects an image shows, where each of them is, and in which style."""
+"""The judges of the demo model: which objects an image shows, where each of them is, and in which style."""
 
 import json
 from pathlib import Path

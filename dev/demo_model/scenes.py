@@ -1,4 +1,4 @@
-"""Scenes of the small world: a seed makes a 256 x 256 picture, its caption and each object's mask.
+"""Scenes of the demo model: a seed makes a 256 x 256 picture, its caption and each object's mask.
 
 A scene is a background (backgrounds.py), none, one or two different objects, and a style over the whole picture
 (styles.py). Everything is drawn from the seed, so a scene never has to be stored. Seeds are split for good:
@@ -37,7 +37,7 @@ OVERLAP = 0.08  # most of the smaller box that a pair may share
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture of the small world.
+    """A picture of the demo model.
 
     Attributes:
         image: uint8 [256, 256, 3].

@@ -1,4 +1,4 @@
-"""The styles of the small world: filters over a whole picture, float32 [256, 256, 3], 0 to 1.
+"""The styles of the demo model: filters over a whole picture, float32 [256, 256, 3], 0 to 1.
 
 Patterns (grid, tiles, dots) keep to the latent's 8-pixel grid, so that a small decoder can draw them sharply.
 """

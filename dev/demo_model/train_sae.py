@@ -1,4 +1,4 @@
-"""Train the SAEs of the small world, score their latents, set thresholds, and write the shipped files.
+"""Train the SAEs of the demo model, score their latents, set thresholds, and write the shipped files.
 
 ``python dev/host dev.demo_model.train_sae`` collects activations once (kept in ``dev/work/``), trains one SAE for each
 hookpoint, and writes ``sae_models/weights/canvas_<hookpoint>.safetensors``.

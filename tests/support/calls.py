@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from .small_world import SMALL
+from .demo_model import SMALL
 
 
 def run_of(images=1, size=SMALL):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from support.running import whole_layers
 
-from .small_world import MIDDLE, SMALL, SMALL_SIDE, latents
+from .demo_model import MIDDLE, SMALL, SMALL_SIDE, latents
 
 CUSTOM = "comfy_extras.nodes_custom_sampler"
 PROMPT, SECOND, NEGATIVE = "A cat image in photo style", "A dog image in photo style", "A tree image in comic style"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .small_world import SAE_FILE, SMALL_SIDE
+from .demo_model import SAE_FILE, SMALL_SIDE
 
 Node = dict[str, Any]
 

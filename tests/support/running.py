@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from .small_world import SMALL, latents
+from .demo_model import SMALL, latents
 
 PROMPTS = "A cat image in photo style\nA dog image in photo style\nAn image of a cat and a tree in neon style"
 

@@ -1,10 +1,10 @@
-"""Drawn scenes of the small world, looked at through its UNet: patches of which it is known what they show."""
+"""Drawn scenes of the demo model, looked at through its UNet: patches of which it is known what they show."""
 
 from itertools import islice
 
 import torch
 
-from .small_world import GRID
+from .demo_model import GRID
 
 
 def patches_of_scenes(canvas, hookpoint, names, count=24, timestep=300.0):

@@ -13,7 +13,7 @@ from .collection import Pictures
 from .folder import Captioned
 
 NODE = "SAE Trainer"
-# Blocks that hold objects: SAeUron's of SD1.5, sdxl-unbox's of SDXL, and the small world's best; the first that fits.
+# Blocks that hold objects: SAeUron's of SD1.5, sdxl-unbox's of SDXL, and the demo model's best; the first that fits.
 USUAL = (("output_blocks.4.1", 1280), ("output_blocks.0.1", 1280), (shipped.DEFAULT, shipped.DEFAULT_WIDTH))
 # Pictures and training steps for a small model on a processor, and for a large one on a GPU.
 USUAL_WORK = ((400, 2000), (1000, 20_000))
