@@ -23,15 +23,15 @@ class ConceptDetector(io.ComfyNode):
             node_id="ConceptErasureConceptDetector",
             display_name=NAME,
             category=EDIT,
-            description="Says what to look for: one concept that the SAE knows, or several. To join detections of "
-            "several SAEs, chain detectors through 'join_with'.",
+            description="Sets what to find: one concept that the SAE knows, or several. Connect it to a Patch "
+            "Replacer, which erases it; to use several SAEs, chain detectors through 'join_with'.",
             inputs=[
-                SAE.Input("sae", tooltip="The SAE that does the looking, from the SAE Loader."),
+                SAE.Input("sae", tooltip="The SAE that detects the concept, from the SAE Loader."),
                 FileChoice(
                     "concept",
                     options=[*files.concept_names(), *files.concept_choices()] or ["none"],
-                    tooltip="The concept to find. After the concepts of all SAE files come your concept files and "
-                    "your lists of concepts ('concepts/'). One that the connected SAE does not know gives an error.",
+                    tooltip="The concept to find; choose one that the connected SAE knows. Your saved concepts and "
+                    "lists of concepts come last, as 'concepts/...'.",
                 ),
                 io.Float.Input(
                     "sensitivity",
@@ -39,42 +39,43 @@ class ConceptDetector(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.05,
-                    tooltip="How easily a patch counts as holding the concept. 1 uses the measured thresholds, "
-                    "2 halves them, 0 finds nothing.",
+                    tooltip="How easily a patch is detected: 1 is normal, more detects more, 0 detects nothing. "
+                    "Raise it if parts of the object stay, lower it if too much is erased.",
                 ),
                 *part_inputs(
-                    "When to begin looking: 0 is the first, noisiest step.",
-                    "When to stop looking: 1 is the end of sampling.",
+                    "When to begin detecting: 0 is the first, noisiest step.",
+                    "When to stop detecting: 1 is the end of sampling.",
                 ),
                 io.String.Input(
                     "features",
                     default="",
-                    tooltip="For experts: indices of SAE features, such as '17, 204'. If filled in, they are used "
-                    "instead of the concept.",
+                    tooltip="For experts: numbers of SAE features, such as '17, 204'. They are used instead of the "
+                    "concept.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(
                     "join_mode",
                     options=list(JOINS),
-                    tooltip="With join_with connected: 'union' finds what either detector finds, 'intersection' "
-                    "only what both find.",
+                    tooltip="With 'join_with' connected. union: patches that either detector detects; intersection: "
+                    "only those that both detect.",
                     **ADVANCED,
                 ),
                 io.String.Input(
                     "more_concepts",
                     default="",
-                    tooltip="Further concepts to find, separated by commas, such as 'dog, bird', or a list such as "
-                    "'concepts/animals.txt'. 'all' stands for all that the SAE file knows.",
+                    tooltip="More concepts to find, separated by commas, such as 'dog, bird', or a list such as "
+                    "'concepts/animals.txt'. all: every concept of the SAE file.",
                 ),
                 DETECTION.Input(
                     "join_with",
                     optional=True,
-                    tooltip="Another detector to join this one with. May stay empty.",
+                    tooltip="Optional: another detector, to combine with this one.",
                 ),
                 CONCEPT.Input(
                     "custom_concept",
                     optional=True,
-                    tooltip="A concept from another node, used instead of the list. May stay empty.",
+                    tooltip="Optional: a concept from another node, such as the Concept Finder. It is used instead "
+                    "of 'concept'.",
                 ),
             ],
             outputs=[
@@ -83,7 +84,8 @@ class ConceptDetector(io.ComfyNode):
                     tooltip="What to find, for the Mask Refiner or the Patch Replacer.",
                 ),
                 CONCEPT.Output(
-                    display_name="concept", tooltip="The concept alone, for another Concept Detector's input."
+                    display_name="concept",
+                    tooltip="The concept alone, for 'custom_concept' of another Concept Detector.",
                 ),
             ],
         )

@@ -40,12 +40,12 @@ class ConceptFinder(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Its VAE, for the images in the report."),
                 SAE.Input("sae", tooltip="The SAE whose features are searched."),
                 size_input(),
-                io.String.Input("word", default="cat", tooltip="What the concept is called, such as 'cat'."),
+                io.String.Input("word", default="cat", tooltip="The word for the concept, such as 'cat'."),
                 io.Combo.Input(
                     "kind",
                     options=list(prompts.KINDS),
-                    tooltip="What the word is. object: generated in several styles, against other objects. style: "
-                    "several objects in it, against other styles. Used for prompts that are left empty.",
+                    tooltip="Whether the word names an object or a style. Prompts that you leave empty are made to "
+                    "fit.",
                     **ADVANCED,
                 ),
                 io.String.Input(
@@ -58,8 +58,8 @@ class ConceptFinder(io.ComfyNode):
                     "contrast_prompts",
                     default="",
                     multiline=True,
-                    tooltip="Prompts without it, one a line, as much like the others as possible: the same styles, "
-                    "other objects. Empty: made from a list of common objects and styles.",
+                    tooltip="Prompts without the concept, one a line: the same styles, other objects. Empty: made "
+                    "from a list of common objects and styles.",
                     **ADVANCED,
                 ),
                 io.Int.Input(
@@ -67,7 +67,8 @@ class ConceptFinder(io.ComfyNode):
                     default=32,
                     min=4,
                     max=1024,
-                    tooltip="How many images with the concept are generated; twice as many without. More find better.",
+                    tooltip="How many images with the concept to generate; twice as many without it are added. More "
+                    "find better features, and take longer.",
                 ),
                 *sampler_inputs(),
                 seed_input("Seed of the images. The same seed finds the same features."),
@@ -76,15 +77,15 @@ class ConceptFinder(io.ComfyNode):
                     default=5,
                     min=1,
                     max=50,
-                    tooltip="Into how many parts the steps are divided; each gets features of its own, since a feature "
-                    "that means 'cat' late may mean nothing in the noise of the first steps.",
+                    tooltip="Into how many parts the steps are divided. Each part gets its own features: one that "
+                    "means 'cat' late may mean nothing in the noise of the first steps.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(
                     "select",
                     options=list(WAYS),
-                    tooltip="How many features are taken. held-out detection: as many as find the concept best in "
-                    "images of prompts that were kept back. percentile (paper): those scoring above a percentile.",
+                    tooltip="How many features are kept. held-out detection: as many as detect the concept best in "
+                    "images that were not searched; percentile (paper): those that score above 'percentile'.",
                     **ADVANCED,
                 ),
                 io.Float.Input(
@@ -93,7 +94,7 @@ class ConceptFinder(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.001,
-                    tooltip="For percentile (paper): 99.99 keeps 2 features of 20480, and at least one.",
+                    tooltip="Only for percentile (paper): 99.99 keeps 2 of 20480 features, and always at least one.",
                     **ADVANCED,
                 ),
             ],

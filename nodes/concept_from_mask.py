@@ -30,39 +30,38 @@ class ConceptFromMask(io.ComfyNode):
             node_id="ConceptErasureConceptFromMask",
             display_name=NAME,
             category=FIND,
-            description="Finds the features that fire where you painted over an image and not elsewhere: noise is "
-            "added to the image, as in the middle of sampling, and the model looks at it. Paint in ComfyUI's mask "
-            "editor. Connect clip, so that the model generates other things for contrast.",
+            description="Finds the features that are active where you painted over an image, and not elsewhere. "
+            "Paint in ComfyUI's mask editor, and connect clip, so that the model generates other images for contrast.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the SAE was made for."),
                 io.Conditioning.Input(
-                    "positive", tooltip="What the image shows, from CLIP Text Encode: its prompt, or a description."
+                    "positive", tooltip="The prompt of the image, or a description of it, from CLIP Text Encode."
                 ),
                 io.Vae.Input("vae", tooltip="The model's VAE, to encode the image."),
                 SAE.Input("sae", tooltip="The SAE whose features are searched."),
                 io.MultiType.Input(
                     "image",
                     types=[io.Image, io.Latent],
-                    tooltip="The image, or a batch of images of the same concept. Or their latents, as a KSampler "
-                    "gives them; they are used as they are, so nothing is lost by decoding and encoding.",
+                    tooltip="The image, or a batch of images of the same concept. Or their latents from a KSampler: "
+                    "then nothing is lost by decoding and encoding.",
                 ),
                 io.Mask.Input(
                     "mask",
-                    tooltip="White where the concept is: one mask, or one for each image. From Load Image, after "
+                    tooltip="White where the concept is: one mask, or one for each image. Load Image gives it after "
                     "painting in the mask editor.",
                 ),
                 io.String.Input(
                     "name",
                     default="my concept",
-                    tooltip="What to call the concept. The plain word for it is best: things of that name are left out "
-                    "of what is generated for contrast.",
+                    tooltip="What to call the concept. Use the plain word for it: things of that name are left out "
+                    "of the contrast images.",
                 ),
                 io.Int.Input(
                     "timestep_bands",
                     default=5,
                     min=1,
                     max=50,
-                    tooltip="At how many noise levels the image is looked at; each gets features of its own.",
+                    tooltip="At how many noise levels the model looks at the image. Each level gets its own features.",
                     **ADVANCED,
                 ),
                 io.Int.Input(
@@ -70,8 +69,8 @@ class ConceptFromMask(io.ComfyNode):
                     default=6,
                     min=2,
                     max=100,
-                    tooltip="How often each noise level is looked at, each time with new noise. Every other look is "
-                    "kept back to measure with.",
+                    tooltip="How often the model looks at the image at each noise level, each time with new noise. "
+                    "Every second time is kept back, to measure how well it works.",
                     **ADVANCED,
                 ),
                 seed_input("Seed of the noise. The same seed finds the same features."),
@@ -80,13 +79,13 @@ class ConceptFromMask(io.ComfyNode):
                     default=32,
                     min=2,
                     max=1024,
-                    tooltip="How many images without the concept are generated for contrast, if clip is connected.",
+                    tooltip="How many images without the concept to generate for contrast, if 'clip' is connected.",
                 ),
                 io.String.Input(
                     "contrast_prompts",
                     default="",
                     multiline=True,
-                    tooltip="Prompts for contrast, one a line, none of which shows the concept. Empty: common objects "
+                    tooltip="Prompts for the contrast images, one a line, without the concept. Empty: common objects "
                     "in several styles.",
                     **ADVANCED,
                 ),
@@ -96,21 +95,21 @@ class ConceptFromMask(io.ComfyNode):
                     default=32,
                     min=0,
                     max=1024,
-                    tooltip="How many more images like yours are generated, if clip is connected. The concept is "
-                    "then learned in other shapes and places. 0: from your image alone.",
+                    tooltip="How many more images like yours to generate, if 'clip' is connected, so that the "
+                    "concept is learned in other shapes and places. 0: only your image is used.",
                 ),
                 io.String.Input(
                     "image_description",
                     default="",
                     multiline=True,
-                    tooltip="Optional description of the image without its style, such as 'a cat and a dog', with the "
-                    "word at 'name' in it. Used to generate more training images in several styles.",
+                    tooltip="Optional: what the image shows, without its style, such as 'a cat and a dog', with the "
+                    "word at 'name' in it. More images are generated from it in several styles.",
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="The model's text encoder. With it the model generates other things for contrast; "
-                    "without it only the rest of your image is contrast.",
+                    tooltip="Optional: the model's text encoder, to generate other images for contrast. Without it, "
+                    "only the rest of your image is contrast.",
                 ),
             ],
             outputs=found_outputs(),

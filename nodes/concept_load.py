@@ -21,13 +21,13 @@ class LoadConcept(io.ComfyNode):
             node_id="ConceptErasureLoadConcept",
             display_name=NAME,
             category=LOAD,
-            description="Loads a concept that Save Concept wrote, to look at, to combine with others, or for a "
-            "Concept Detector. The Concept Detector can also choose the file by itself.",
+            description="Loads a concept that Save Concept wrote, for a Concept Detector or to combine it with "
+            "others. The Concept Detector can also choose the file by itself.",
             inputs=[
                 FileChoice(
                     "concept_file",
                     options=files.concept_file_names() or ["none"],
-                    tooltip="A file from models/sae/concepts. It must be used with the SAE it was made with.",
+                    tooltip="A file from models/sae/concepts. Use it with the SAE that it was made with.",
                 ),
             ],
             outputs=[

@@ -23,8 +23,8 @@ class SaveConcept(io.ComfyNode):
             node_id="ConceptErasureSaveConcept",
             display_name=NAME,
             category=FIND,
-            description="Saves a concept as a small file in models/sae/concepts. The file knows which SAE it belongs "
-            "to and is refused with any other. After pressing R the Concept Detector lists it.",
+            description="Saves a concept as a small file in models/sae/concepts, for the SAE that it was found with. "
+            "After pressing R the Concept Detector lists it.",
             inputs=[
                 CONCEPT.Input("concept", tooltip="The concept to save, from any node that gives one."),
                 io.String.Input(
@@ -36,13 +36,14 @@ class SaveConcept(io.ComfyNode):
                     "feature_names",
                     default="",
                     multiline=True,
-                    tooltip="What you call its features, one a line, such as '17: whiskers'. Names that the concept "
-                    "came with stay unless a line here says otherwise. May stay empty.",
+                    tooltip="Optional: your names for its features, one a line, such as '17: whiskers'. Other "
+                    "features keep the names that they have.",
                 ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Whether a file of that name is replaced. Off: it is left alone and this node says so.",
+                    tooltip="On: a file of the same name is replaced. Off: it is kept, and the node stops with a "
+                    "message.",
                 ),
             ],
             outputs=[],

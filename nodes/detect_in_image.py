@@ -37,13 +37,15 @@ class DetectInImage(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that the SAE was made for."),
-                io.Vae.Input("vae", tooltip="Its VAE, to encode the image, or to show a latent."),
+                io.Vae.Input("vae", tooltip="Its VAE, to encode the image, or to decode a latent for the heat map."),
                 DETECTION.Input("detection", tooltip="What to find, from a Concept Detector or a Mask Refiner."),
                 io.Conditioning.Input(
-                    "positive", tooltip="What the image shows, from CLIP Text Encode. An empty prompt works too."
+                    "positive",
+                    tooltip="The prompt of the image, or a description of it, from CLIP Text Encode. An "
+                    "empty prompt works too.",
                 ),
                 io.MultiType.Input(
-                    "image", types=[io.Image, io.Latent], tooltip="The image or a batch of them, or their latents."
+                    "image", types=[io.Image, io.Latent], tooltip="The image or a batch of images, or their latents."
                 ),
                 io.Float.Input(
                     "min_share",
@@ -51,7 +53,8 @@ class DetectInImage(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="How many of the looks must find a patch for the mask: 0.5 is half of them.",
+                    tooltip="In what share of the noise samples a patch must be detected to be in the mask: 0.5 is "
+                    "half of them.",
                 ),
                 io.Int.Input(
                     "timestep",
@@ -66,8 +69,8 @@ class DetectInImage(io.ComfyNode):
                     default=4,
                     min=1,
                     max=100,
-                    tooltip="How often the image is looked at, each time with other noise. More give a smoother heat "
-                    "map.",
+                    tooltip="How often the model looks at the image, each time with other noise. More give a "
+                    "smoother heat map.",
                     **ADVANCED,
                 ),
                 seed_input("Seed of the noise."),

@@ -41,8 +41,8 @@ class DetectionPreview(io.ComfyNode):
                 io.Combo.Input(
                     "mask_from",
                     options=list(MASKS),
-                    tooltip="The mask output. any step: white where it was ever detected. share of steps: the "
-                    "brighter, the more steps detected it. region: where the image may have changed.",
+                    tooltip="What the mask output shows. any step: where the concept was ever detected; share of "
+                    "steps: the brighter, the more steps; region: where the image may have changed.",
                     **ADVANCED,
                 ),
                 latent_input(),
@@ -55,7 +55,7 @@ class DetectionPreview(io.ComfyNode):
                 io.Mask.Output(display_name="mask", tooltip="Where the concept was detected, at image size."),
                 io.Boolean.Output(
                     display_name="remaining",
-                    tooltip="True if the concept is still found in an image of the run, for a node that branches.",
+                    tooltip="True if the concept is still found in an image of the run. Other nodes can act on it.",
                 ),
                 io.String.Output(display_name="report", tooltip="In which images it was found, and where it remains."),
             ],

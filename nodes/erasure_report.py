@@ -23,9 +23,9 @@ class ErasureReport(io.ComfyNode):
             node_id="ConceptErasureErasureReport",
             display_name=NAME,
             category=INSPECT,
-            description="Sums a run of a Patch Replacer or of Feature Steering up in one image: before and after, "
-            "where the concept was found, how much was edited a step, the model's inner values, and whether these "
-            "stayed what the model makes by itself.",
+            description="Sums up a run of a Patch Replacer or of Feature Steering in one image: before and after, "
+            "where the concept was found, and how much was edited at each step. It warns if the model's inner values "
+            "became unusually large or small.",
             is_output_node=True,
             inputs=[
                 ERASURE_RECORD.Input(
@@ -35,12 +35,14 @@ class ErasureReport(io.ComfyNode):
                 ERASURE_RECORD.Input(
                     "reference",
                     optional=True,
-                    tooltip="The record of the same sampling without any edit: from a Patch Replacer with "
-                    "'replacement' at none. Without it, the edited blocks are compared with what they gave before the "
-                    "edit.",
+                    tooltip="Optional: the record of the same sampling without an edit, from a Patch Replacer with "
+                    "'replacement' at none. Without it, the edited blocks are compared with their own output before "
+                    "the edit.",
                 ),
                 io.Image.Input(
-                    "image_before", optional=True, tooltip="The image of the unedited run, to show beside the other."
+                    "image_before",
+                    optional=True,
+                    tooltip="Optional: the image of the unedited run, to show beside the other.",
                 ),
                 io.Int.Input(
                     "tiles",
@@ -54,7 +56,9 @@ class ErasureReport(io.ComfyNode):
             outputs=[
                 io.Image.Output(display_name="report", tooltip="The report, one image for each image of the run."),
                 io.String.Output(
-                    display_name="verdict", tooltip="In distribution or not, with the figure; a line for each image."
+                    display_name="verdict",
+                    tooltip="Whether the model's inner values stayed as usual (in "
+                    "distribution), with the figure; a line for each image.",
                 ),
             ],
         )

@@ -37,8 +37,8 @@ class FeatureExplorer(io.ComfyNode):
             node_id="ConceptErasureFeatureExplorer",
             display_name=NAME,
             category=INSPECT,
-            description="Makes one image for each feature, so that you can say what it means: at which steps it "
-            "fires, which prompts or images activate it most, and where in them. Give your names to Save Concept.",
+            description="Makes one image for each feature, so that you can say what it means: at which steps it is "
+            "active, in which images most, and where in them. Give your names to Save Concept.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the SAE was made for."),
                 io.Clip.Input("clip", tooltip="Its text encoder, for the prompts."),
@@ -48,8 +48,8 @@ class FeatureExplorer(io.ComfyNode):
                 io.String.Input(
                     "features",
                     default="",
-                    tooltip="Which features, such as '17, 204'. Empty: the strongest of 'concept', else in "
-                    "'image', else in the generated images.",
+                    tooltip="Which features to show, such as '17, 204'. Empty: the most active ones of 'concept', "
+                    "else of 'image', else of the generated images.",
                 ),
                 io.Int.Input(
                     "count", default=6, min=1, max=64, tooltip="How many features to show if none are typed in."
@@ -58,34 +58,33 @@ class FeatureExplorer(io.ComfyNode):
                     "prompts",
                     default=DEFAULT_PROMPTS,
                     multiline=True,
-                    tooltip="Prompts to try the features on, one a line; each is generated once. May be empty with an "
-                    "image_folder.",
+                    tooltip="Prompts to try the features on, one a line; each is generated once. With an "
+                    "'image_folder' you may leave it empty.",
                 ),
                 *sampler_inputs(),
                 seed_input("Seed of the images and of the noise."),
                 folders.folder_input(
-                    "A folder in ComfyUI's input folder, with images to try the features on beside the generated "
-                    "ones. Cropped and scaled to the size of latent_image; a text file of the same name may say what "
-                    "an image shows.",
+                    "A folder of images in ComfyUI's input folder, to try the features on. A text file with the name "
+                    "of an image is its caption.",
                 ),
                 io.Int.Input(
                     "folder_images",
                     default=64,
                     min=1,
                     max=100_000,
-                    tooltip="How many images of the folder are looked at, at most, evenly spread over their names.",
+                    tooltip="The most images of the folder to use, evenly spread over their names.",
                     **ADVANCED,
                 ),
                 CONCEPT.Input(
                     "concept",
                     optional=True,
-                    tooltip="A concept whose features are shown, with the names they were given. May stay empty.",
+                    tooltip="Optional: a concept whose features to show, with the names that they have in it.",
                 ),
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="An image of your own to look at beside the generated ones; of a batch only the first. May "
-                    "stay empty.",
+                    tooltip="Optional: an image of your own, shown beside the others. Of a batch, only the first is "
+                    "used.",
                 ),
             ],
             outputs=[

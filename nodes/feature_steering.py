@@ -24,17 +24,16 @@ class FeatureSteering(io.ComfyNode):
             node_id="ConceptErasureFeatureSteering",
             display_name=NAME,
             category=EDIT,
-            description="Turns a concept down, or up, by changing the SAE's features and writing the change into the "
-            "model. This is the older way, here for comparison: it must be tuned, and pushed hard it makes "
-            "artifacts. To erase, prefer the Patch Replacer.",
+            description="Turns a concept down or up by changing the SAE's features. This is the older way, here for "
+            "comparison: it must be tuned, and strong settings make artifacts. To erase, prefer the Patch Replacer.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to steer."),
                 SAE.Input("sae", tooltip="The SAE whose features are changed; its file must hold the decoder."),
-                CONCEPT.Input("concept", tooltip="Whose features to change, from a Concept Detector."),
+                CONCEPT.Input("concept", tooltip="The concept whose features to change, from a Concept Detector."),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
-                    tooltip="SAeUron: multiply the features where they fire above their mean. G-SAE: add the "
+                    tooltip="SAeUron: multiply the features where they are stronger than their mean. G-SAE: add the "
                     "concept's direction to every patch, as a share of the patch's length. additive: add the "
                     "concept's mean activation, times strength, to every patch.",
                 ),
@@ -51,7 +50,7 @@ class FeatureSteering(io.ComfyNode):
                 io.Combo.Input(
                     "error",
                     options=list(ERRORS),
-                    tooltip="What SAeUron adds back for what the SAE does not capture. exact: the true remainder. "
+                    tooltip="Only for SAeUron: how what the SAE cannot describe is added back. exact: unchanged; "
                     "reference: with the sign of the published code, which changes patches without the concept too.",
                     **ADVANCED,
                 ),
@@ -59,7 +58,8 @@ class FeatureSteering(io.ComfyNode):
                     "apply_to",
                     options=list(APPLY_TO),
                     default="both",
-                    tooltip="Which prompts are steered: the positive ones only, or both kinds, as published.",
+                    tooltip="Which prompts are steered: positive ones only, or both positive and negative ones, as "
+                    "the published methods do.",
                     **ADVANCED,
                 ),
                 *part_inputs(

@@ -27,6 +27,8 @@ def found_outputs() -> list[io.Output]:
         CONCEPT.Output(
             display_name="concept", tooltip="For the custom_concept of a Concept Detector, or Save Concept."
         ),
-        io.Image.Output(display_name="report", tooltip="How well it was found, its features, and where they fire."),
+        io.Image.Output(
+            display_name="report", tooltip="How well it was found, its features, and where they are active."
+        ),
         io.String.Output(display_name="summary", tooltip="The same in words, with a warning if it failed."),
     ]

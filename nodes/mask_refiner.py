@@ -20,30 +20,33 @@ class MaskRefiner(io.ComfyNode):
             node_id="ConceptErasureMaskRefiner",
             display_name=NAME,
             category=EDIT,
-            description="Shapes the detected region at every step, on the grid of patches that the SAE reads. With "
-            "everything at zero and no region it changes nothing.",
+            description="Shapes the detected mask at every step: grow or shrink it, close holes, limit it to a "
+            "region. It counts in patches, the cells that the SAE reads; with everything at 0 and no region it "
+            "changes nothing.",
             inputs=[
-                DETECTION.Input("detection", tooltip="What to shape, from a Concept Detector or another refiner."),
+                DETECTION.Input(
+                    "detection", tooltip="The detection to shape, from a Concept Detector or another Mask Refiner."
+                ),
                 io.Int.Input(
                     "grow",
                     default=0,
                     min=-8,
                     max=8,
-                    tooltip="Grow the region by this many patches on every side; negative numbers shrink it.",
+                    tooltip="Grow the mask by this many patches on every side. Negative numbers shrink it.",
                 ),
                 io.Int.Input(
                     "close_holes",
                     default=0,
                     min=0,
                     max=8,
-                    tooltip="Fill holes and gaps up to about twice this many patches wide.",
+                    tooltip="Fill holes and gaps in the mask, up to about twice this many patches wide.",
                 ),
                 io.Int.Input(
                     "min_patches",
                     default=0,
                     min=0,
                     max=4096,
-                    tooltip="Drop connected specks of fewer patches than this.",
+                    tooltip="Remove connected groups of fewer patches than this.",
                     **ADVANCED,
                 ),
                 io.Int.Input(
@@ -51,15 +54,15 @@ class MaskRefiner(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="A patch that was detected at this many steps stays detected for the rest of the "
-                    "image. 0 turns it off.",
+                    tooltip="A patch that was detected in this many steps stays detected in all later ones. 0 turns "
+                    "it off.",
                     **ADVANCED,
                 ),
                 io.Mask.Input(
                     "region",
                     optional=True,
-                    tooltip="Only look inside this mask (white), of any size; one mask, or one for each image of "
-                    "the batch. May stay empty.",
+                    tooltip="Optional: detect only inside this mask (white), of any size. One mask, or one for each "
+                    "image of the batch.",
                 ),
                 io.Float.Input(
                     "min_area",
@@ -67,8 +70,8 @@ class MaskRefiner(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Leave an image alone until this share of it is detected at one step: 0.1 is a tenth. "
-                    "Keeps stray patches from editing images of other things. 0 turns it off.",
+                    tooltip="Leave an image alone until this share of it is detected at one step: 0.1 is a tenth, 0 "
+                    "turns it off. It prevents edits from a few false detections; smaller objects then stay.",
                 ),
             ],
             outputs=[DETECTION.Output(display_name="detection", tooltip="The shaped detection.")],

@@ -33,9 +33,10 @@ class PatchReplacer(io.ComfyNode):
             node_id="ConceptErasurePatchReplacer",
             display_name="Patch Replacer",
             category=EDIT,
-            description="Erases what is detected, or swaps it for what a prompt at 'fill' says, and keeps the rest of "
-            "the image exactly. Put it between the checkpoint (after LoRAs) and the sampler; several can follow each "
-            "other. The sampler then works in two passes: it looks first, and edits only where it found the concept.",
+            description="Erases what is detected, or swaps it for what a prompt at 'fill' says, and keeps the rest "
+            "of the image exactly. Put it between the checkpoint (after LoRAs) and the sampler; several can follow "
+            "each other. The sampler then works in two passes: the first finds the concept, the second edits only "
+            "there.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to erase the concept from."),
                 DETECTION.Input("detection", tooltip="What to erase, from a Concept Detector or a Mask Refiner."),
@@ -43,15 +44,17 @@ class PatchReplacer(io.ComfyNode):
                     "replacement",
                     options=[*MODES[:-1], PUBLISHED, MODES[-1]],
                     default=DEFAULTS.mode,
-                    tooltip="Which patch replaces a detected one. similar: the most similar one without the concept. "
-                    "random: any. nearest: the closest in the image. published: as in the paper. none: only detect.",
+                    tooltip="Without a fill: which patch replaces a detected one. similar: the most similar one "
+                    "without the concept; random: any; nearest: the closest in the image; published: the paper's "
+                    "method; none: only detect.",
                 ),
                 io.Combo.Input(
                     "replace_at",
                     options=list(REPLACE_AT),
                     default=MIDDLE_TOO,
-                    tooltip="Where in the model patches are replaced. SAE block: where the SAE reads, as published. "
-                    "middle and SAE block: also in the middle, which erases more thoroughly.",
+                    tooltip="Where in the model patches are replaced. SAE block: where the SAE reads, as in the "
+                    "paper; middle and SAE block: also in the middle, which erases more thoroughly; listed blocks: "
+                    "those at 'blocks'.",
                     **ADVANCED,
                 ),
                 io.Float.Input(
@@ -60,15 +63,15 @@ class PatchReplacer(io.ComfyNode):
                     min=0.05,
                     max=1.0,
                     step=0.05,
-                    tooltip="How many of the undetected patches may be copied: 1 is all, as published; 0.25 the "
-                    "quarter least like the concept, so that a part of it that was missed is not copied.",
+                    tooltip="Which share of the undetected patches may be copied: 1 is all, as in the paper. 0.25 is "
+                    "the quarter least like the concept, so that a missed part of the object is not copied.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(
                     "apply_to",
                     options=list(APPLY_TO),
                     default=DEFAULTS.apply_to,
-                    tooltip="Which prompts are edited: the positive ones only, or both kinds.",
+                    tooltip="Which prompts are edited: positive ones only, or both positive and negative ones.",
                     **ADVANCED,
                 ),
                 io.Int.Input(
@@ -76,7 +79,7 @@ class PatchReplacer(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Seed of 'random'; the same seed gives the same image. The other modes do not use it.",
+                    tooltip="Only for random: the same seed gives the same image.",
                     **ADVANCED,
                 ),
                 io.String.Input(
@@ -90,22 +93,23 @@ class PatchReplacer(io.ComfyNode):
                     "rest",
                     options=list(REST),
                     default=KEEP,
-                    tooltip="What happens to the rest of the image. keep exactly: it stays as it is without this node, "
-                    "in two passes. may change: one pass that edits as it goes, as published.",
+                    tooltip="What happens to the rest of the image. keep exactly: it stays as it is without this "
+                    "node, in two passes; may change: one pass, as in the paper.",
                 ),
                 io.Int.Input(
                     "attempts",
                     default=Rest().attempts,
                     min=1,
                     max=8,
-                    tooltip="With 'keep exactly': how many times to try where the concept is still found at the end. "
+                    tooltip="With 'keep exactly': how often the edit may be tried while the concept is still found. "
                     "Each try takes as long as one image; the best is kept.",
                 ),
                 io.Conditioning.Input(
                     "fill",
                     optional=True,
-                    tooltip="With 'keep exactly': a prompt for what replaces the concept: your prompt with another "
-                    "word for it, or a prompt for the background. Without it, patches of the same image do.",
+                    tooltip="Optional, with 'keep exactly': a prompt for what replaces the concept, such as yours "
+                    "with another word for it, or one for the background. Without it, patches of the same image are "
+                    "copied.",
                 ),
             ],
             outputs=[

@@ -35,18 +35,17 @@ class SAELoader(io.ComfyNode):
                 FileChoice(
                     "sae_file",
                     options=files.names(),
-                    tooltip="An SAE file or folder from models/sae, or one that comes with this pack ('shipped/', made "
-                    "for the Canvas Checkpoint). Formats of SAeUron, SAEmnesia, sdxl-unbox, G-SAE, EleutherAI "
-                    "sparsify, SAELens and dictionary_learning are read too.",
+                    tooltip="An SAE file or folder from models/sae, as it was downloaded, or one that comes with "
+                    "this pack ('shipped/', for the Canvas Checkpoint). SAEs of SAeUron, SAEmnesia, sdxl-unbox, "
+                    "G-SAE, EleutherAI sparsify, SAELens, dictionary_learning and overcomplete can be read.",
                 ),
                 io.Combo.Input(
                     "hookpoint",
                     options=[AUTOMATIC, *block_names()],
                     default=AUTOMATIC,
                     optional=True,
-                    tooltip="The block of the model that the SAE reads, in ComfyUI's spelling, which counts, and in "
-                    "diffusers' spelling for SD1.5, SD2 and SDXL. automatic: as its file, configuration or folder "
-                    "says. Choose one where it says nothing.",
+                    tooltip="The block of the model that the SAE reads. automatic: as the file or its folder says; "
+                    "choose a block if an error asks for it.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(
@@ -54,8 +53,8 @@ class SAELoader(io.ComfyNode):
                     options=list(INPUTS),
                     default=AUTOMATIC,
                     optional=True,
-                    tooltip="Whether the SAE reads the block's output, or the residual, which is output minus input. "
-                    "automatic: as its format has it (residual for sdxl-unbox, else output).",
+                    tooltip="For experts: whether the SAE reads the block's output, or the residual, which is output "
+                    "minus input. automatic: as usual for the file's format (residual for sdxl-unbox, else output).",
                     **ADVANCED,
                 ),
             ],

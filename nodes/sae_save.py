@@ -23,8 +23,8 @@ class SaveSAE(io.ComfyNode):
             node_id="ConceptErasureSaveSAE",
             display_name="Save SAE",
             category=LOAD,
-            description="Saves an SAE of any format as one safetensors file in models/sae: weights, the block that it "
-            "reads, and its concepts. It cannot run code, and says by itself where it belongs.",
+            description="Saves an SAE of any format as one safetensors file in models/sae, with the block that it "
+            "reads and its concepts. Such a file cannot run code, and the SAE Loader needs no settings for it.",
             inputs=[
                 SAE.Input("sae", tooltip="The SAE to save, from the SAE Loader, with the block that was chosen there."),
                 io.String.Input(
@@ -37,14 +37,15 @@ class SaveSAE(io.ComfyNode):
                     "weights",
                     options=list(WEIGHTS),
                     default=AS_LOADED,
-                    tooltip="How precisely numbers are stored. float16 halves a file of float32; what it finds may "
-                    "then differ in rare patches.",
+                    tooltip="How precisely the numbers are stored. float16 halves the size of a float32 file; a few "
+                    "patches may then be detected differently.",
                     **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Whether a file of that name is replaced. Off: it is left alone and this node says so.",
+                    tooltip="On: a file of the same name is replaced. Off: it is kept, and the node stops with a "
+                    "message.",
                 ),
             ],
             outputs=[],

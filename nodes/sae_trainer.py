@@ -31,43 +31,43 @@ class SAETrainer(io.ComfyNode):
             node_id="ConceptErasureSAETrainer",
             display_name=NAME,
             category=TRAIN,
-            description="Trains a sparse autoencoder (SAE) for the model at hand: samples prompts, or noises a folder "
-            "of images, collects what chosen blocks of the model put out, and trains on it meanwhile. The SAE is "
-            "saved in models/sae. Stop it at any time: running again with the same settings goes on where it was.",
+            description="Trains a sparse autoencoder (SAE) for your checkpoint, from prompts or from a folder of "
+            "images, and saves it in models/sae. You can cancel at any time: run again with the same settings to "
+            "resume.",
             is_output_node=True,
             inputs=[
-                io.Model.Input("model", tooltip="The model to train for, with the LoRAs it will be used with."),
+                io.Model.Input("model", tooltip="The model to train for, with the LoRAs that you will use it with."),
                 io.Clip.Input("clip", tooltip="Its text encoder."),
                 io.Latent.Input(
                     "latent",
-                    tooltip="An Empty Latent Image: the size to sample at, and how many images at a time. More at a "
-                    "time is faster, if memory allows it. Images of 'image_folder' are cut and scaled to this size.",
+                    tooltip="An Empty Latent Image: the size of the images, and how many are sampled at once (more "
+                    "is faster, if memory allows it). Images of 'image_folder' are cropped and scaled to this size.",
                 ),
                 io.String.Input(
                     "name",
                     default="my_sae",
-                    tooltip="What to call the file in models/sae, without a folder. With several hookpoints the "
+                    tooltip="The name of the file in models/sae, without a folder. With several hookpoints the "
                     "block's name is added.",
                 ),
                 io.String.Input(
                     "prompts",
                     default=PROMPTS,
                     multiline=True,
-                    tooltip="One prompt a line, used in turn. They should show what you want to find or erase, alone "
-                    "and together with other things.",
+                    tooltip="Prompts to sample, one a line, used in turn. They should show the things that you want "
+                    "to find or erase, alone and together with others.",
                 ),
                 FileChoice(
                     "prompts_file",
                     options=[NO_FILE, *files.prompt_files()],
                     default=NO_FILE,
-                    tooltip="A text file in ComfyUI's input folder, one prompt a line, instead of 'prompts'.",
+                    tooltip="A text file in ComfyUI's input folder with one prompt a line, used instead of 'prompts'.",
                     **ADVANCED,
                 ),
                 io.String.Input(
                     "hookpoints",
                     default=AUTOMATIC,
-                    tooltip="The blocks to read, in ComfyUI's or diffusers' spelling, separated by commas; an SAE is "
-                    "trained for each, in one pass. automatic: a block known to hold objects.",
+                    tooltip="The blocks of the model to train for, separated by commas, in ComfyUI's or diffusers' "
+                    "spelling; each gets its own SAE. automatic: a block that is known to hold objects.",
                     **ADVANCED,
                 ),
                 io.Int.Input(
@@ -75,9 +75,9 @@ class SAETrainer(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="How many images to sample. 0: 400 for a small model such as the Canvas Checkpoint, 1000 "
-                    "for a large one, for which several thousand give a better SAE. Those of 'image_folder' are used "
-                    "in turn until there were so many, each time with other noise.",
+                    tooltip="How many images to sample; those of 'image_folder' are repeated, each time with other "
+                    "noise. 0: 400 for a small model such as the Canvas Checkpoint, 1000 for a large one, for which "
+                    "several thousand give a better SAE.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -89,10 +89,11 @@ class SAETrainer(io.ComfyNode):
                 ),
                 *sampler_inputs(
                     {
-                        "steps": "Sampling steps, as in the KSampler; with 'image_folder' the noise levels of an "
-                        "image.",
-                        "cfg": "Classifier-free guidance, as in the KSampler. Only the positive prompt is collected.",
-                        "sampler_name": "As in the KSampler; best the one you will erase with.",
+                        "steps": "Sampling steps, as in the KSampler. With 'image_folder': at how many noise levels "
+                        "each image is used.",
+                        "cfg": "Classifier-free guidance, as in the KSampler. Only the positive prompt is used for "
+                        "training.",
+                        "sampler_name": "As in the KSampler. Best choose the one that you will erase with.",
                         "scheduler": "As in the KSampler.",
                     },
                     **ADVANCED,
@@ -102,16 +103,16 @@ class SAETrainer(io.ComfyNode):
                     default=0,
                     min=0,
                     max=10_000_000,
-                    tooltip="Training steps, of 2048 patches each (4096 on a GPU). 0: 2000 for a small model, 20000 "
-                    "for a large one.",
+                    tooltip="How many training steps, of 2048 patches each (4096 on a GPU). 0: 2000 for a small "
+                    "model, 20000 for a large one.",
                 ),
                 io.Int.Input(
                     "features",
                     default=0,
                     min=0,
                     max=1_048_576,
-                    tooltip="Features of the SAE. 0: 12 times the width of a small block, 16 times that of a large "
-                    "one.",
+                    tooltip="How many features the SAE gets. 0: 12 times the channels of a small block, 16 times "
+                    "those of a large one.",
                     **ADVANCED,
                 ),
                 io.Int.Input(
@@ -119,22 +120,23 @@ class SAETrainer(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1024,
-                    tooltip="Features that may fire in one patch. 0: 16 for a small block, 32 for a large one.",
+                    tooltip="How many features may be active in one patch. 0: 16 for a small block, 32 for a large "
+                    "one.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(
                     "activation",
                     options=list(RULES),
                     default=RULES[0],
-                    tooltip="topk: k features fire in each patch. batchtopk: k on average, more where there is more to "
-                    "say.",
+                    tooltip="topk: k features are active in each patch. batchtopk: k on average, more in "
+                    "patches that show more.",
                     **ADVANCED,
                 ),
                 io.String.Input(
                     "guided_concepts",
                     default="",
-                    tooltip="Words separated by commas. The first features are tied to them, one each: they learn to "
-                    "fire in images whose prompt has the word (the guided loss of G-SAE). Empty: none.",
+                    tooltip="Words separated by commas, such as 'cat, dog'. Each gets one feature, which learns to "
+                    "be active in images whose prompt has the word; empty: none.",
                     **ADVANCED,
                 ),
                 io.Float.Input(
@@ -143,38 +145,38 @@ class SAETrainer(io.ComfyNode):
                     min=0.01,
                     max=100_000.0,
                     step=0.1,
-                    tooltip="Most disk space for collected patches, in ComfyUI's output folder. Fewer patches of each "
-                    "image are kept if all would not fit.",
+                    tooltip="The most disk space in GB for collected patches, in ComfyUI's output folder. If all "
+                    "would not fit, fewer patches of each image are kept.",
                     **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "keep_patches",
                     default=False,
-                    tooltip="Whether the collected patches stay on disk once training is done, for training by the "
-                    "command line.",
+                    tooltip="On: the collected patches stay on disk after training, to train again from the command "
+                    "line.",
                     **ADVANCED,
                 ),
                 io.Boolean.Input(
                     "overwrite",
                     default=False,
-                    tooltip="Whether a file of that name is replaced. Off: this node says so before it begins.",
+                    tooltip="On: a file of the same name is replaced. Off: it is kept, and the node stops with a "
+                    "message before it begins.",
                 ),
                 folders.folder_input(
-                    "A folder of images in ComfyUI's input folder, instead of prompts. They are noised to "
-                    "the levels of 'steps' and 'scheduler', and the model looks at each once. A text file of a "
-                    "image's name says what it shows.",
+                    "A folder of images in ComfyUI's input folder, used instead of prompts; noise is added to them. "
+                    "A text file with the name of an image is its caption.",
                 ),
                 *part_inputs(
-                    "When in sampling to begin collecting: 0 is the first, noisiest step.",
+                    "When to begin collecting patches: 0 is the first, noisiest step.",
                     "When to stop collecting: 1 is the end of sampling. An SAE knows only the steps that it "
                     "was trained on.",
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="The model's VAE; needed for 'image_folder' only."),
+                io.Vae.Input("vae", optional=True, tooltip="The model's VAE, needed only with 'image_folder'."),
             ],
             outputs=[
                 SAE.Output(display_name="sae", tooltip="The SAE of the first hookpoint, for the Concept Detector."),
                 io.Image.Output(
-                    display_name="curves", tooltip="Loss, explained variance and dead features over the training steps."
+                    display_name="curves", tooltip="Loss, explained variance and dead features during training."
                 ),
             ],
         )

@@ -50,7 +50,8 @@ def latent_input() -> io.Input:
     return io.Latent.Input(
         "latent",
         optional=True,
-        tooltip="The LATENT that the sampler made: shows exactly the run that made it. Without it, the latest run.",
+        tooltip="Optional: the LATENT that the sampler made, to show exactly the run that made it. Without it, the "
+        "latest run is shown.",
     )
 
 
