@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
+from scipy.stats import binom
 from torch import Tensor
 
 from ..unet.calls import Call, Run
@@ -87,3 +88,10 @@ def ratios(values: Sequence[float], others: Sequence[float]) -> list[float]:
 def quartiles(values: Sequence[float], places: int = 4) -> str:
     """Return median and quartiles as text."""
     return "{1:.{3}f} ({0:.{3}f} to {2:.{3}f})".format(*statistics.quantiles(values, n=4), places)
+
+
+def median_interval(values: Sequence[float]) -> list[float]:
+    """Return two of the values, between which the median lies with 95 % confidence; of fewer than six, the ends."""
+    ordered, below = sorted(values), int(binom.ppf(0.025, len(values), 0.5))
+    place = max(below, 1) - 1
+    return [ordered[place], ordered[-1 - place]]
