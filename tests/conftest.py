@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from live_server import LiveServer
 from load import ROOT, load_pack
-from support.browser import Browser, chromium_path
+from support.browser import Browser, opened
 from support.demo_model import SMALL_SIDE
 from support.workflows import WORKFLOWS, read, runs_as_shipped, to_tensor
 from workflow import to_prompt
@@ -116,15 +116,8 @@ def browser(server: LiveServer) -> Iterator[Browser]:
 
     For one module, not the session: while Playwright runs, no other test can start an event loop.
     """
-    path = chromium_path()
-    if path is None:
-        reason = "Chromium is not installed (apt-get install chromium, or set CHROMIUM_PATH)"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    server.post("/settings", {"Comfy.TutorialCompleted": True})
-    with Browser(path, server.url) as opened:
-        yield opened
+    with opened(server) as shown:
+        yield shown
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,11 +1,15 @@
-"""The subgraph blueprint: it is what the nodes say, the search offers it, and a graph with it does as theirs."""
+"""The subgraph blueprint: it is what the nodes say, sidebar and search offer it, and it does as its nodes do.
 
+In the classic frontend and in Nodes 2.0.
+"""
+
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from live_server import LiveServer
 from load import ROOT
-from support.browser import Browser
+from support.browser import Browser, opened
 from support.workflows import by_title, give, known, read, to_tensor
 
 TITLE = "Erase a concept"
@@ -28,6 +32,15 @@ REWIRE = """(title) => {
     }));
     for (const type of ["SAELoader", "ConceptDetector", "PatchReplacer"]) graph.remove(of("ConceptErasure" + type));
 }"""
+TOGGLE_LIBRARY = "() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.node-library')"
+# What is typed into the panel's search box is no text of the panel.
+IN_SIDEBAR = """(title) => [...document.querySelectorAll(".side-bar-panel")].some(
+    (panel) => panel.innerText.includes(title))"""
+# The text of the subgraph's node where nodes are elements of the page, else none.
+TEXT = """(title) => {
+    const node = window.app.graph.nodes.find((node) => node.title === title && node.subgraph);
+    return document.querySelector(`[data-node-id="${node.id}"]`)?.innerText ?? null;
+}"""
 HAS = "(title) => window.app.graph.nodes.some((node) => node.title === title && node.subgraph)"
 FACE = """(title) => window.app.graph.nodes.find((node) => node.title === title && node.subgraph)
     .widgets.map((widget) => [widget.name, widget.value])"""
@@ -49,25 +62,51 @@ def test_the_server_offers_it(server: LiveServer):
     assert [entry["name"] for entry in listed if "sae-concept-erasure" in entry["info"]["node_pack"]] == [TITLE]
 
 
+@pytest.fixture(scope="module", params=["classic", "nodes2"])
+def view(request: pytest.FixtureRequest) -> str:
+    """How the frontend shows nodes."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def page(server: LiveServer, view: str) -> Iterator[Browser]:
+    """The frontend in one of its two ways of showing nodes."""
+    with opened(server, view == "nodes2") as shown:
+        yield shown
+
+
 @pytest.mark.browser
-def test_it_is_added_from_the_search_and_erases_as_the_nodes_do(browser: Browser, server: LiveServer):
+def test_it_is_in_the_sidebar(page: Browser):
+    page.page.evaluate(TOGGLE_LIBRARY)
+    panel = page.page.locator(".side-bar-panel")
+    panel.locator("input").first.fill(TITLE)
+    page.page.wait_for_function(IN_SIDEBAR, arg=TITLE)
+    page.page.evaluate(TOGGLE_LIBRARY)
+    assert not page.errors
+
+
+@pytest.mark.browser
+def test_it_is_added_from_the_search_and_erases_as_the_nodes_do(page: Browser, server: LiveServer, view: str):
     workflow = read(ROOT / "workflows" / "quickstart.json")
     small(workflow, server.object_info())
-    browser.load(workflow)
-    expected = images(browser, server)
-    browser.page.evaluate("() => { window.app.canvas.ds.offset = [9000, 9000]; }")  # where no node lies
-    browser.page.mouse.dblclick(800, 500)
-    browser.page.keyboard.type(TITLE)
-    browser.page.get_by_role("option").filter(has_text=TITLE).first.click()
-    browser.page.wait_for_function(HAS, arg=TITLE)
-    shown = dict(browser.page.evaluate(FACE, TITLE))
+    page.load(workflow)
+    expected = images(page, server)
+    page.page.evaluate("() => { window.app.canvas.ds.offset = [9000, 9000]; }")  # where no node lies
+    page.page.mouse.dblclick(800, 500)
+    page.page.keyboard.type(TITLE)
+    page.page.get_by_role("option").filter(has_text=TITLE).first.click()
+    page.page.wait_for_function(HAS, arg=TITLE)
+    shown = dict(page.page.evaluate(FACE, TITLE))
     assert shown == {"sae_file": "shipped/canvas_output_blocks.2.1.safetensors", "concept": "cat", "sensitivity": 1}
-    browser.page.evaluate(REWIRE, TITLE)
-    assert set(kinds(browser.prompt())) == INSIDE
-    assert images(browser, server) == expected
-    browser.page.evaluate(SET, [TITLE, "concept", "dog"])
-    assert kinds(browser.prompt())["ConceptErasureConceptDetector"]["concept"] == "dog"
-    assert not browser.errors
+    text = page.page.evaluate(TEXT, TITLE)
+    assert (text is not None) == (view == "nodes2")
+    assert text is None or all(word in text for word in (TITLE, *shown, "cat")), text
+    page.page.evaluate(REWIRE, TITLE)
+    assert set(kinds(page.prompt())) == INSIDE
+    assert images(page, server) == expected
+    page.page.evaluate(SET, [TITLE, "concept", "dog"])
+    assert kinds(page.prompt())["ConceptErasureConceptDetector"]["concept"] == "dog"
+    assert not page.errors
 
 
 def kinds(prompt: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 from live_server import LiveServer
 from load import ROOT
 from PIL import Image
-from support.browser import Browser, chromium_path
+from support.browser import Browser, opened
 from support.workflows import read
 
 pytestmark = pytest.mark.browser
@@ -44,13 +44,8 @@ def previewing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]
 @pytest.fixture(scope="module", params=["classic", "nodes2"])
 def page(previewing: LiveServer, request: pytest.FixtureRequest) -> Iterator[Browser]:
     """The frontend in one of its two ways of showing nodes."""
-    path = chromium_path()
-    if path is None:
-        pytest.skip("Chromium is not installed (apt-get install chromium, or set CHROMIUM_PATH)")
-    settings = {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": request.param == "nodes2"}
-    previewing.post("/settings", settings)
-    with Browser(path, previewing.url) as opened:
-        yield opened
+    with opened(previewing, request.param == "nodes2") as shown:
+        yield shown
 
 
 def number(workflow: dict[str, Any], kind: str) -> int:

@@ -2,10 +2,14 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import pytest
+from live_server import LiveServer
 from playwright.sync_api import Error, Page, Request, sync_playwright
 
 FLAGS = [
@@ -121,3 +125,23 @@ def chromium_path() -> Path | None:
     """Return an installed Chromium or Chrome (``CHROMIUM_PATH`` wins), or None."""
     found = os.environ.get("CHROMIUM_PATH") or next(filter(None, map(shutil.which, NAMES)), None)
     return Path(found) if found else None
+
+
+@contextmanager
+def opened(server: LiveServer, nodes2: bool = False) -> Iterator[Browser]:
+    """Open a server's frontend for a test; skip it where there is no browser, which in CI is a failure.
+
+    Args:
+        server: keeps the settings, so that each caller sets all of them.
+        nodes2: whether nodes are shown as Nodes 2.0 instead of on the classic canvas.
+    """
+    path = chromium_path()
+    if path is None:
+        reason = "Chromium is not installed (apt-get install chromium, or set CHROMIUM_PATH)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    # Without the first, the templates cover the graph at a first visit.
+    server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.VueNodes.Enabled": nodes2})
+    with Browser(path, server.url) as shown:
+        yield shown
