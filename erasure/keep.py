@@ -23,6 +23,9 @@ UNSTEADY = (
     "at the end. Its border may show; another sampler has none"
 )
 
+# Down to which noise level (sigma) a region is made to continue its surroundings; see docs/decisions/0022.
+CONTINUED_PATCHES, CONTINUED_FILL, NEVER = 0.0, 1.0, float("inf")
+
 LOCKED = "The concept lies outside of the latent's noise mask, where nothing may change. Widen the mask"
 
 
@@ -34,10 +37,19 @@ class Rest:
         attempts: how often at most the run is sampled with edits, until the concept is not found any more.
         fill: text embedding that cross-attention follows inside the region, [1 or B, T, C]; then no patch is replaced.
             None replaces patches.
+        continues: whether what a fill draws continues the region's surroundings, as a background does, or is new.
     """
 
     attempts: int = 2
     fill: Tensor | None = None
+    continues: bool = True
+
+    @property
+    def continued_to(self) -> float:
+        """Noise level (sigma) down to which the region continues its surroundings."""
+        if self.fill is None:
+            return CONTINUED_PATCHES
+        return CONTINUED_FILL if self.continues else NEVER
 
 
 @dataclass(eq=False)
@@ -141,11 +153,20 @@ class _Run:
             self.passes.first()
         else:
             say(f"Pass {number + 1}: editing where it was found")
-            self.passes.again(regions.any(0))
+            self.passes.again(regions.any(0), self._continued(regions))
         for kept, member in zip(self.records, self.members, strict=True):
             kept.append(member.eraser.record.take())
         images, size = self.passes.images, self.passes.size
         return [member.eraser.evidence.gather(images, size) for member in self.members]
+
+    def _continued(self, regions: Tensor) -> Tensor:
+        """Return the noise level down to which each image's regions continue their surroundings, [B].
+
+        Args:
+            regions: bool [members, B, H, W]. Where those of several members meet, what is new must stay as it is.
+        """
+        levels = torch.tensor([member.rest.continued_to for member in self.members])
+        return torch.where(regions.flatten(2).any(2), levels[:, None], 0.0).amax(0)
 
     def _conclude(
         self, choice: list[int], remaining: Tensor, result: Tensor, notes: Mapping[str, Sequence[bool]]

@@ -18,6 +18,7 @@ from .sockets import ADVANCED, DETECTION, EDIT, ERASURE_RECORD
 
 DEFAULTS = Replacement()
 KEEP, MAY_CHANGE = REST = ("keep exactly", "may change")
+BACKGROUND, NEW_OBJECT = SHOWS = ("background", "new object")
 Conditioning = list[list[Any]]
 # The paper's method in one choice: any undetected patch, where the SAE reads.
 PUBLISHED = "published"
@@ -104,6 +105,13 @@ class PatchReplacer(io.ComfyNode):
                     tooltip="With 'keep exactly': how often the edit may be tried while the concept is still found. "
                     "Each try takes as long as one image; the best is kept.",
                 ),
+                io.Combo.Input(
+                    "fill_shows",
+                    options=list(SHOWS),
+                    default=BACKGROUND,
+                    tooltip="With a fill: what its prompt adds. background: colors from around the region continue "
+                    "into it; new object: they do not, so that the object keeps its own.",
+                ),
                 io.Conditioning.Input(
                     "fill",
                     optional=True,
@@ -136,6 +144,7 @@ class PatchReplacer(io.ComfyNode):
         blocks: str,
         rest: str = KEEP,
         attempts: int = Rest().attempts,
+        fill_shows: str = BACKGROUND,
         fill: Conditioning | None = None,
     ) -> io.NodeOutput:
         if replacement == PUBLISHED:
@@ -143,7 +152,8 @@ class PatchReplacer(io.ComfyNode):
         chosen = Replacement(replacement, apply_to, source_seed, source_share)
         places = {MIDDLE_TOO: None, SAE_BLOCK: blocks_read(detection)}
         where = places[replace_at] if replace_at in places else _listed(blocks)
-        kept = Rest(attempts, None if fill is None else _embedding(fill, model)) if rest == KEEP else None
+        embedding = None if fill is None else _embedding(fill, model)
+        kept = Rest(attempts, embedding, fill_shows == BACKGROUND) if rest == KEEP else None
         return io.NodeOutput(*attach(model, detection, chosen, where, kept, LiveHeat.of(cls, model)))
 
 

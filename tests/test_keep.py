@@ -22,13 +22,13 @@ def detection(nodes, sae):
     return detect(nodes, sae)[0]
 
 
-def kept(model, detection, replacement="similar", attempts=1, fill=None, **options):
+def kept(model, detection, replacement="similar", attempts=1, fill=None, continues=True, **options):
     """A model that keeps the rest, and its record."""
     from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.keep import Rest
     from concept_erasure.erasure.replacement import Replacement
 
-    return attach(model, detection, Replacement(replacement, **options), None, Rest(attempts, fill))
+    return attach(model, detection, Replacement(replacement, **options), None, Rest(attempts, fill, continues))
 
 
 def run(canvas, model, prompts=PROMPTS, seeds=SEEDS, **options):

@@ -217,6 +217,27 @@ def test_where_a_noise_mask_lets_anything_change_is_known_on_the_cpu(fake, size,
     assert alone.device.type == "cpu" and alone.shape == (images, *region)
 
 
+def test_a_region_continues_its_surroundings_without_waiting(fake):
+    """Also where the predictions of the first pass are kept on the CPU, as they are if memory is short."""
+    from concept_erasure.unet.seam import Seam
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    def there(x):
+        return torch.empty(x.shape, dtype=x.dtype, device="cuda")
+
+    with unset_fake_temporarily():
+        free = torch.zeros(2, 64, 64, dtype=torch.bool)
+        free[1, 20:40, 10:30] = True
+        seam = Seam(free, torch.device("cpu"))
+    seam._sides = [tuple(map(there, side)) for side in seam._sides]
+    seam._parts = [(image, *map(there, tensors)) for image, *tensors in seam._parts]
+    assert seam._parts
+    for home in ("cuda", "cpu"):
+        edited, around = torch.zeros(2, 4, 64, 64, device="cuda"), torch.zeros(2, 4, 64, 64, device=home)
+        made = seam.continued(edited, around, torch.ones(2, device="cuda"))
+        assert made.device.type == "cuda" and made.shape == edited.shape
+
+
 def test_what_goes_to_the_device_does_not_grow_with_the_steps(fake):
     """Thresholds and the region go there once a run; random draws are made on the CPU, one transfer a block."""
     sae = sae_of("topk", 1280, torch.float16)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from .outer_sample import argument, with_argument
 from .progress import PassProgress
+from .seam import Seam
 
 # Attribution takes wrappers with this beginning for harmless.
 KEY = "sae_concept_erasure.passes"
@@ -66,6 +67,8 @@ class Passes:
         self._random = RandomState(self._guider.model_patcher.load_device)
         self._tape: list[_Prediction] = []
         self._free: Tensor | None = None
+        self._seam: Seam | None = None
+        self._continue_to = torch.zeros(())
         self._calls = 0
         sigmas = argument(args, named, "sigmas")
         self._expected = 1 if sigmas is None else max(1, len(sigmas))
@@ -100,10 +103,17 @@ class Passes:
         self._free = None
         return self._sample()
 
-    def again(self, free: Tensor) -> Tensor:
-        """Sample from the same start with recorded predictions everywhere but in ``free``, bool [B, h, w]."""
+    def again(self, free: Tensor, continue_to: Tensor) -> Tensor:
+        """Sample from the same start with recorded predictions everywhere but in some regions.
+
+        Args:
+            free: the regions, bool [B, h, w] on the CPU.
+            continue_to: noise level (sigma) down to which each image's are made to continue their surroundings, see
+                ``seam``; float [B].
+        """
         device = self._tape[0].sigma.device if self._tape else free.device
         self._free = free[:, None].to(device, non_blocking=True)
+        self._seam, self._continue_to = Seam(free, device), continue_to.to(device, non_blocking=True)
         return self._sample()
 
     def result(self, choice: Sequence[int], free: Sequence[Tensor]) -> tuple[Tensor, bool]:
@@ -156,9 +166,12 @@ class Passes:
             return executor(x, timestep, options, seed)
         known = self._tape[number]
         # A call for another noise level is another question. Whether it is, only the device knows.
-        free = self._free | (known.sigma != timestep)[:, None, None, None]
+        same = known.sigma == timestep
+        free = self._free | ~same[:, None, None, None]
         watched = self._show_unconditional(options, lambda found: _put_back(found, known.unconditional, free))
-        return _put_back(executor(x, timestep, watched, seed), known.denoised, free)
+        edited = _put_back(executor(x, timestep, watched, seed), known.denoised, free)
+        assert self._seam is not None
+        return self._seam.continued(edited, known.denoised, (same & (timestep >= self._continue_to)).float())
 
     def _record(self, sigma: Tensor, denoised: Tensor, unconditional: Tensor | None) -> None:
         home = self._tape[0].denoised.device if self._tape else self._home(denoised)

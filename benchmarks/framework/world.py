@@ -24,7 +24,7 @@ from ...sae_models.loaded import LoadedSAE
 from ...steering.attach import steer
 from ...steering.steerer import SteeredConcept
 from ...unet.loading import load_sae
-from .settings import Setting, best_features, span_of
+from .settings import SWAP, Setting, best_features, span_of
 
 PathOf = Callable[[str], Path]
 
@@ -108,7 +108,7 @@ class World:
         """
         if setting.steering is None:
             tree = self.tree(setting, target)
-            rest = Rest(setting.attempts, fill) if setting.attempts else None
+            rest = Rest(setting.attempts, fill, setting.fill != SWAP) if setting.attempts else None
             return attach(self.model, tree, setting.replacement, setting.blocks(tree), rest)
         return steer(self.model, self.steered(setting, target), setting.steering)
 

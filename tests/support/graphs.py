@@ -47,6 +47,7 @@ def replacer(mode: str = "similar", rest: str = "may change") -> Node:
         blocks="",
         rest=rest,
         attempts=2,
+        fill_shows="background",
     )
 
 
