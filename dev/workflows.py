@@ -9,8 +9,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tomllib
 from workflow import all_inputs, widget_names
+
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings the same as tomli
+    import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
 Json = dict[str, Any]

@@ -30,6 +30,21 @@ UNIX_NAMES = {
     "signal": {"SIGALRM", "SIGCHLD", "SIGHUP", "SIGKILL", "SIGPIPE", "SIGUSR1", "SIGXCPU", "alarm", "setitimer"},
 }
 OLDEST_PYTHON = (3, 10)
+# What came into the standard library later, by module, where somebody may reach for it.
+LATER_MODULES = {"tomllib"}
+LATER_NAMES = {
+    "asyncio": {"Runner", "TaskGroup", "timeout"},
+    "builtins": {"BaseExceptionGroup", "ExceptionGroup", "PythonFinalizationError"},
+    "contextlib": {"chdir"},
+    "datetime": {"UTC"},
+    "enum": {"EnumCheck", "ReprEnum", "StrEnum", "member", "nonmember", "verify"},
+    "hashlib": {"file_digest"},
+    "itertools": {"batched"},
+    "math": {"cbrt", "exp2", "fma", "sumprod"},
+    "types": {"get_original_bases"},
+    "typing": {"LiteralString", "Never", "NotRequired", "Required", "Self", "Unpack", "assert_never", "override"},
+    "warnings": {"deprecated"},
+}
 
 FILES = [path for path in published_files() if path.suffix == ".py"]
 IMPORTS = {module_of(path): imports_of(path) for path in FILES}
@@ -99,9 +114,9 @@ def test_no_test_module_imports_another():
 
 @pytest.mark.parametrize("path", [path for path in tracked_files() if path.suffix == ".py"], ids=str)
 def test_every_file_can_be_imported_anywhere(path):
-    """In the oldest Python that pyproject.toml names, as far as its grammar goes, and on Windows."""
+    """In the oldest Python that pyproject.toml names, by its grammar and its library, and on Windows."""
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"), feature_version=OLDEST_PYTHON)
-    assert not list(unix_only(tree))
+    assert not list(unix_only(tree)) and not list(too_new(tree))
 
 
 def test_what_windows_lacks_is_noticed():
@@ -115,6 +130,36 @@ def test_what_windows_lacks_is_noticed():
         "class A:\n    import pwd": 1,
     }
     assert {text: len(list(unix_only(ast.parse(text)))) for text in found} == found
+
+
+def test_what_the_oldest_python_lacks_is_noticed():
+    found = {
+        "import tomllib": 1,
+        "from enum import Enum, StrEnum": 1,
+        "import datetime\ndef now():\n    return datetime.UTC": 1,
+        "def fail():\n    raise ExceptionGroup('', [])": 1,
+        "try:\n    import tomllib\nexcept ModuleNotFoundError:\n    import tomli as tomllib": 0,
+        "from itertools import pairwise": 0,
+    }
+    assert {text: len(list(too_new(ast.parse(text)))) for text in found} == found
+
+
+def too_new(tree: ast.AST) -> Iterator[str]:
+    """Yield what a module takes from the standard library that the oldest Python lacks, unless it expects that."""
+    if isinstance(tree, ast.Try) and any("ModuleNotFoundError" in ast.unparse(each) for each in tree.handlers):
+        return
+    if isinstance(tree, ast.Import):
+        yield from (one.name for one in tree.names if one.name in LATER_MODULES)
+    elif isinstance(tree, ast.ImportFrom):
+        names = LATER_NAMES.get(tree.module or "", ())
+        yield from (one.name for one in tree.names if tree.module in LATER_MODULES or one.name in names)
+    elif isinstance(tree, ast.Attribute) and isinstance(tree.value, ast.Name):
+        if tree.attr in LATER_NAMES.get(tree.value.id, ()):
+            yield f"{tree.value.id}.{tree.attr}"
+    elif isinstance(tree, ast.Name) and tree.id in LATER_NAMES["builtins"]:
+        yield tree.id
+    for node in ast.iter_child_nodes(tree):
+        yield from too_new(node)
 
 
 def unix_only(tree: ast.AST) -> Iterator[str]:

@@ -8,14 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
+import yaml
 from load import ROOT
 from published import FOLDER, published_files, tracked_files
 from support.nodes import NODES
 
+try:
+    import tomllib
+except ModuleNotFoundError:  # Python 3.10, where pytest brings the same as tomli
+    import tomli as tomllib
+
 LIMIT = 70_000_000
 ARCHIVE_LIMIT = 32_000_000  # 24 of them are the demo model, which any user can run without a download
 LINK = re.compile(r"""\]\(([^)\s]+)\)|^\[[^\]]+\]:\s*(\S+)|\b(?:src|href)="([^"]+)\"""", re.MULTILINE)
+NEWEST_MINOR = 13  # of Python 3, that the tests run on
 # Parts of names of what made the demo model and of what measures it.
 MAKERS = ("sprites", "judge", "scenes", "make_data", "train_unet", "train_vae", "comparison", "noxfile")
 
@@ -41,6 +47,16 @@ def test_the_registry_entry_is_complete(project):
     assert comfy["PublisherId"] and comfy["DisplayName"] and comfy["Icon"]
     assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"]), "the registry empties any other form"
     assert (ROOT / comfy["Icon"].split("/main/")[1]).is_file()
+
+
+def test_every_python_that_is_promised_is_tested(project):
+    """From the oldest that pyproject.toml allows, on every system that it names."""
+    oldest = project["project"]["requires-python"].removeprefix(">=")
+    matrix = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    matrix = matrix["jobs"]["tests"]["strategy"]["matrix"]
+    assert matrix["python"] == [f"3.{minor}" for minor in range(int(oldest.partition(".")[2]), NEWEST_MINOR + 1)]
+    assert {name.partition("-")[0] for name in matrix["os"]} == {"ubuntu", "windows", "macos"}
+    assert project["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
 
 
 def test_the_changelog_tells_of_this_version(project):
