@@ -56,7 +56,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def research(session: nox.Session) -> None:
-    """Run the tests that only the benchmarks need: methods that are compared, damage, attacks, training in full."""
+    """Run the tests of what only the benchmarks need, of the demo model's quality, and of long workflows in full."""
     session.run(prepare(session), "-m", "pytest", "-m", "research", *session.posargs)
 
 

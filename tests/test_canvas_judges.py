@@ -63,6 +63,7 @@ def test_other_sizes_are_judged_too(judge):
     assert objects.shape == (2, 20) and styles.isfinite().all()
 
 
+@pytest.mark.research
 def test_the_generator_draws_what_the_prompt_says(judge, canvas):
     """A floor under every object, each in another style; docs/canvas.md has the figures."""
     from concept_erasure.demo_model.vocabulary import OBJECTS, STYLES, caption
@@ -76,6 +77,7 @@ def test_the_generator_draws_what_the_prompt_says(judge, canvas):
     assert (styles.argmax(1) == torch.tensor([style for _, style in wanted])).sum() >= 19
 
 
+@pytest.mark.research
 def test_the_generator_draws_two_objects(judge, canvas):
     from concept_erasure.demo_model.vocabulary import OBJECTS, caption
     from concept_erasure.dev.demo_model.sampling import generate

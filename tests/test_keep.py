@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.compatibility import CASES, Setup, Workbench
-from support.demo_model import SMALL
+from support.demo_model import SMALL, latents
 from support.running import detect
 
 PROMPTS = ["A cat image in photo style", "A dog image in comic style", "An image of a cat and a tree in neon style"]
@@ -87,18 +87,11 @@ def is_steady(record):
     return UNSTEADY not in record.latest.notes
 
 
-def side():
-    """Height and width of the shipped model's latents."""
-    from concept_erasure.demo_model.unet import UNET_CONFIG
-
-    return UNET_CONFIG["image_size"]
-
-
 def custom(model, canvas, sampler, guided=False, mask=None, images=2):
     """Both outputs of SamplerCustom or, guided, SamplerCustomAdvanced: (latents, the last prediction)."""
     import comfy_extras.nodes_custom_sampler as stock
 
-    latent = {"samples": torch.zeros(images, 4, side(), side()), **({} if mask is None else {"noise_mask": mask})}
+    latent = {"samples": latents(images), **({} if mask is None else {"noise_mask": mask})}
     positive, negative = encode(canvas, PROMPTS[0]), encode(canvas, "")
     sigmas = stock.BasicScheduler.execute(model, "normal", STEPS, 1.0)[0]
     chosen = stock.KSamplerSelect.execute(sampler)[0] if isinstance(sampler, str) else sampler
@@ -145,7 +138,7 @@ def test_both_outputs_of_a_sampler_are_made_of_the_same_passes(canvas, detection
     from concept_erasure.erasure import keep
 
     sampler = "euler" if steady else comfy.samplers.KSAMPLER(sample_unsteadily)
-    mask = torch.ones(3, 1, side(), side())
+    mask = torch.ones(3, 1, *SMALL)
     mask[..., 2:4] = 0.0
     answers = iter([[False, False, True], [False, False, False]])
     monkeypatch.setattr(keep, "remains", lambda seen, region: torch.tensor(next(answers)))

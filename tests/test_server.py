@@ -61,9 +61,10 @@ def test_every_workflow_runs(server: LiveServer, shipped_workflow):
 
 
 @pytest.mark.research
-def test_an_sae_trained_from_scratch_erases_what_it_has_learnt(server: LiveServer, classify):
-    """The one workflow whose checks need its training in full."""
-    workflow = read(ROOT / "workflows" / "from_scratch.json")
+@pytest.mark.parametrize("name", ["find_concept", "concept_from_mask", "from_scratch"])
+def test_what_is_learnt_or_found_in_full_is_erased(server: LiveServer, classify, name: str):
+    """The workflows that take minutes, with every value as shipped; the browser runs them with fewer images."""
+    workflow = read(ROOT / "workflows" / f"{name}.json")
     prompt = to_prompt(workflow, server.object_info())
     shown = by_title(prompt, server.run(prompt, limit=500.0))
     for title, check in workflow["extra"]["checks"].items():

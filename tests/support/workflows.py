@@ -11,8 +11,11 @@ from load import ROOT
 from PIL import Image
 from workflow import NOTES, all_inputs, widget_names
 
+from .small_world import SMALL_SIDE
+
 TRAINER = "ConceptErasureSAETrainer"
-# What makes a node that works for long quick enough for a test; everything else is as shipped.
+# What makes a node that works for long quick enough for a test; everything else is as shipped. Where no judged image
+# depends on it:
 QUICK = {
     TRAINER: {"images": 40, "steps": 4, "train_steps": 20},
     "ConceptErasureConceptFinder": {"images": 4, "steps": 4},
@@ -24,7 +27,13 @@ QUICK = {
         "steps": 4,
     },
     "ConceptErasureFeatureExplorer": {"steps": 2},
+    "EmptyLatentImage": {"width": SMALL_SIDE, "height": SMALL_SIDE},
     "KSampler": {"steps": 2},
+}
+# And where one does: the concept is found from fewer images, and must still be erased.
+SHORT = {
+    "ConceptErasureConceptFinder": {"images": 8, "steps": 8},
+    "ConceptErasureConceptFromMask": {"noise_samples": 4, "contrast_images": 12, "extra_images": 4, "steps": 8},
 }
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -42,9 +51,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def quickened(workflow: dict[str, Any], object_info: dict[str, Any], judged: bool = True) -> dict[str, Any]:
-    """Return a copy of a workflow in which long work is short, wherever no judged picture depends on it.
+    """Return a copy of a workflow in which long work is short, most of all where no judged picture depends on it.
 
-    Training is short even then: what an SAE that has seen 20 batches finds is shown, and its check says nothing.
+    Training is as short everywhere: what an SAE that has seen 20 batches finds is shown, and its check says nothing.
 
     Args:
         workflow: the parsed file.
@@ -60,8 +69,8 @@ def quickened(workflow: dict[str, Any], object_info: dict[str, Any], judged: boo
     judged_nodes = [number for number, title in titles.items() if any(checks.get(title, {}).values())]
     needed = followed(copy, judged_nodes, backwards=True)
     for node in known(copy):
-        if node["type"] in QUICK and (node["type"] == TRAINER or node["id"] not in needed):
-            give(node, object_info, QUICK[node["type"]])
+        shorter = SHORT if node["id"] in needed and node["type"] != TRAINER else QUICK
+        give(node, object_info, shorter.get(node["type"], {}))
     return copy
 
 
