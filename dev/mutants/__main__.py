@@ -1,20 +1,25 @@
 """How much the tests notice: ``python dev/mutants --json docs/figures/mutants.json``.
 
 One place of the code at a time is changed (``mutations``), in a copy of the repository, and the tests that run that
-place are run there until one fails. The sample is the same for the same seed and code. Everything is kept in
-``dev/work/mutants``: an interrupted run goes on where it was, and ``--limit 20`` does so many more and stops.
+place are run there until one fails, the quickest first. The sample is the same for the same seed and code. Everything
+is kept in ``dev/work/mutants``: an interrupted run goes on where it was, ``--limit 20`` does so many more and stops,
+and ``--again`` runs those once more that no test noticed, after tests were added.
 
 First it is found out which tests run which lines, test file by test file (``lines``); that takes as long as the tests.
-Tests of other processes (servers, browsers) are left out: they would not see the change. A mutant that makes the tests
-take too long counts as killed. Needs ``fork``, so no Windows.
+It is found out anew for a test file that changed, and for all where the code did. Tests of other processes (servers,
+browsers) are left out: they would not see the change. A mutant that makes a test take too long counts as killed. Needs
+``fork``, so no Windows.
 """
 
 import argparse
+import hashlib
+import importlib
 import json
 import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -24,7 +29,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.dont_write_bytecode = True  # a change would be hidden by what was compiled before it
-from lines import LINES, merged  # noqa: E402
+from lines import Limits, Lines, merged  # noqa: E402
 from mutations import Mutant, mutants_of  # noqa: E402
 
 WORK = ROOT / "dev" / "work" / "mutants"
@@ -32,11 +37,16 @@ TREE, RESULTS, COVERAGE = WORK / "tree", WORK / "results.jsonl", WORK / "lines"
 PACKAGES = ("erasure", "unet", "sae_models")
 # Tests that start programs of their own, or are about files of the repository.
 OTHERS = {"browser", "server", "packaging", "help", "security", "fuzz", "layers", "hostile_files"}
-MOST_SECONDS = 120.0  # of the tests of one mutant, by what they took before; the quickest come first
-PATIENCE, SPARE = 5.0, 60.0  # a mutant's tests may take so many times as long, and so many seconds more
+MOST_SECONDS = 60.0  # of the tests of one mutant, by what they took before
+PATIENCE, SPARE = 5.0, 30.0  # a mutant's test may take so many times as long, and so many seconds more
+MOST_MEMORY = 16 * 2**30  # bytes of address space: what grows without end fails, and the machine goes on
 KILLED = ("killed", "too long")
-NO_TESTS = (4, 5)  # of pytest's exit statuses
-OUT_OF_TIME = (-24, -9)  # SIGXCPU and, where that was not heard, SIGKILL
+NO_TESTS = (3, 4, 5)  # of pytest's exit statuses
+# What all tests need, or many, and no mutant changes.
+SHARED = (
+    *("pytest", "hypothesis", "PIL.Image", "scipy.ndimage", "scipy.stats", "kornia", "safetensors.torch", "yaml"),
+    *("comfy.sd", "comfy.samplers", "comfy.sample", "comfy_api.latest", "comfy_extras.nodes_custom_sampler"),
+)
 
 
 def main() -> None:
@@ -45,14 +55,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="mutants in the sample (300)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="stop after so many new ones")
+    parser.add_argument("--again", action="store_true", help="also those that survived before")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the shares there")
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     sample = sampled(given.count, given.seed)
     copy_tree()
     warm_up()
-    measure_lines()
-    run(sample, given.limit)
+    run(sample, measured_lines(), given.limit, given.again)
     found = report(sample, given.seed)
     for row in found["rows"]:
         print(f"{row['setting']}: {row['columns']}")
@@ -65,7 +75,7 @@ def main() -> None:
 
 def sampled(count: int, seed: int) -> list[Mutant]:
     """Return the sample, over all of the packages."""
-    files = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
+    files = [path for name in PACKAGES for path in sources(name)]
     all_of_them = [mutant for path in files for mutant in mutants_of(path, path.relative_to(ROOT).as_posix())]
     return Random(seed).sample(all_of_them, min(count, len(all_of_them)))
 
@@ -83,22 +93,26 @@ def copy_tree() -> None:
 
 
 def warm_up() -> None:
-    """Import what all tests need and no mutant changes, once for all processes that are forked from this one."""
+    """Import and load what no mutant changes, once for all processes that are forked from this one."""
     os.environ["OMP_NUM_THREADS"] = "1"
     # That of the copy: what it calls the repository is where the tests look.
     sys.path.insert(0, str(TREE / "dev" / "host"))
-    from load import load_comfyui
+    from load import PACKAGE, load_comfyui, load_pack
 
     load_comfyui()
-    import comfy.samplers
-    import comfy.sd
-    import pytest
+    for name in SHARED:
+        importlib.import_module(name)
+    load_pack()
+    checkpoint = importlib.import_module(f"{PACKAGE}.demo_model.checkpoint")
+    load, loaded = checkpoint.load, [checkpoint.load()]
+    # The first in a process to ask for the shipped model gets this one.
+    checkpoint.load = lambda path=None: loaded.pop() if path is None and loaded else load(path)
+    early = [name for name in sys.modules if name.startswith(tuple(f"{PACKAGE}.{each}" for each in PACKAGES))]
+    assert not early, f"changes to {early} would not be seen"
 
-    assert comfy.samplers and comfy.sd and pytest
 
-
-def in_a_fork(arguments: list[str], seconds: float, plugin: Any = None) -> int:
-    """Run pytest in the copy; return its exit status, one of OUT_OF_TIME where it took too long.
+def in_a_fork(arguments: list[str], seconds: float, plugin: Any) -> int:
+    """Run pytest in the copy; return its exit status, less than zero where a signal ended it.
 
     Args:
         arguments: of pytest.
@@ -115,33 +129,44 @@ def in_a_fork(arguments: list[str], seconds: float, plugin: Any = None) -> int:
         try:
             os.chdir(TREE)
             resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
+            resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
             log = os.open(WORK / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
             flags = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(TREE), "-c", str(TREE / "pyproject.toml")]
-            code = int(pytest.main([*flags, *arguments], plugins=[plugin] if plugin else []))
+            # Nobody reads why a test fails, and to prepare for that takes longer than most tests.
+            code = int(pytest.main([*flags, "--assert=plain", *arguments], plugins=[plugin]))
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     return os.waitstatus_to_exitcode(status)
 
 
-def measure_lines() -> None:
-    """Find out which tests run which lines, for the test files for which it is not known."""
+def measured_lines() -> dict[str, dict[str, Any]]:
+    """Find out which tests run which lines, for the test files for which it is not known; see ``lines.merged``."""
     COVERAGE.mkdir(exist_ok=True)
+    code = hashlib.sha256(b"\0".join(path.read_bytes() for name in PACKAGES for path in sources(name)))
+    found = []
     for path in sorted((TREE / "tests").glob("test_*.py")):
-        out = COVERAGE / f"{path.stem}.json"
-        if path.stem.removeprefix("test_") in OTHERS or out.exists():
+        if path.stem.removeprefix("test_") in OTHERS:
             continue
-        status = in_a_fork([f"tests/{path.name}"], 3600.0, LINES(TREE, PACKAGES, out))
-        print(f"{path.name}: {'done' if out.exists() and not status else f'fails by itself ({status})'}", flush=True)
+        version = hashlib.sha256(code.digest() + path.read_bytes()).hexdigest()[:12]
+        found.append(COVERAGE / f"{path.stem}-{version}.json")
+        if not found[-1].exists():
+            status = in_a_fork([f"tests/{path.name}"], 3600.0, Lines(TREE, PACKAGES, found[-1]))
+            print(f"{path.name}: {'fails by itself ' + str(status) if status else 'done'}", flush=True)
+    return merged(path for path in found if path.exists())
 
 
-def run(sample: list[Mutant], limit: int | None) -> None:
-    """Run the mutants that have not been run."""
-    tests = merged(COVERAGE)
-    done = {result["key"] for result in results()}
-    waiting = [mutant for mutant in sample if mutant.key not in done][:limit]
+def sources(package: str) -> list[Path]:
+    """Return the modules of a package."""
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def run(sample: list[Mutant], tests: dict[str, dict[str, Any]], limit: int | None, again: bool) -> None:
+    """Run the mutants that have not been run, and again those that were not killed."""
+    known = {result["key"]: result["outcome"] for result in results()}
+    waiting = [m for m in sample if m.key not in known or (again and known[m.key] not in KILLED)][:limit]
     for number, mutant in enumerate(waiting, 1):
         target = TREE / mutant.file
         whole = target.read_bytes()
@@ -157,28 +182,36 @@ def run(sample: list[Mutant], limit: int | None) -> None:
 
 def outcome_of(tests: dict[str, dict[str, Any]], mutant: Mutant) -> str:
     """Return ``killed``, ``too long``, ``survived``, or ``not run`` where no test runs the line."""
+    chosen = tests_of(tests, mutant)
+    if not chosen:
+        return "not run"
+    limits = Limits({name: PATIENCE * seconds + SPARE for name, seconds in chosen.items()})
+    status = in_a_fork(list(chosen), PATIENCE * sum(chosen.values()) + SPARE, limits)
+    if status in NO_TESTS:
+        raise RuntimeError(f"The tests cannot be run ({status}); see {WORK / 'log'}")
+    if status in (-signal.SIGPROF, -signal.SIGXCPU, -signal.SIGKILL):
+        return "too long"
+    return "killed" if status else "survived"
+
+
+def tests_of(tests: dict[str, dict[str, Any]], mutant: Mutant) -> dict[str, float]:
+    """Return the tests to run for a mutant, those of the quickest file first, and their seconds."""
     # Lines that run when the module is imported belong to no test: then all that run anything of the module.
     hit = {
-        name: test
+        name: test["seconds"]
         for name, test in tests.items()
         if mutant.file in test["lines"] and (mutant.at_import or mutant.line in test["lines"][mutant.file])
     }
-    if not hit:
-        return "not run"
-    chosen, seconds = [], 0.0
-    for name in sorted(hit, key=lambda name: hit[name]["seconds"]):
-        if seconds + hit[name]["seconds"] > MOST_SECONDS and chosen:
+    chosen: dict[str, float] = {}
+    for name in sorted(hit, key=lambda name: hit[name]):
+        if chosen and sum(chosen.values()) + hit[name] > MOST_SECONDS:
             break
-        chosen.append(name)
-        seconds += hit[name]["seconds"]
-    order: Counter[str] = Counter()
-    for name in chosen:
-        order[name.partition("::")[0]] += hit[name]["seconds"]
-    chosen.sort(key=lambda name: (order[name.partition("::")[0]], name.partition("::")[0]))
-    status = in_a_fork(chosen, PATIENCE * seconds + SPARE)
-    if status in NO_TESTS:
-        raise RuntimeError(f"The tests cannot be run ({status}); see {WORK / 'log'}")
-    return "too long" if status in OUT_OF_TIME else "killed" if status else "survived"
+        chosen[name] = hit[name]
+    of_file: Counter[str] = Counter()
+    for name, seconds in chosen.items():
+        of_file[name.partition("::")[0]] += seconds
+    order = sorted(chosen, key=lambda name: (of_file[name.partition("::")[0]], name.partition("::")[0], chosen[name]))
+    return {name: chosen[name] for name in order}
 
 
 def results() -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
-"""Which lines of the pack each test runs: a plugin of pytest, and what it wrote."""
+"""Plugins of pytest: which lines of the pack each test runs, and that no test takes too long."""
 
 import json
+import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 
-class LINES:
+class Lines:
     """Notes, for each test that passes, its seconds and the lines of some packages that it runs, fixtures included.
 
     Args:
@@ -62,10 +63,28 @@ class LINES:
         return step
 
 
-def merged(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return all tests of all files that were watched, by their names; lines as sets."""
+class Limits:
+    """Ends the process where a test takes more CPU time than it may.
+
+    Args:
+        seconds: for each test, by its name.
+    """
+
+    def __init__(self, seconds: Mapping[str, float]) -> None:
+        self.seconds = seconds
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Start the clock anew; what it does when time is up needs no Python, which may be stuck."""
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, self.seconds.get(item.nodeid, sum(self.seconds.values())))
+        return (yield)
+
+
+def merged(paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Return all tests of some files that ``Lines`` wrote, by their names; lines as sets."""
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in paths:
         for name, test in json.loads(path.read_text(encoding="utf-8")).items():
             lines = {file: frozenset(held) for file, held in test["lines"].items()}
             found[name] = {"seconds": test["seconds"], "lines": lines}
