@@ -5,6 +5,7 @@ Everything heavy is made once, and only when a test asks for it.
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ from support.workflows import WORKFLOWS, read, runs_as_shipped, to_tensor
 from workflow import to_prompt
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+SLOWEST_FILES = 8
 
 
 @pytest.fixture(scope="session")
@@ -135,3 +137,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, paths in kinds.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, paths, ids=[path.stem for path in paths])
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say which files take longest: each is one process's, so none may take half of the time."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            seconds[getattr(report, "nodeid", "").partition("::")[0]] += getattr(report, "duration", 0.0)
+    if len(seconds) > SLOWEST_FILES:
+        terminalreporter.section(f"slowest {SLOWEST_FILES} files")
+        for name, total in seconds.most_common(SLOWEST_FILES):
+            terminalreporter.line(f"{total:.2f}s {name}")
