@@ -253,6 +253,8 @@ def test_folders_full_of_links_to_each_other_end(root, monkeypatch):
     """No circle in any one path, but far more paths than folders."""
     from concept_erasure.nodes import listing
 
+    entered, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda folder: (entered.append(str(folder)), scandir(folder))[1])
     monkeypatch.setattr(listing, "MOST_FOLDERS", 500)
     folders = [root / str(i) for i in range(9)]
     for folder in folders:
@@ -261,9 +263,8 @@ def test_folders_full_of_links_to_each_other_end(root, monkeypatch):
             if other != folder:
                 (folder / f"to_{other.name}").symlink_to(other)
     good(root / "x.safetensors")
-    start = time.monotonic()
     assert own() == ["x.safetensors"]
-    assert time.monotonic() - start < 5
+    assert 100 < sum(folder.startswith(str(root)) for folder in entered) <= 500
 
 
 def test_ten_thousand_files_are_listed_quickly_and_opened_once(root, monkeypatch):
