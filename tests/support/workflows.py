@@ -11,7 +11,7 @@ from load import ROOT
 from PIL import Image
 from workflow import NOTES, all_inputs, widget_names
 
-from .small_world import SMALL_SIDE
+from .demo_model import SMALL_SIDE
 
 TRAINER = "ConceptErasureSAETrainer"
 # What makes a node that works for long quick enough for a test; everything else is as shipped. Where no judged image
