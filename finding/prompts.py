@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Sequence
 
-KINDS = ("object", "style")
+KINDS = OBJECT, STYLE = ("object", "style")
 # The objects of UnlearnCanvas, which the field measures on, in the singular.
 OBJECTS = (
     "architecture",
@@ -43,7 +43,7 @@ def default_prompts(word: str, kind: str) -> tuple[list[str], list[str]]:
         word: what the concept is called: "cat", "sketch", "red car".
         kind: see `KINDS`.
     """
-    if kind == "style":
+    if kind == STYLE:
         styles = _without(STYLES, word)
         return [FORM.format(thing, word) for thing in OBJECTS], _pairs(OBJECTS, styles)
     return [FORM.format(word, style) for style in STYLES], _pairs(_without(OBJECTS, word), STYLES)

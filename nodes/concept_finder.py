@@ -20,6 +20,10 @@ from .showing import image_and_words
 from .sockets import ADVANCED, FIND, SAE, sampler_inputs
 
 NAME = "Concept Finder"
+STYLE = (
+    "Warning: a style is in every patch, so there is none to replace it by, and the Patch Replacer cannot erase it. "
+    "Leave its word out of the prompt, or turn it down with Feature Steering."
+)
 
 
 class ConceptFinder(io.ComfyNode):
@@ -144,6 +148,6 @@ class ConceptFinder(io.ComfyNode):
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         report = finder_report(finding, examples, sae.config.num_latents)
-        warnings = [finding.warning] if finding.warning else []
+        warnings = [*([finding.warning] if finding.warning else []), *([STYLE] if kind == prompts.STYLE else [])]
         report, shown = image_and_words(report, finding.figures(), cls, warnings)
-        return io.NodeOutput(finding.concept, report, finding.summary(), ui=shown)
+        return io.NodeOutput(finding.concept, report, "\n".join([*warnings, finding.figures()]), ui=shown)

@@ -60,16 +60,19 @@ def test_it_gives_a_concept_of_this_sae_and_a_report(found, sae):
 
 @pytest.fixture(scope="module")
 def other_pictures(canvas, sae):
-    """A function from a concept to the AUC of a tower in scenes of which none was painted in."""
+    """A function from a concept to the AUC of a tower in scenes of which none was painted in.
+
+    Against all patches without it or, if asked for, against those of the other object.
+    """
     from concept_erasure.sae_models.scoring import band_score, roc_auc
 
-    x, there, _ = patches_of_scenes(canvas, sae.config.hookpoint, ("tower", "cat"), 20)
+    x, there, others = patches_of_scenes(canvas, sae.config.hookpoint, ("tower", "cat"), 20)
     dense = sae.module.encode_dense(x)
 
-    def auc(concept):
+    def auc(concept, against_the_other=False):
         band = concept.bands[concept.band_index(300.0)]
         score = band_score(dense[:, list(band.features)], band, "sum")
-        return roc_auc(score[there], score[~there])
+        return roc_auc(score[there], score[others if against_the_other else ~there])
 
     return auc
 
@@ -131,6 +134,12 @@ SMALL = {"prompt": "A tower and a cat image", "contrast_images": 12, "steps": 10
 def from_one_picture(canvas, sae, painted):
     """What one painted picture alone teaches, to compare with."""
     return run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], **SMALL)
+
+
+def test_contrast_images_tell_it_from_other_things(canvas, sae, painted, other_pictures, from_one_picture):
+    """What is around one tower says little of how a cat differs from it."""
+    without = run(canvas, sae, painted[0][:1], painted[1][:1])
+    assert other_pictures(from_one_picture[0], True) > other_pictures(without[0], True) + 0.04
 
 
 def test_it_is_learnt_in_pictures_that_are_drawn_alike(canvas, sae, painted, other_pictures, from_one_picture):

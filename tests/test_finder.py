@@ -246,6 +246,11 @@ class TestOnTheShippedModel:
         concept, _, summary = self.run(canvas, sae, SMALL, **prompts, steps=4, timestep_bands=1)
         assert summary.startswith("WARNING: no feature") and concept.features() == []
 
+    def test_whoever_asks_for_a_style_is_told_that_it_cannot_be_erased(self, canvas, sae):
+        asked = {"word": "mosaic", "kind": "style", "images": 4, "steps": 2, "timestep_bands": 1}
+        summaries = [self.run(canvas, sae, SMALL, **{**asked, **more})[2] for more in ({}, {"kind": "object"})]
+        assert ["a style is in every patch" in summary for summary in summaries] == [True, False]
+
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
