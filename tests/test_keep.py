@@ -372,7 +372,11 @@ def test_a_fill_is_followed_inside_the_region_only(canvas, detection, fixed):
         check(before, results[text], record)
         assert record.latest.replaced() == 0 and is_steady(record)
     assert not torch.equal(*results.values())
-    whole, _ = kept(canvas[0], detection, fill=torch.cat([encode(canvas, text)[0][0] for text in PROMPTS]))
+    chosen = {"fill": encode(canvas, "A dog image in photo style"), "fill_shows": "new object"}
+    new = run(canvas, PatchReplacer.execute(canvas[0], detection, *usual, **chosen).args[0])
+    assert not torch.equal(new, results["A dog image in photo style"]), "nothing continues into a new object"
+    own = torch.cat([encode(canvas, text)[0][0] for text in PROMPTS])
+    whole, _ = kept(canvas[0], detection, fill=own, continues=False)
     # Fewer rows at once may be added up in another order.
     torch.testing.assert_close(run(canvas, whole), before, atol=1e-2, rtol=0.0)
 

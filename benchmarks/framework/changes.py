@@ -4,7 +4,7 @@ Untouched: images without the target that are the unedited ones bit for bit. Mov
 target's area, where the judges see it in the unedited image, grown by one cell. In place: overlap (IoU) of the
 other object's area of a pair before and after. Left unsaid: of images in which the judges still find the target, those
 of which the check at the end said that it is gone. Left wrongly: of images in which they do not, those of which it said
-that it remains. Time: sampling against one unedited run, of prompts for the target and of other prompts.
+that it remains.
 """
 
 from collections.abc import Sequence
@@ -34,14 +34,14 @@ class Sampled:
         images: [N, H, W, 3] in 0..1.
         found: which objects each shows, bool [N, objects].
         remaining: whether the check at the end said that the target is still there; none if there was no check.
-        seconds: CPU time of sampling, of prompts for the target and of others.
+        seconds: CPU time of sampling; 0 where latents were read from disk.
     """
 
     latents: Tensor
     images: Tensor
     found: Tensor
     remaining: tuple[bool, ...]
-    seconds: tuple[float, float]
+    seconds: float = 0.0
 
 
 def outside_of(area: Tensor, images: Tensor) -> Tensor:
@@ -109,13 +109,10 @@ def changes(
         if others and bool(before.found[i, objects.index(others[0])]):
             part = slice(i, i + 1)
             columns["in place"].append(in_place(areas, before.images[part], after.images[part], others[0]))
-    for name, spent, usual in zip(("time, there", "time, not there"), after.seconds, before.seconds, strict=True):
-        if usual:
-            columns[name].append(spent / usual)
     return columns
 
 
 # Those in percent, and those in their own unit.
 SHARES = ("untouched", "left unsaid", "left wrongly")
-MEANS = ("moved, alone", "moved, pair", "in place", "time, there", "time, not there")
+MEANS = ("moved, alone", "moved, pair", "in place")
 CHANGES = (*SHARES, *MEANS)

@@ -56,25 +56,24 @@ def prompts_in(target: str, scope: Scope) -> list[Prompt]:
 
 
 def sampled(world: World, way: Way, target: str, scope: Scope) -> Sampled:
-    """Sample all prompts of one target in some way; those that name the target first, and timed apart."""
+    """Sample all prompts of one target in some way; those that name the target first, and others apart."""
     prompts = prompts_in(target, scope)
     there = [i for i, prompt in enumerate(prompts) if target in prompt.objects]
     kinds = there, [i for i in range(len(prompts)) if i not in there]
     parts: list[tuple[list[int], Tensor, tuple[bool, ...]]] = []
-    seconds = []
+    began = time.process_time()
     for kind in kinds:
-        began = time.process_time()
         for start in range(0, len(kind), scope.batch):
             places = kind[start : start + scope.batch]
             parts.append((places, *way([prompts[i] for i in places])))
-        seconds.append(time.process_time() - began)
+    seconds = time.process_time() - began
     order = torch.tensor([i for places, _, _ in parts for i in places]).argsort()
     latents = torch.cat([latents for _, latents, _ in parts])[order]
     images = torch.cat([world.vae.decode(latents) for _, latents, _ in parts])[order]
     said = [remains for _, _, remaining in parts for remains in remaining]
     remaining = tuple(said[i] for i in order.tolist()) if len(said) == len(prompts) else ()
     found = world.judge.classify(images)[0] > world.judge.threshold
-    return Sampled(latents, images, found, remaining, (seconds[0], seconds[1]))
+    return Sampled(latents, images, found, remaining, seconds)
 
 
 def unedited_run(world: World, target: str, scope: Scope) -> Sampled:
@@ -85,12 +84,12 @@ def unedited_run(world: World, target: str, scope: Scope) -> Sampled:
     if not path.exists():
         found = sampled(world, way_of(world, PLAIN, target), target, scope)
         with storage.whole(path) as partial:
-            torch.save({"latents": found.latents, "seconds": found.seconds}, partial)
+            torch.save({"latents": found.latents}, partial)
         return found
-    kept = torch.load(path)
-    images = torch.cat([world.vae.decode(part) for part in kept["latents"].split(scope.batch)])
+    latents = torch.load(path)["latents"]
+    images = torch.cat([world.vae.decode(part) for part in latents.split(scope.batch)])
     objects = world.judge.classify(images)[0] > world.judge.threshold
-    return Sampled(kept["latents"], images, objects, (), tuple(kept["seconds"]))
+    return Sampled(latents, images, objects, ())
 
 
 def judged_run(
@@ -113,7 +112,7 @@ def judged_run(
     """
     prompts, made = prompts_in(target, scope), sampled(world, way, target, scope)
     outcome = outcome_of(target, prompts, made.found, world.judge.classify(made.images)[1].argmax(1))
-    outcome.commit, outcome.seconds = commit(), sum(made.seconds)
+    outcome.commit, outcome.seconds = commit(), made.seconds
     alone = len(prompts) - scope.plan.pairs
     # The object that a swap asks for is one more that may be found.
     new = OBJECTS.index(new_object(target))
