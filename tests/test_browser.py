@@ -68,6 +68,7 @@ def test_every_link_joins_matching_sockets(server: LiveServer, workflow_file: Pa
 def test_no_nodes_overlap(browser: Browser, workflow_file: Path):
     browser.load(read(workflow_file))
     assert not overlapping(browser)
+    assert not outside(browser), "of the group that they begin in"
 
 
 def test_our_conversion_equals_the_frontends(browser: Browser, server: LiveServer, workflow_file: Path):
@@ -114,6 +115,18 @@ def overlapping(browser: Browser) -> list[str]:
         for one, other in combinations(open_nodes, 2)
         if meet(one["box"], other["box"])
     ]
+
+
+def outside(browser: Browser) -> list[str]:
+    """Return the titles of nodes on the page that begin inside a group and end outside of it."""
+    lost = []
+    for node in browser.nodes():
+        x, y, width, height = node["box"]
+        for left, top, wide, high in browser.groups():
+            begins = left <= x + width / 2 <= left + wide and top <= y <= top + high
+            if begins and (x < left or x + width > left + wide or y + height > top + high):
+                lost.append(f"{node['title']} ({node['id']})")
+    return lost
 
 
 def meet(one: list[float], other: list[float]) -> bool:

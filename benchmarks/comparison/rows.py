@@ -20,23 +20,16 @@ ROUND = Plan(singles=4, others=3, pairs=2)
 STEERING = {
     "outputs, several features": [
         f"outputs.ranked SAeUron both {strength} latents={latents}"
-        for latents, strengths in (
-            (2, (-10, -20, -40)),
-            (8, (-5, -10, -20, -40)),
-            (32, (-2, -5, -10, -20)),
-            (64, (-5, -10)),
-        )
+        for latents, strengths in ((8, (-5, -10, -20)), (32, (-2, -5, -10)))
         for strength in strengths
     ],
-    "outputs, one feature": [
-        f"outputs.ranked SAeUron both {strength} latents=1" for strength in (-10, -20, -40, -80, -160, -320)
-    ],
+    "outputs, one feature": [f"outputs.ranked SAeUron both {strength} latents=1" for strength in (-20, -40, -80, -160)],
     "differences": [
         f"differences.ranked additive {apply_to} {strength} latents=1"
-        for apply_to, strengths in (("both", (-10, -20, -40)), ("positive", (-10, -20)))
+        for apply_to, strengths in (("both", (-10, -20)), ("positive", (-10, -20)))
         for strength in strengths
     ],
-    "guided": [f"guided G-SAE positive {strength}" for strength in (-0.1, -0.2, -0.4, -0.8, -1.6, -3.2)],
+    "guided": [f"guided G-SAE positive {strength}" for strength in (-0.2, -0.4, -0.8, -1.6)],
 }
 REPLACEMENT = {
     "outputs, several features": f"outputs {ONE_PASS}",

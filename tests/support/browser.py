@@ -100,6 +100,10 @@ class Browser:
         """Return the nodes on the canvas, see NODES; a box is x, y, width, height with the title bar."""
         return self.page.evaluate(NODES)
 
+    def groups(self) -> list[list[float]]:
+        """Return the frames of the groups on the canvas: x, y, width, height."""
+        return self.page.evaluate("() => window.app.graph._groups.map((group) => [...group._bounding])")
+
     def links(self) -> list[list[int]]:
         """Return the links on the canvas: [from node, from output, to node, to input]."""
         return self.page.evaluate(LINKS)
