@@ -12,7 +12,7 @@ from ..reports.images import captioned, in_rows, sheet, to_pil
 from ..reports.preview import heat_overlay
 from ..reports.style import SMALL
 from .framework.prompts import Plan, prompts_of
-from .framework.settings import ONE_PASS, SITE, Setting
+from .framework.settings import KEPT, SITE, Setting
 from .framework.world import World
 
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "erasure_sheet.jpg"
@@ -22,7 +22,7 @@ COLUMNS, GAP = 4, 8
 def main() -> None:
     """Make the sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--setting", default=f"{SITE} {ONE_PASS}")
+    parser.add_argument("--setting", default=f"{SITE} {KEPT}")
     parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT")
     parser.add_argument("--out", type=Path, default=SHEET, help="the file to write")
     arguments = parser.parse_args()

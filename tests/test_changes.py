@@ -54,7 +54,6 @@ def columns(pack):
         [first, image(dog=(1, 1, 3, 3)), image(tree=(2, 1, 3, 3)), image(cat=(2, 2, 4, 4), dog=(10, 11, 4, 4))],
         [[False, False, False], [False, True, False], [False, False, True], [True, True, False]],
         (True, False, False, False),
-        (4.0, 1.0),
     )
     return changes("cat", prompts, before, after, Corners(), OBJECTS)
 
