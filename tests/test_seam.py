@@ -43,10 +43,12 @@ def test_it_follows_what_changes_around_it_and_keeps_what_is_drawn_inside(pack, 
     assert made[0, 0, 11, 9] - made[0, 0, 11, 8] > 2.5
 
 
-def test_nothing_else_changes(pack, region):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_nothing_else_changes(pack, region, dtype):
     """Not the outside, not an image without a region, nor one without an outside; and nothing at no strength."""
-    around, edited = ramp(), torch.randn(3, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
-    edited = torch.where(region[:, None], edited, around)
+    noise = torch.randn(3, 2, SIDE, SIDE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    around = (ramp() + noise / 10).to(dtype)
+    edited = torch.where(region[:, None], noise.to(dtype), around)
     made = continued(edited, around, region)
     assert torch.equal(made[1:], edited[1:])
     assert torch.equal(made[0][:, ~region[0]], edited[0][:, ~region[0]])

@@ -48,10 +48,11 @@ class Seam:
             for each, (side, number) in zip((edited, around), self._sides, strict=True)
         )
         step = ((beyond - within) * strength.reshape(-1, 1, 1, 1)).flatten(2)
-        result = edited.float().flatten(2).clone()
+        # In its own precision, so that no other value is rounded.
+        result = edited.flatten(2).clone()
         for image, cells, border, weights in self._parts:
-            result[image, :, cells] += step[image, :, border] @ weights
-        return result.view_as(edited).to(edited.dtype)
+            result[image, :, cells] += (step[image, :, border] @ weights).to(result.dtype)
+        return result.view_as(edited)
 
 
 def _near(x: Tensor) -> Tensor:
