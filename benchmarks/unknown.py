@@ -1,7 +1,7 @@
 """Concepts that the shipped dictionary does not know: styles, a color, two things of one kind.
 
 ``python dev/host benchmarks.unknown --split reporting`` finds each style from its word and erases it
-with the Patch Replacer's defaults: style gone from its own prompts, object kept there, other styles kept in theirs. No
+in one pass: style gone from its own prompts, object kept there, other styles kept in theirs. No
 word of the demo model's means a color, so red is found by Concept From Mask in four scenes whose red pixels are
 painted over, without contrast; against the red of held-out scenes stands how well it localizes, and how much red is
 left in images of every object stands for erasure. For two things of one kind the Concept Finder's verdict is printed.

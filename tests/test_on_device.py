@@ -230,7 +230,7 @@ def test_a_region_continues_its_surroundings_without_waiting(fake):
         free[1, 20:40, 10:30] = True
         seam = Seam(free, torch.device("cpu"))
     seam._sides = [tuple(map(there, side)) for side in seam._sides]
-    seam._parts = [(image, *map(there, tensors)) for image, *tensors in seam._parts]
+    seam._parts = [(image, part._make(map(there, part))) for image, part in seam._parts]
     assert seam._parts
     for home in ("cuda", "cpu"):
         edited, around = torch.zeros(2, 4, 64, 64, device="cuda"), torch.zeros(2, 4, 64, 64, device=home)

@@ -23,7 +23,7 @@ def ramp():
 def continued(edited, around, region, strength=1.0):
     from concept_erasure.unet.seam import Seam
 
-    return Seam(region, torch.device("cpu")).continued(edited, around, torch.full((3,), strength))
+    return Seam(region, torch.device("cpu")).continued(edited, around, torch.full((len(region),), strength))
 
 
 def test_a_patch_of_another_color_takes_that_of_its_surroundings(pack, region):
@@ -60,3 +60,17 @@ def test_latents_of_another_size_are_left_alone(pack, region):
     """A sampler may make them larger on the way."""
     edited = torch.randn(3, 2, 2 * SIDE, 2 * SIDE)
     assert continued(edited, torch.zeros_like(edited), region) is edited
+
+
+def test_a_region_of_very_large_latents_takes_little_memory(pack, monkeypatch):
+    """Fewer cells of the border then speak for the rest, and the color is found all the same."""
+    from concept_erasure.unet import seam
+
+    free = torch.zeros(1, 64, 64, dtype=torch.bool)
+    free[0, 10:50, 12:44] = True
+    monkeypatch.setattr(seam, "MOST_AT_ONCE", 2**16)
+    held = max(each.numel() for each in seam._part(free[0])[2:])
+    assert held <= 2**16
+    around = torch.full((1, 2, 64, 64), 0.25)
+    edited = torch.where(free[:, None], torch.tensor(-1.0), around)
+    assert (continued(edited, around, free) - around).abs().max() < 1e-5

@@ -6,6 +6,8 @@ that step says about the inside: a smooth correction that is the step at the bor
 (Perez et al., 2003), here by weights of inverse distance instead of a solver.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +15,24 @@ from torch.nn import functional as F
 # Along the border the step is averaged over about so many cells: what was left of an object there is not spread.
 ALONG = 2.0
 NEAREST = 0.5  # added to squared distances
+# Weights of one region that are held at once: 64 MiB. Beyond that, on very large latents, the border is thinned out.
+MOST_AT_ONCE = 2**24
+
+
+class _Part(NamedTuple):
+    """One image's region.
+
+    Attributes:
+        cells: of the region, indices int64 [m] into H * W.
+        border: cells along its border, on both sides, [n].
+        along: how steps are averaged along the border, [n, k]; columns sum to 1.
+        across: how each cell follows the border, [k, m]; columns sum to 1.
+    """
+
+    cells: Tensor
+    border: Tensor
+    along: Tensor
+    across: Tensor
 
 
 class Seam:
@@ -27,11 +47,11 @@ class Seam:
         self.size = tuple(free.shape[-2:])
         inside = free[:, None].float()
         self._sides = [(side.to(device), _near(side).clamp(min=1e-6).to(device)) for side in (inside, 1 - inside)]
-        self._parts: list[tuple[int, Tensor, Tensor, Tensor]] = []
-        for image, region in enumerate(free):
-            if bool(region.any()) and not bool(region.all()):
-                cells, border, weights = (each.to(device, non_blocking=True) for each in _weights(region))
-                self._parts.append((image, cells, border, weights))
+        self._parts = [
+            (image, _Part(*(each.to(device, non_blocking=True) for each in _part(region))))
+            for image, region in enumerate(free)
+            if bool(region.any()) and not bool(region.all())
+        ]
 
     def continued(self, edited: Tensor, around: Tensor, strength: Tensor) -> Tensor:
         """Return predictions whose regions continue what lies around them.
@@ -50,8 +70,9 @@ class Seam:
         step = ((beyond - within) * strength.reshape(-1, 1, 1, 1)).flatten(2)
         # In its own precision, so that no other value is rounded.
         result = edited.flatten(2).clone()
-        for image, cells, border, weights in self._parts:
-            result[image, :, cells] += (step[image, :, border] @ weights).to(result.dtype)
+        for image, part in self._parts:
+            spread = step[image, :, part.border] @ part.along @ part.across
+            result[image, :, part.cells] += spread.to(result.dtype)
         return result.view_as(edited)
 
 
@@ -60,20 +81,14 @@ def _near(x: Tensor) -> Tensor:
     return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
-def _weights(region: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a region's cells, those along its border on both sides, and how each cell follows the border.
-
-    Args:
-        region: bool [H, W].
-
-    Returns:
-        indices int64 [m] and [n] into H * W, and weights [n, m], whose columns sum to 1.
-    """
+def _part(region: Tensor) -> _Part:
+    """Prepare a region, bool [H, W]."""
     alike = region[None, None].float()
     outer = (F.max_pool2d(alike, 3, 1, 1) > 0)[0, 0] & ~region
     inner = (F.max_pool2d(1 - alike, 3, 1, 1) > 0)[0, 0] & region
     cells, border = region.nonzero().float(), (outer | inner).nonzero().float()
-    along = torch.exp(-torch.cdist(border, border).square() / (2 * ALONG**2))
-    across = 1 / (torch.cdist(cells, border).square() + NEAREST)
-    weights = across / across.sum(1, keepdim=True) @ (along / along.sum(1, keepdim=True))
-    return region.flatten().nonzero()[:, 0], (outer | inner).flatten().nonzero()[:, 0], weights.T.contiguous()
+    kept = border[:: 1 + len(cells) * len(border) // MOST_AT_ONCE]
+    along = torch.exp(-torch.cdist(border, kept).square() / (2 * ALONG**2))
+    across = 1 / (torch.cdist(kept, cells).square() + NEAREST)
+    places = [mask.flatten().nonzero()[:, 0] for mask in (region, outer | inner)]
+    return _Part(places[0], places[1], along / along.sum(0), across / across.sum(0))

@@ -58,11 +58,9 @@ class Job:
 
 def run(bench: Bench, job: Job) -> Outcome:
     """Make and judge the images of a job."""
-    way = bench.way(job.method, job.target)
-    if not job.artifacts:
-        return judged_run(bench, way, job.target, job.scope)
-    artifacts = own.also(bench.artifacts, job.judge, job.path.with_suffix(""))
-    return judged_run(bench, way, job.target, job.scope, artifacts, bench.judge)
+    artifacts = own.also(bench.artifacts, job.judge, job.path.with_suffix("")) if job.artifacts else None
+    areas = bench.judge if job.artifacts else None
+    return judged_run(bench, bench.way(job.method, job.target), job.target, job.scope, artifacts, areas)
 
 
 def done(job: Job, bench: Bench) -> Outcome:
