@@ -1,5 +1,6 @@
 """Each node explains itself: help page, a tooltip on every input and output, and texts for translators."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -29,6 +30,22 @@ def test_help_page_is_served(node, server: LiveServer):
         assert f"`{name}`" in page, f"the help page of {node['name']} does not explain the input {name}"
     for name in node["output_name"]:
         assert f"`{name}`" in page, f"the help page of {node['name']} does not explain the output {name}"
+
+
+def test_what_most_people_leave_alone_comes_last(nodes, monkeypatch):
+    """A ComfyUI that does not fold such widgets away shows them below the others."""
+    from comfy_api.latest import io
+    from concept_erasure.nodes import sockets
+
+    # Older versions of ComfyUI have no word for it. This one is in all of them, and the pack uses it nowhere.
+    monkeypatch.setitem(sockets.ADVANCED, "socketless", True)
+    marked = 0
+    for node in asyncio.run(nodes.ConceptErasureExtension().get_node_list()):
+        inputs = sorted(node.define_schema().inputs, key=lambda one: bool(one.optional))  # as the frontend has them
+        marks = [bool(one.socketless) for one in inputs if isinstance(one, io.WidgetInput)]
+        assert marks == sorted(marks), node.__name__
+        marked += sum(marks)
+    assert marked > 30
 
 
 def test_every_input_and_output_has_a_tooltip(node):
