@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -30,6 +31,14 @@ def test_help_page_is_served(node, server: LiveServer):
         assert f"`{name}`" in page, f"the help page of {node['name']} does not explain the input {name}"
     for name in node["output_name"]:
         assert f"`{name}`" in page, f"the help page of {node['name']} does not explain the output {name}"
+
+
+def test_the_help_page_lists_the_inputs_as_the_node_has_them(node, server: LiveServer):
+    """In their order, and no others."""
+    page = server.fetch(f"/extensions/{FOLDER}/docs/{node['name']}.md").decode()
+    table = page.partition("## Inputs\n\n")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == list(inputs_of(node))
 
 
 def test_what_most_people_leave_alone_comes_last(nodes, monkeypatch):
