@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from live_server import LiveServer
 from load import ROOT
 from published import FOLDER
 from support.nodes import NODES
+from support.workflows import known, read
+from workflow import widget_values
 
 LOCALE = ROOT / "locales" / "en" / "nodeDefs.json"
+SAMPLING = ("steps", "cfg", "sampler_name", "scheduler")
 
 
 @pytest.fixture(params=NODES)
@@ -79,6 +83,26 @@ def test_the_locale_repeats_the_nodes_own_texts(node):
 
 def test_the_locale_names_no_other_node():
     assert set(json.loads(LOCALE.read_text(encoding="utf-8"))) == set(NODES)
+
+
+def test_all_nodes_that_sample_begin_alike(server: LiveServer):
+    """With what the templates for the demo model use."""
+    quickstart = known(read(ROOT / "workflows" / "quickstart.json"))
+    (usual,) = sampling_of(server, quickstart)
+    inputs = {kind: inputs_of(server.object_info()[kind]) for kind in NODES}
+    begun = [[each[name][1]["default"] for name in SAMPLING] for each in inputs.values() if set(SAMPLING) <= set(each)]
+    assert len(begun) == 4 and all(tuple(values) == usual for values in begun)
+
+
+def test_all_that_samples_in_a_workflow_does_so_alike(server: LiveServer, workflow_file: Path):
+    """What is found or trained at other settings than those of the KSampler works less well."""
+    assert len(sampling_of(server, known(read(workflow_file)))) <= 1
+
+
+def sampling_of(server: LiveServer, nodes: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    """Return the settings of sampling that nodes of a workflow have, each once."""
+    values = [widget_values(node, server.object_info()[node["type"]]) for node in nodes]
+    return {tuple(each[name] for name in SAMPLING) for each in values if set(SAMPLING) <= set(each)}
 
 
 def test_the_workflows_are_up_to_the_nodes(pack):

@@ -25,6 +25,7 @@ REPLACER, PREVIEW = "ConceptErasurePatchReplacer", "ConceptErasureDetectionPrevi
 DETECTOR = "ConceptErasureConceptDetector"
 EDITED = "With the cat erased"
 RUN_LIMIT = 300.0  # seconds
+STEPS = 8  # enough to find a cat and a dog
 BROWSE_TEMPLATES = "() => { window.app.extensionManager.command.execute('Comfy.BrowseTemplates'); }"
 HAS_VALUE = """([kind, name, value]) => window.app.graph.nodes.some((node) => node.type === kind
     && node.widgets.some((widget) => widget.name === name && widget.value === value))"""
@@ -33,6 +34,10 @@ SET_VALUE = """([kind, name, value]) => {
     const widget = node.widgets.find((widget) => widget.name === name);
     widget.value = value;
     widget.callback?.(value);
+}"""
+SET_STEPS = """(steps) => {
+    for (const node of window.app.graph.nodes.filter((node) => node.type === "KSampler"))
+        node.widgets.find((widget) => widget.name === "steps").value = steps;
 }"""
 # As a file from the desktop is dropped onto the graph, far from the nodes.
 DROP = """async (png) => {
@@ -115,6 +120,7 @@ def test_words_and_heat_are_seen_in_the_nodes(page: Browser, previewing: LiveSer
 def test_from_a_template_to_a_changed_image_and_back_to_its_graph(page: Browser, previewing: LiveServer):
     page.load({"nodes": [], "links": [], "version": 0.4})
     open_template(page, "quickstart")
+    page.page.evaluate(SET_STEPS, STEPS)
     settle(page)
     first, _ = run(page, previewing)
     settle(page)
