@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..demo_model.vocabulary import OBJECTS
 from ..dev.demo_model.sampling import REPORTING_SEEDS, encode
-from ..reports.images import captioned, in_rows, sheet, to_pil
+from ..reports.images import captioned, in_rows, scaled, sheet, to_pil
 from ..reports.preview import heat_overlay
 from ..reports.style import SMALL
 from .framework.prompts import Plan, Prompt, prompts_of
@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=[f"{SITE} {KEPT}"])
     parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT")
     parser.add_argument("--shuffled", action="store_true", help="the settings' order differs from row to row")
+    parser.add_argument("--side", type=int, default=256, help="width of each image in pixels")
     parser.add_argument("--out", type=Path, default=SHEET, help="the file to write")
     arguments = parser.parse_args()
     world, order = World(), Random(0)
@@ -44,7 +45,7 @@ def main() -> None:
                 order.shuffle(places)
                 print(f"{target}, {i + 1}: {', '.join(arguments.settings[place] for place in places)}", flush=True)
             images = [before, found, *(after[place] for place in places)]
-            strip = sheet([[to_pil(each[i]) for each in images]], gap=0)
+            strip = sheet([[scaled(to_pil(each[i]), arguments.side) for each in images]], gap=0)
             caption = f"{' + '.join(prompt.objects)}, {prompt.style}: {target} erased"
             strips.append(captioned(strip, caption, SMALL))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
