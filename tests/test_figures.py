@@ -89,7 +89,7 @@ def test_a_listed_command_exists_has_its_options_and_writes_its_files(listed):
 
 def test_a_command_that_is_gone_is_noticed():
     assert not exists(program_of("COMFYUI_OPTIONS=--bf16-unet python dev/host benchmarks.gone --json x"))
-    assert not exists(program_of("nox -s gone")) and exists(program_of("nox -s gpu -- --out x"))
+    assert not exists(program_of("nox -s gone")) and exists(program_of("nox -s gpu -- --json x"))
     assert exists(program_of("python dev/host benchmarks.erasure plain"))
 
 
@@ -124,7 +124,7 @@ def test_a_table_has_the_asked_rows_and_columns(own_figures):
 def test_a_file_that_is_not_there_yet_is_shown_as_its_command(own_figures):
     page = "<!-- figures: region.json; columns: missed % -->\nold\n<!-- /figures -->"
     (said,) = figures.written(page).splitlines()[1:-1]
-    assert said == f"*Not measured yet on this model; run: `{made_by('region.json')}`*"
+    assert said == f"*Not measured yet; run: `{made_by('region.json')}`*"
 
 
 @pytest.mark.parametrize("asked", ["own.json; columns: nothing", "own.json; rows: gone", "gone.json", "../own.json"])

@@ -68,7 +68,7 @@ def not_measured(file: str) -> str:
     made_by = next((each["command"] for each in commands() if file in each["files"]), None)
     if made_by is None:
         raise FiguresError(f"There is no docs/figures/{file}, and no command in {COMMANDS.name} makes it.")
-    return f"*Not measured yet on this model; run: `{made_by}`*"
+    return f"*Not measured yet; run: `{made_by}`*"
 
 
 def table(asked: str) -> str:
