@@ -133,6 +133,50 @@ def test_what_is_not_there_is_an_error(own_figures, asked):
         figures.written(f"<!-- figures: {asked} -->\n<!-- /figures -->")
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROMISES = README.partition("| promise | behind it |")[2].partition("\n\n")[0].splitlines()[2:]
+LIMITS = README.partition("And the limits:")[2].partition("\n## ")[0]
+BEHIND = re.compile(r"/blob/main/([\w./-]+)(?:#([\w-]+))?\)")
+
+
+def anchor(title):
+    """Return what GitHub calls a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def backed(text):
+    """Return the links of a text behind which nothing stands: no test, and no section with figures or with tests."""
+    wrong = []
+    for path, section in BEHIND.findall(text):
+        if not (ROOT / path).is_file():
+            wrong.append(path)
+        elif not path.startswith("tests/"):
+            parts = re.split(r"^#+ (.*)$", (ROOT / path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+            there = {anchor(title): below for title, below in zip(parts[1::2], parts[2::2], strict=True)}
+            if not re.search(r"<!-- figures: |`tests/test_\w+\.py`", there.get(section, "")):
+                wrong.append(f"{path}#{section}")
+    return wrong
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_a_figure_or_a_test_stands_behind_each_promise_of_the_readme(promise):
+    assert BEHIND.findall(promise) and not backed(promise)
+
+
+def test_what_stands_behind_nothing_is_seen():
+    assert len(PROMISES) > 4
+    (link,) = BEHIND.finditer(PROMISES[0])
+    for gone in ("docs/gone.md", "docs/results.md#gone", "docs/results.md#", "tests/test_gone.py"):
+        assert backed(PROMISES[0].replace(link[0], f"/blob/main/{gone.rstrip('#')})")) == [gone]
+
+
+def test_the_limits_that_matter_most_stand_beside_the_promises():
+    """With the figures behind them, where something was measured."""
+    for word in ("SD1.5", "SDXL", "GPU", "SAE that was trained", "style", "damage", "twice", "Flux", "safety filter"):
+        assert word in LIMITS
+    assert BEHIND.findall(LIMITS) and not backed(LIMITS.replace("docs/run-on-your-gpu.md", "tests/test_commands.py"))
+
+
 def test_the_program_runs_without_comfyui():
     done = subprocess.run([sys.executable, "-I", str(ROOT / "dev" / "figures"), "--check"], capture_output=True)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
