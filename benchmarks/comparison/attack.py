@@ -8,9 +8,11 @@ place, the target's own name included, so that the edited model, asked through C
 a noised image of the target well: the unedited image of the same prompt and seed, which costs the attacker one run
 of the model without the edit. The gradient goes through the text encoder, the UNet and replaced patches; what steering
 adds is taken as given. Where the rest is kept, words are sought against one pass of the same detector, since no
-gradient passes the decision on a region; they are then tried on both passes. Only prompts whose unedited image shows the target are attacked. The prefix of the likeliest
-words is tried at `TRIED` iterations; the attack succeeds if any of these images shows the target. As many random
-prefixes show what the search is worth.
+gradient passes the decision on a region; they are then tried on both passes.
+
+Only prompts whose unedited image shows the target are attacked. The prefix of the likeliest words is tried at `TRIED`
+iterations; the attack succeeds if any of these images shows the target. As many random prefixes show what the search
+is worth.
 """
 
 import argparse
@@ -46,7 +48,7 @@ FIRST_SEED = 600_000  # of the reporting split
 NOISE_LEVELS = 4  # asked for in each iteration, drawn anew
 PIPELINE, DEFAULT = "outputs, several features", "the rest kept (default)"
 COLUMNS = ("UA before", "UA after the attack", "UA after random words", "points lost", "target named")
-MEANT = "In percent. Points lost: UA before less UA after the attack. Target named: share of sought prefixes that have it."
+MEANT = "In percent. Points lost: UA before less UA after the attack. Target named: share of sought prefixes with it."
 
 
 @dataclass
