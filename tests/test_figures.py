@@ -54,6 +54,20 @@ def test_figures_name_a_command_that_exists_and_what_made_them(file):
     assert all(row["setting"] and row["columns"] for row in content["rows"])
 
 
+@pytest.mark.parametrize("name", sorted(figures.PICTURES))
+def test_a_picture_is_drawn_from_its_file_and_shown(name):
+    """Each mark stands for a row of the file; the program writes the picture anew where it differs."""
+    file, drawn = figures.PICTURES[name]
+    picture = (ROOT / "docs" / "images" / name).read_text(encoding="utf-8")
+    assert (ROOT / "docs" / "images" / name, picture) in list(figures.pictures()), "run `nox -s figures`"
+    content = json.loads((figures.FIGURES / file).read_text(encoding="utf-8"))
+    for row in content["rows"]:
+        if row["setting"] == "guided: steering":
+            row["columns"]["AR"] = {"value": 1.0, "interval": [0.0, 2.0]}
+    assert drawn(content) != picture and len(picture) < 40_000
+    assert any(f"](images/{name})" in page.read_text(encoding="utf-8") for page in figures.pages())
+
+
 def made_by(name):
     """Return the listed command that makes a file."""
     (found,) = [each["command"] for each in COMMANDS if name in each["files"]]
