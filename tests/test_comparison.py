@@ -408,6 +408,18 @@ def test_a_mixture_of_one_word_is_that_word(bench):
     assert words_of(mixtures[0]).split() == prefix
 
 
+def test_the_attack_seeks_words_against_one_pass_and_asks_for_the_chosen_strength(bench, monkeypatch, tmp_path):
+    from concept_erasure.benchmarks.comparison import attack, jobs
+    from concept_erasure.unet.passes import director_of
+
+    (kept,) = [method for name, method in attack.OTHERS.items() if name == attack.DEFAULT]
+    both, _ = bench.edited(attack.Setting.parse(kept), "cat")
+    assert director_of(both) is not None and director_of(attack.attackable(bench, kept, "cat")) is None
+    monkeypatch.setattr(jobs, "WORK", tmp_path)
+    with pytest.raises(SystemExit, match=r"benchmarks\.comparison --targets bear cat"):
+        attack.methods_for(["bear", "cat"])
+
+
 @pytest.mark.research
 @pytest.mark.parametrize("method", ["outputs similar positive 1.0", "outputs SAeUron both -15"])
 def test_the_attack_moves_words_through_the_edited_model(bench, prompts, method):

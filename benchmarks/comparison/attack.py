@@ -37,9 +37,10 @@ from ..framework import storage
 from ..framework.prompts import SPLITS, Prompt
 from ..framework.settings import Setting
 from ..framework.tables import Table, add_json, share
+from . import saes
 from .folder import WORK
 from .jobs import row_of
-from .methods import Bench
+from .methods import Bench, saes_of
 from .rows import OTHERS, REPLACEMENT, STEERING, chosen, tuning_jobs
 
 PREFIX, ITERATIONS, TRIED = 5, 40, (10, 20, 30, 40)
@@ -207,6 +208,14 @@ def erased(results: Iterable[Attacked], part: str) -> list[bool]:
     return [not found for result in results for found in getattr(result, part)]
 
 
+def is_chosen(grid: Sequence[str], targets: Sequence[str]) -> bool:
+    """Tell whether every steering of a grid was tried on the tuning seeds of these objects."""
+    if not all(saes.path_of(name).exists() for method in grid for name in saes_of(method)):
+        return False
+    jobs = tuning_jobs(grid, targets)
+    return all(len(row_of(jobs, method).outcomes) == len(targets) for method in grid)
+
+
 def methods_for(targets: Sequence[str]) -> dict[str, str]:
     """Return what is attacked: name -> method.
 
@@ -214,8 +223,7 @@ def methods_for(targets: Sequence[str]) -> dict[str, str]:
         SystemExit: the comparison has not chosen a strength of steering for these objects yet.
     """
     grid = STEERING[PIPELINE]
-    jobs = tuning_jobs(grid, targets)
-    if any(len(row_of(jobs, method).outcomes) < len(targets) for method in grid):
+    if not is_chosen(grid, targets):
         again = f"python dev/host benchmarks.comparison --targets {' '.join(targets)}"
         raise SystemExit(f"No strength of steering was chosen for these objects yet. Run: {again}")
     return {
