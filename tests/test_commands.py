@@ -5,13 +5,12 @@ import shlex
 
 import pytest
 from load import ROOT
-from test_figures import SESSIONS, exists, figures, program_of
+from support.commands import SESSIONS, SHARED, exists, figures, program_of
 
 FENCE = re.compile(r"^```\w*\n(.*?)^```", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
 STARTS = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:nox -s|python dev/)")
 NOXFILE = (ROOT / "noxfile.py").read_text(encoding="utf-8")
-SHARED = [ROOT / "benchmarks" / "framework" / f"{name}.py" for name in ("runs", "tables")]
 PAGE = ROOT / "docs" / "run-on-your-gpu.md"
 
 
