@@ -123,7 +123,7 @@ def row_of(sae: LoadedSAE, found: dict[str, dict[str, Concept]], noised: Noised)
     row = {EXPLAINED: float(facts["explained_variance"]), DEAD: 100 * float(facts["dead_share"])}
     for way, concepts in found.items():
         each = qualities(sae.module, concepts, noised)[..., 0].mean(0)
-        row |= {AUC[way]: float(np.nanmean(each)), LOWEST[way]: float(np.nanmin(each))}
+        row |= {AUC[way]: float(np.mean(each)), LOWEST[way]: float(np.min(each))}
     return row
 
 
@@ -149,9 +149,12 @@ def main() -> None:
     table = Table("SAE", COLUMNS)
     canvas = checkpoint.load()
     words = given.words or list(OBJECTS)
+    noised = from_scenes(*canvas, [SITE], SCENES[given.split][: given.scenes])[SITE]
+    unseen = [word for word in words if not (noised.masks[OBJECTS.index(word)] >= 0.5).any()]
+    if unseen:
+        parser.error(f"--scenes: none of {given.scenes} scenes shows {', '.join(unseen)}; give more")
     saes = trained(canvas, given.images, given.steps, given.seeds)
     found = {way: concepts_of(canvas, saes, way, given.split, words, given.finding_images) for way in AUC}
-    noised = from_scenes(*canvas, [SITE], SCENES[given.split][: given.scenes])[SITE]
     rows = {key: row_of(sae, {way: found[way][key] for way in AUC}, noised) for key, sae in saes.items()}
     for steps in given.steps:
         own = {seed: row for (n, seed), row in rows.items() if n == steps}
