@@ -24,6 +24,7 @@ from .refinement import resize_mask
 from .region import remains
 from .replacement import (
     Replacement,
+    as_around,
     draw_seed,
     draws_for,
     nearest_sources,
@@ -46,6 +47,9 @@ UNSURE = (
 # first image, bool [H, W] (None if nothing is known of it). All of it is where the model is.
 Show = Callable[[int, int, Tensor, Tensor | None], None]
 OTHER_GRID = "Another node changed how many patches a cross-attention sees, so that it could not follow the fill there"
+# Noise level (sigma) down to which patches are replaced where cross-attention keeps the concept from coming back. Below
+# it they leave a haze; see docs/decisions/0023. A run that begins with less noise replaces them in more of its steps.
+PATCHES_UNTIL, OF_FIRST = 1.0, 0.25
 UNPLACED = (
     "It was not known which part of the image a call of the model was for, so that part was left as it was. With "
     "'rest' at 'may change' the Patch Replacer edits it nevertheless"
@@ -58,13 +62,12 @@ class Task:
 
     Attributes:
         region: where it may edit; None for nowhere, it only looks.
-        replaces: whether patches are replaced there.
-        fill: text embedding that cross-attention follows there, [1 or B, T, C]; None for the prompt's own.
+        fill: text embedding that cross-attention follows there, [1 or B, T, C]. None replaces patches, and has
+            cross-attention give what it gives around the region.
         attempt: counts the passes that edit, from 0; each takes other source patches.
     """
 
     region: RegionMask | None = None
-    replaces: bool = True
     fill: Tensor | None = None
     attempt: int = 0
 
@@ -79,6 +82,7 @@ class _State:
         self.evidence = Evidence()
         self.masks = MaskState(tree, run)
         self.has_region = any(each.region is not None for each in refinements(tree))
+        self.follows_around = False  # whether cross-attention of this run was changed to what it gives around
         self._fills: dict[tuple, Tensor] = {}
         self._scorers: dict[tuple[int, torch.device], ConceptScorer] = {}
 
@@ -204,7 +208,7 @@ class Eraser(Observer):
             if looked and not chunk.again:
                 self._note(state, chunk, call, active)
             part = output[chunk.rows]
-            mask, avoided = self._editable(state, chunk, mask, active)
+            mask, avoided = self._editable(state, chunk, call, mask, active)
             source = self._source(state, hookpoint, chunk, call, part, mask, avoided)
             if source is not None:
                 edited = output.clone() if edited is None else edited
@@ -233,7 +237,9 @@ class Eraser(Observer):
         if mask is not None and chunk.role == POSITIVE:
             state.evidence.note(chunk, call, mask, state.masks.score(chunk.key, chunk.images), active)
 
-    def _editable(self, state: _State, chunk: Chunk, mask: Tensor, active: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _editable(
+        self, state: _State, chunk: Chunk, call: Call, mask: Tensor, active: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Return which patches are replaced, and which must not be copied; those detected where there is no task.
 
         With a region these are its patches, and the detected ones that touch it.
@@ -244,12 +250,14 @@ class Eraser(Observer):
             state.run.note(UNPLACED)
             return torch.zeros_like(mask), mask
         inside, touched = state.task.region.on_grid(chunk, (int(mask.shape[-2]), int(mask.shape[-1])), mask.device)
-        inside = inside if active is None else inside & active
-        return inside | (mask & touched), mask | touched
+        inside = (inside if active is None else inside & active) | (mask & touched)
+        if state.follows_around:
+            inside = inside & (call.sigma > min(PATCHES_UNTIL, OF_FIRST * state.run.first_sigma))
+        return inside, mask | touched
 
     @staticmethod
     def _replaces(task: Task | None) -> bool:
-        return task is None or (task.region is not None and task.replaces)
+        return task is None or (task.region is not None and task.fill is None)
 
     def _chunks(self, call: Call) -> Iterator[Chunk]:
         """Yield the rows that are looked at."""
@@ -258,17 +266,28 @@ class Eraser(Observer):
 
     @property
     def wants_attention(self) -> bool:
-        """True while cross-attention follows a fill."""
-        return self.task is not None and self.task.region is not None and self.task.fill is not None
+        """True while a region is edited."""
+        if self.task is None or self.task.region is None:
+            return False
+        return self.task.fill is not None or self.replacement.mode != "none"
+
+    @property
+    def needs_attention(self) -> bool:
+        """True while cross-attention follows a fill: nothing else erases the concept then."""
+        return self.wants_attention and self.task is not None and self.task.fill is not None
 
     def on_attention(self, module: Attention, query: Tensor, output: Tensor, call: Call) -> Tensor:
-        """Return the output of a cross-attention that follows the fill inside the region; see Observer."""
+        """Return the output of a cross-attention that follows the fill inside the region; see Observer.
+
+        Without a fill it gives there what it gives around the region.
+        """
         state = self._state
-        if state is None or state.task is None or state.task.region is None or state.task.fill is None:
+        if state is None or state.task is None or state.task.region is None:
             return output
         grid = grid_of(query.shape[1], call.size)
         if grid is None:
-            state.run.note(OTHER_GRID)
+            if state.task.fill is not None:
+                state.run.note(OTHER_GRID)
             return output
         edited = output.clone()
         for chunk in call.chunks:
@@ -277,9 +296,13 @@ class Eraser(Observer):
             if not chunk.is_placed:
                 state.run.note(UNPLACED)
                 continue
-            _, inside = state.task.region.on_grid(chunk, grid, output.device)
-            other = module(query[chunk.rows], state.fill(chunk, query))
-            edited[chunk.rows] = torch.where(inside.flatten(1)[..., None], other, output[chunk.rows])
+            inside = state.task.region.on_grid(chunk, grid, output.device)[1].flatten(1)
+            if state.task.fill is None:
+                state.follows_around = True
+                edited[chunk.rows] = as_around(output[chunk.rows], inside)
+            else:
+                other = module(query[chunk.rows], state.fill(chunk, query))
+                edited[chunk.rows] = torch.where(inside[..., None], other, output[chunk.rows])
         return edited
 
     def _detect(self, state: _State, hookpoint: str, x: Tensor, output: Tensor, call: Call) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..unet.opening import Opening
 from ..unet.passes import Passes
 from ..unet.progress import say
 from .eraser import UNPLACED, Eraser, Task
@@ -24,7 +25,11 @@ UNSTEADY = (
 )
 
 # Down to which noise level (sigma) a region is made to continue its surroundings; see docs/decisions/0022.
-CONTINUED_PATCHES, CONTINUED_FILL, NEVER = 0.0, 1.0, float("inf")
+CONTINUED, NEVER = 1.0, float("inf")
+
+# In steps with at most so much noise (sigma) the region is larger, by this share of the image's side and at least so
+# many cells of the latent; see docs/decisions/0023.
+END, WIDER, LEAST_WIDER = 0.6, 1 / 16, 2
 
 LOCKED = "The concept lies outside of the latent's noise mask, where nothing may change. Widen the mask"
 
@@ -47,9 +52,7 @@ class Rest:
     @property
     def continued_to(self) -> float:
         """Noise level (sigma) down to which the region continues its surroundings."""
-        if self.fill is None:
-            return CONTINUED_PATCHES
-        return CONTINUED_FILL if self.continues else NEVER
+        return CONTINUED if self.fill is None or self.continues else NEVER
 
 
 @dataclass(eq=False)
@@ -61,8 +64,7 @@ class Member:
 
     def task(self, region: Tensor, attempt: int) -> Task:
         """Return what it shall do in a pass that edits inside a region, bool [B, H, W]."""
-        fill = self.rest.fill
-        return Task(RegionMask(region), fill is None, fill, min(attempt, self.rest.attempts - 1))
+        return Task(RegionMask(region), self.rest.fill, min(attempt, self.rest.attempts - 1))
 
 
 class Keeper:
@@ -92,7 +94,7 @@ class _Run:
         for member in members:
             _check_fill(member.rest.fill, passes.images)
         self.records: list[list[RunRecord]] = [[] for _ in members]  # by member, then by pass
-        self.regions: list[Tensor] = []  # by pass: where each member may edit, bool [members, B, H, W]
+        self.regions: list[Tensor] = []  # by pass: what each member may change, bool [members, B, H, W]
 
     def sample(self) -> Tensor:
         nowhere = torch.zeros(len(self.members), self.passes.images, *self.passes.size, dtype=torch.bool)
@@ -147,13 +149,14 @@ class _Run:
         number = len(self.regions)
         for member, task in zip(self.members, tasks, strict=True):
             member.eraser.task = task
-        self.regions.append(regions)
+        wider = grown(regions, cells_wider(self.passes.size))
+        self.regions.append(wider)
         if number == 0:
             say("Pass 1: looking for the concept")
             self.passes.first()
         else:
             say(f"Pass {number + 1}: editing where it was found")
-            self.passes.again(regions.any(0), self._continued(regions))
+            self.passes.again(Opening(regions.any(0), wider.any(0), END, self._continued(regions), number))
         for kept, member in zip(self.records, self.members, strict=True):
             kept.append(member.eraser.record.take())
         images, size = self.passes.images, self.passes.size
@@ -188,6 +191,11 @@ class _Run:
             record = member.eraser.record.add(records, choice, kept, remaining[i].tolist(), result)
             said += [kept.sentence(record.remaining), *record.leftovers()]
         say(" ".join(dict.fromkeys(said)))
+
+
+def cells_wider(size: Sequence[int]) -> int:
+    """Return by how many cells of latents of a size (height, width) a region is larger in steps with little noise."""
+    return max(LEAST_WIDER, round(WIDER * min(size)))
 
 
 def _check_fill(fill: Tensor | None, images: int) -> None:

@@ -65,6 +65,19 @@ def replace_patches(x: Tensor, source: Tensor) -> Tensor:
     return flat.gather(2, source[:, None].expand(-1, flat.shape[1], -1)).view_as(x)
 
 
+def as_around(x: Tensor, inside: Tensor) -> Tensor:
+    """Return embeddings that are, inside a region, the mean of those outside; as they are where nothing is outside.
+
+    Args:
+        x: [B, N, C].
+        inside: bool [B, N].
+    """
+    outside = ~inside
+    usual = (x * outside[..., None]).sum(1, keepdim=True, dtype=torch.float32)
+    usual = usual / outside.sum(1).clamp(min=1)[:, None, None]
+    return torch.where((inside & outside.any(1, keepdim=True))[..., None], usual.to(x.dtype), x)
+
+
 def source_pool(mask: Tensor, raw_score: Tensor, share: float) -> Tensor:
     """Tell which patches may be source patches: the undetected ones that speak least for the concept.
 

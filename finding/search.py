@@ -189,7 +189,7 @@ def _cover(mask: Tensor, grid: tuple[int, int], images: int) -> Tensor:
     if not (cover >= INSIDE).any() or not (cover < OUTSIDE).any():
         raise ValueError(
             f"the mask covers half of {int((cover >= INSIDE).sum())} and nothing of {int((cover < OUTSIDE).sum())} "
-            f"cells of the model's grid of {'x'.join(map(str, grid))}. Paint more generously, and leave something "
+            f"patches of the model's grid of {'x'.join(map(str, grid))}. Paint more generously, and leave something "
             "unpainted"
         )
     return cover

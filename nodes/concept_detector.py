@@ -42,6 +42,12 @@ class ConceptDetector(io.ComfyNode):
                     tooltip="How easily a patch is detected: 1 is normal, more detects more, 0 detects nothing. "
                     "Raise it if parts of the object stay, lower it if too much is erased.",
                 ),
+                io.String.Input(
+                    "more_concepts",
+                    default="",
+                    tooltip="More concepts to find, separated by commas, such as 'dog, bird', or a list such as "
+                    "'concepts/animals.txt'. all: every concept of the SAE file.",
+                ),
                 *part_inputs(
                     "When to begin detecting: 0 is the first, noisiest step.",
                     "When to stop detecting: 1 is the end of sampling.",
@@ -59,12 +65,6 @@ class ConceptDetector(io.ComfyNode):
                     tooltip="With 'join_with' connected. union: patches that either detector detects; intersection: "
                     "only those that both detect.",
                     **ADVANCED,
-                ),
-                io.String.Input(
-                    "more_concepts",
-                    default="",
-                    tooltip="More concepts to find, separated by commas, such as 'dog, bird', or a list such as "
-                    "'concepts/animals.txt'. all: every concept of the SAE file.",
                 ),
                 DETECTION.Input(
                     "join_with",

@@ -45,26 +45,11 @@ class ConceptFinder(io.ComfyNode):
                 SAE.Input("sae", tooltip="The SAE whose features are searched."),
                 size_input(),
                 io.String.Input("word", default="cat", tooltip="The word for the concept, such as 'cat'."),
-                io.Combo.Input(
-                    "kind",
-                    options=list(prompts.KINDS),
-                    tooltip="Whether the word names an object or a style. Prompts that you leave empty are made to "
-                    "fit.",
-                    **ADVANCED,
-                ),
                 io.String.Input(
                     "target_prompts",
                     default="",
                     multiline=True,
                     tooltip="Prompts with the concept, one a line. Empty: made from the word.",
-                ),
-                io.String.Input(
-                    "contrast_prompts",
-                    default="",
-                    multiline=True,
-                    tooltip="Prompts without the concept, one a line: the same styles, other objects. Empty: made "
-                    "from a list of common objects and styles.",
-                    **ADVANCED,
                 ),
                 io.Int.Input(
                     "images",
@@ -76,6 +61,21 @@ class ConceptFinder(io.ComfyNode):
                 ),
                 *sampler_inputs(),
                 seed_input("Seed of the images. The same seed finds the same features."),
+                io.Combo.Input(
+                    "kind",
+                    options=list(prompts.KINDS),
+                    tooltip="Whether the word names an object or a style. Prompts that you leave empty are made to "
+                    "fit.",
+                    **ADVANCED,
+                ),
+                io.String.Input(
+                    "contrast_prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="Prompts without the concept, one a line: the same styles, other objects. Empty: made "
+                    "from a list of common objects and styles.",
+                    **ADVANCED,
+                ),
                 io.Int.Input(
                     "timestep_bands",
                     default=5,

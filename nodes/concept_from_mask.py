@@ -56,23 +56,6 @@ class ConceptFromMask(io.ComfyNode):
                     tooltip="What to call the concept. Use the plain word for it: things of that name are left out "
                     "of the contrast images.",
                 ),
-                io.Int.Input(
-                    "timestep_bands",
-                    default=5,
-                    min=1,
-                    max=50,
-                    tooltip="At how many noise levels the model looks at the image. Each level gets its own features.",
-                    **ADVANCED,
-                ),
-                io.Int.Input(
-                    "noise_samples",
-                    default=6,
-                    min=2,
-                    max=100,
-                    tooltip="How often the model looks at the image at each noise level, each time with new noise. "
-                    "Every second time is kept back, to measure how well it works.",
-                    **ADVANCED,
-                ),
                 seed_input("Seed of the noise. The same seed finds the same features."),
                 io.Int.Input(
                     "contrast_images",
@@ -80,14 +63,6 @@ class ConceptFromMask(io.ComfyNode):
                     min=2,
                     max=1024,
                     tooltip="How many images without the concept to generate for contrast, if 'clip' is connected.",
-                ),
-                io.String.Input(
-                    "contrast_prompts",
-                    default="",
-                    multiline=True,
-                    tooltip="Prompts for the contrast images, one a line, without the concept. Empty: common objects "
-                    "in several styles.",
-                    **ADVANCED,
                 ),
                 *sampler_inputs(),
                 io.Int.Input(
@@ -104,6 +79,31 @@ class ConceptFromMask(io.ComfyNode):
                     multiline=True,
                     tooltip="Optional: what the image shows, without its style, such as 'a cat and a dog', with the "
                     "word at 'name' in it. More images are generated from it in several styles.",
+                ),
+                io.Int.Input(
+                    "timestep_bands",
+                    default=5,
+                    min=1,
+                    max=50,
+                    tooltip="At how many noise levels the model looks at the image. Each level gets its own features.",
+                    **ADVANCED,
+                ),
+                io.Int.Input(
+                    "noise_samples",
+                    default=6,
+                    min=2,
+                    max=100,
+                    tooltip="How often the model looks at the image at each noise level, each time with new noise. "
+                    "Every second time is held out, to measure how well it works.",
+                    **ADVANCED,
+                ),
+                io.String.Input(
+                    "contrast_prompts",
+                    default="",
+                    multiline=True,
+                    tooltip="Prompts for the contrast images, one a line, without the concept. Empty: common objects "
+                    "in several styles.",
+                    **ADVANCED,
                 ),
                 io.Clip.Input(
                     "clip",

@@ -64,6 +64,7 @@ class DetectInImage(io.ComfyNode):
                     tooltip="How much noise is added: 0 is none, 999 leaves nothing of the image. Concepts are found "
                     "best with little noise.",
                 ),
+                seed_input("Seed of the noise."),
                 io.Int.Input(
                     "noise_samples",
                     default=4,
@@ -73,7 +74,6 @@ class DetectInImage(io.ComfyNode):
                     "smoother heat map.",
                     **ADVANCED,
                 ),
-                seed_input("Seed of the noise."),
             ],
             outputs=[
                 io.Image.Output(display_name="heat_map", tooltip="The image, tinted where the concept was found."),

@@ -21,7 +21,7 @@ class MaskRefiner(io.ComfyNode):
             display_name=NAME,
             category=EDIT,
             description="Shapes the detected mask at every step: grow or shrink it, close holes, limit it to a "
-            "region. It counts in patches, the cells that the SAE reads; with everything at 0 and no region it "
+            "region. Sizes are in patches, the grid that the SAE reads. With everything at 0 and no region it "
             "changes nothing.",
             inputs=[
                 DETECTION.Input(
@@ -40,6 +40,15 @@ class MaskRefiner(io.ComfyNode):
                     min=0,
                     max=8,
                     tooltip="Fill holes and gaps in the mask, up to about twice this many patches wide.",
+                ),
+                io.Float.Input(
+                    "min_area",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Leave an image alone until this share of it is detected at one step: 0.1 is a tenth, 0 "
+                    "turns it off. It prevents edits from a few false detections; smaller objects then stay.",
                 ),
                 io.Int.Input(
                     "min_patches",
@@ -63,15 +72,6 @@ class MaskRefiner(io.ComfyNode):
                     optional=True,
                     tooltip="Optional: detect only inside this mask (white), of any size. One mask, or one for each "
                     "image of the batch.",
-                ),
-                io.Float.Input(
-                    "min_area",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Leave an image alone until this share of it is detected at one step: 0.1 is a tenth, 0 "
-                    "turns it off. It prevents edits from a few false detections; smaller objects then stay.",
                 ),
             ],
             outputs=[DETECTION.Output(display_name="detection", tooltip="The shaped detection.")],

@@ -50,6 +50,28 @@ class PatchReplacer(io.ComfyNode):
                     "method; none: only detect.",
                 ),
                 io.Combo.Input(
+                    "rest",
+                    options=list(REST),
+                    default=KEEP,
+                    tooltip="What happens to the rest of the image. keep exactly: it stays as it is without this "
+                    "node, in two passes; may change: one pass, as in the paper.",
+                ),
+                io.Int.Input(
+                    "attempts",
+                    default=Rest().attempts,
+                    min=1,
+                    max=8,
+                    tooltip="With 'keep exactly': how often the edit may be tried while the concept is still found. "
+                    "Each try takes as long as one image; the best is kept.",
+                ),
+                io.Combo.Input(
+                    "fill_shows",
+                    options=list(SHOWS),
+                    default=BACKGROUND,
+                    tooltip="With a fill: what its prompt adds. background: colors from around the region continue "
+                    "into it; new object: they do not, so that the object keeps its own.",
+                ),
+                io.Combo.Input(
                     "replace_at",
                     options=list(REPLACE_AT),
                     default=MIDDLE_TOO,
@@ -89,28 +111,6 @@ class PatchReplacer(io.ComfyNode):
                     tooltip="For experts: the blocks for 'listed blocks', such as 'output_blocks.4.1, "
                     "mid_block.attentions.0'. One that runs before the SAE's takes the mask of the step before.",
                     **ADVANCED,
-                ),
-                io.Combo.Input(
-                    "rest",
-                    options=list(REST),
-                    default=KEEP,
-                    tooltip="What happens to the rest of the image. keep exactly: it stays as it is without this "
-                    "node, in two passes; may change: one pass, as in the paper.",
-                ),
-                io.Int.Input(
-                    "attempts",
-                    default=Rest().attempts,
-                    min=1,
-                    max=8,
-                    tooltip="With 'keep exactly': how often the edit may be tried while the concept is still found. "
-                    "Each try takes as long as one image; the best is kept.",
-                ),
-                io.Combo.Input(
-                    "fill_shows",
-                    options=list(SHOWS),
-                    default=BACKGROUND,
-                    tooltip="With a fill: what its prompt adds. background: colors from around the region continue "
-                    "into it; new object: they do not, so that the object keeps its own.",
                 ),
                 io.Conditioning.Input(
                     "fill",

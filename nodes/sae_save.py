@@ -33,6 +33,12 @@ class SaveSAE(io.ComfyNode):
                     tooltip="What to call the file, without a folder. It appears in the SAE Loader's list after "
                     "pressing R.",
                 ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="On: a file of the same name is replaced. Off: it is kept, and the node stops with a "
+                    "message.",
+                ),
                 io.Combo.Input(
                     "weights",
                     options=list(WEIGHTS),
@@ -40,12 +46,6 @@ class SaveSAE(io.ComfyNode):
                     tooltip="How precisely the numbers are stored. float16 halves the size of a float32 file; a few "
                     "patches may then be detected differently.",
                     **ADVANCED,
-                ),
-                io.Boolean.Input(
-                    "overwrite",
-                    default=False,
-                    tooltip="On: a file of the same name is replaced. Off: it is kept, and the node stops with a "
-                    "message.",
                 ),
             ],
             outputs=[],

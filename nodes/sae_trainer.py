@@ -56,20 +56,6 @@ class SAETrainer(io.ComfyNode):
                     tooltip="Prompts to sample, one a line, used in turn. They should show the things that you want "
                     "to find or erase, alone and together with others.",
                 ),
-                FileChoice(
-                    "prompts_file",
-                    options=[NO_FILE, *files.prompt_files()],
-                    default=NO_FILE,
-                    tooltip="A text file in ComfyUI's input folder with one prompt a line, used instead of 'prompts'.",
-                    **ADVANCED,
-                ),
-                io.String.Input(
-                    "hookpoints",
-                    default=AUTOMATIC,
-                    tooltip="The blocks of the model to train for, separated by commas, in ComfyUI's or diffusers' "
-                    "spelling; each gets its own SAE. automatic: a block that is known to hold objects.",
-                    **ADVANCED,
-                ),
                 io.Int.Input(
                     "images",
                     default=0,
@@ -87,6 +73,38 @@ class SAETrainer(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="Seed of the first image's noise, and of the training. The same seed gives the same SAE.",
                 ),
+                io.Int.Input(
+                    "train_steps",
+                    default=0,
+                    min=0,
+                    max=10_000_000,
+                    tooltip="How many training steps, of 2048 patches each (4096 on a GPU). 0: 2000 for a small "
+                    "model, 20000 for a large one.",
+                ),
+                io.Boolean.Input(
+                    "overwrite",
+                    default=False,
+                    tooltip="On: a file of the same name is replaced. Off: it is kept, and the node stops with a "
+                    "message before it begins.",
+                ),
+                folders.folder_input(
+                    "A folder of images in ComfyUI's input folder, used instead of prompts; noise is added to them. "
+                    "A text file with the name of an image is its caption.",
+                ),
+                FileChoice(
+                    "prompts_file",
+                    options=[NO_FILE, *files.prompt_files()],
+                    default=NO_FILE,
+                    tooltip="A text file in ComfyUI's input folder with one prompt a line, used instead of 'prompts'.",
+                    **ADVANCED,
+                ),
+                io.String.Input(
+                    "hookpoints",
+                    default=AUTOMATIC,
+                    tooltip="The blocks of the model to train for, separated by commas, in ComfyUI's or diffusers' "
+                    "spelling; each gets its own SAE. automatic: a block that is known to hold objects.",
+                    **ADVANCED,
+                ),
                 *sampler_inputs(
                     {
                         "steps": "Sampling steps, as in the KSampler. With 'image_folder': at how many noise levels "
@@ -97,14 +115,6 @@ class SAETrainer(io.ComfyNode):
                         "scheduler": "As in the KSampler.",
                     },
                     **ADVANCED,
-                ),
-                io.Int.Input(
-                    "train_steps",
-                    default=0,
-                    min=0,
-                    max=10_000_000,
-                    tooltip="How many training steps, of 2048 patches each (4096 on a GPU). 0: 2000 for a small "
-                    "model, 20000 for a large one.",
                 ),
                 io.Int.Input(
                     "features",
@@ -155,16 +165,6 @@ class SAETrainer(io.ComfyNode):
                     tooltip="On: the collected patches stay on disk after training, to train again from the command "
                     "line.",
                     **ADVANCED,
-                ),
-                io.Boolean.Input(
-                    "overwrite",
-                    default=False,
-                    tooltip="On: a file of the same name is replaced. Off: it is kept, and the node stops with a "
-                    "message before it begins.",
-                ),
-                folders.folder_input(
-                    "A folder of images in ComfyUI's input folder, used instead of prompts; noise is added to them. "
-                    "A text file with the name of an image is its caption.",
                 ),
                 *part_inputs(
                     "When to begin collecting patches: 0 is the first, noisiest step.",

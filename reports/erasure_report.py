@@ -30,7 +30,7 @@ class Verdict:
 
     Attributes:
         distance: the figures.
-        replaced: share (0..1) of cells replaced, mean over the steps.
+        replaced: share (0..1) of patches replaced, mean over the steps.
         versus: what it was compared with, for the sentence.
     """
 
@@ -49,7 +49,7 @@ class Verdict:
         said = "In distribution" if self.is_usual else "OUT OF DISTRIBUTION"
         return (
             f"{said}: {self.distance.outside:.1%} of the patch embeddings have a norm that {self.versus} does not "
-            f"reach at the same step (up to {USUAL:.0%} is usual). {self.replaced:.1%} of the cells were edited a step."
+            f"reach at the same step (up to {USUAL:.0%} is usual). {self.replaced:.1%} of the patches were edited in each step."
         )
 
 
@@ -109,7 +109,7 @@ def _masks(run: RunRecord, image: Tensor, tiles: int) -> list[Tensor]:
 def _charts(run: RunRecord, pairs: Pairs, image: int) -> list[Image.Image]:
     size = (PANEL, CHART)
     shares = [100 * share for share in run.replaced_shares(image)]
-    top = f"cells edited a step (most {max(shares):.0f} %)"
+    top = f"patches edited in each step (most {max(shares):.0f} %)"
     edited, unedited = (torch.cat([pair[side].norms[image] for pair in pairs]) for side in (0, 1))
     low, high = float(torch.minimum(edited.min(), unedited.min())), float(torch.maximum(edited.max(), unedited.max()))
     norms = [_histogram(values, low, high) for values in (edited, unedited)]

@@ -122,6 +122,19 @@ def browser(server: LiveServer) -> Iterator[Browser]:
         yield shown
 
 
+@pytest.fixture(scope="module", params=["classic", "nodes2"])
+def view(request: pytest.FixtureRequest) -> str:
+    """How the frontend shows nodes: on a canvas, or as elements of the page (Nodes 2.0)."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def page(server: LiveServer, view: str) -> Iterator[Browser]:
+    """The frontend in one of its two ways of showing nodes. No module uses ``browser`` too: both run Playwright."""
+    with opened(server, view == "nodes2") as shown:
+        yield shown
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that takes ``workflow_file`` once for each of the pack's workflows.
 

@@ -3,13 +3,12 @@
 In the classic frontend and in Nodes 2.0.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from live_server import LiveServer
 from load import ROOT
-from support.browser import Browser, opened
+from support.browser import Browser
 from support.workflows import by_title, give, known, read, to_tensor
 
 TITLE = "Erase a concept"
@@ -60,19 +59,6 @@ def test_it_is_what_the_nodes_say(pack):
 def test_the_server_offers_it(server: LiveServer):
     listed = server.get("/global_subgraphs").values()
     assert [entry["name"] for entry in listed if "sae-concept-erasure" in entry["info"]["node_pack"]] == [TITLE]
-
-
-@pytest.fixture(scope="module", params=["classic", "nodes2"])
-def view(request: pytest.FixtureRequest) -> str:
-    """How the frontend shows nodes."""
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def page(server: LiveServer, view: str) -> Iterator[Browser]:
-    """The frontend in one of its two ways of showing nodes."""
-    with opened(server, view == "nodes2") as shown:
-        yield shown
 
 
 @pytest.mark.browser

@@ -1,16 +1,16 @@
-"""Every workflow in the real frontend: it opens, it is laid out, and those for the shipped model run.
+"""Every workflow in the real frontend: it opens, and those for the shipped model run.
 
 Pressing Run here is what a user does after dragging the file into the browser; what comes out is judged by
 the shipped classifier against the file's own ``extra.checks``.
 """
 
-from itertools import combinations
 from pathlib import Path
 
 import pytest
 from live_server import LiveServer, ServerError
 from PIL import Image
 from support.browser import Browser
+from support.layout import overlapping
 from support.workflows import WORKFLOWS, by_title, complaints, quickened, read
 from workflow import to_prompt
 
@@ -65,12 +65,6 @@ def test_every_link_joins_matching_sockets(server: LiveServer, workflow_file: Pa
         assert given == kind and given in wanted.split(","), message
 
 
-def test_no_nodes_overlap(browser: Browser, workflow_file: Path):
-    browser.load(read(workflow_file))
-    assert not overlapping(browser)
-    assert not outside(browser), "of the group that they begin in"
-
-
 def test_our_conversion_equals_the_frontends(browser: Browser, server: LiveServer, workflow_file: Path):
     workflow = read(workflow_file)
     browser.load(workflow)
@@ -105,30 +99,3 @@ def test_a_workflow_for_the_users_files_lacks_nothing_but_files(server: LiveServ
     problems = [line.strip() for line in str(refused.value).splitlines()[1:]]
     assert problems
     assert all("Value not in list" in problem or "there is no SAE file" in problem for problem in problems), problems
-
-
-def overlapping(browser: Browser) -> list[str]:
-    """Return "A over B" for each pair of nodes on the page whose boxes, title bars included, meet."""
-    open_nodes = [node for node in browser.nodes() if not node["collapsed"]]
-    return [
-        f"{one['title']} ({one['id']}) over {other['title']} ({other['id']})"
-        for one, other in combinations(open_nodes, 2)
-        if meet(one["box"], other["box"])
-    ]
-
-
-def outside(browser: Browser) -> list[str]:
-    """Return the titles of nodes on the page that begin inside a group and end outside of it."""
-    lost = []
-    for node in browser.nodes():
-        x, y, width, height = node["box"]
-        for left, top, wide, high in browser.groups():
-            begins = left <= x + width / 2 <= left + wide and top <= y <= top + high
-            if begins and (x < left or x + width > left + wide or y + height > top + high):
-                lost.append(f"{node['title']} ({node['id']})")
-    return lost
-
-
-def meet(one: list[float], other: list[float]) -> bool:
-    """Return whether two boxes (x, y, width, height) share area."""
-    return all(one[i] < other[i] + other[i + 2] and other[i] < one[i] + one[i + 2] for i in (0, 1))

@@ -214,8 +214,8 @@ def test_latents_are_used_as_they_are(found, canvas, sae, painted, monkeypatch):
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (torch.zeros(1, SIDE, SIDE), "covers half of 0 and nothing of {cells} cells.*Paint more generously"),
-        (torch.ones(SIDE, SIDE), "nothing of 0 cells.*leave something unpainted"),
+        (torch.zeros(1, SIDE, SIDE), "covers half of 0 and nothing of {cells} patches.*Paint more generously"),
+        (torch.ones(SIDE, SIDE), "nothing of 0 patches.*leave something unpainted"),
         (torch.zeros(2, SIDE, SIDE), "has shape .* for 3 image"),
     ],
 )

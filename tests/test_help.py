@@ -1,6 +1,9 @@
 """Each node explains itself: help page, a tooltip on every input and output, and texts for translators."""
 
+import asyncio
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +11,11 @@ from live_server import LiveServer
 from load import ROOT
 from published import FOLDER
 from support.nodes import NODES
+from support.workflows import known, read
+from workflow import widget_values
 
 LOCALE = ROOT / "locales" / "en" / "nodeDefs.json"
+SAMPLING = ("steps", "cfg", "sampler_name", "scheduler")
 
 
 @pytest.fixture(params=NODES)
@@ -29,6 +35,30 @@ def test_help_page_is_served(node, server: LiveServer):
         assert f"`{name}`" in page, f"the help page of {node['name']} does not explain the input {name}"
     for name in node["output_name"]:
         assert f"`{name}`" in page, f"the help page of {node['name']} does not explain the output {name}"
+
+
+def test_the_help_page_lists_the_inputs_as_the_node_has_them(node, server: LiveServer):
+    """In their order, and no others."""
+    page = server.fetch(f"/extensions/{FOLDER}/docs/{node['name']}.md").decode()
+    table = page.partition("## Inputs\n\n")[2].partition("\n\n")[0]
+    rows = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == list(inputs_of(node))
+
+
+def test_what_most_people_leave_alone_comes_last(nodes, monkeypatch):
+    """A ComfyUI that does not fold such widgets away shows them below the others."""
+    from comfy_api.latest import io
+    from concept_erasure.nodes import sockets
+
+    # Older versions of ComfyUI have no word for it. This one is in all of them, and the pack uses it nowhere.
+    monkeypatch.setitem(sockets.ADVANCED, "socketless", True)
+    marked = 0
+    for node in asyncio.run(nodes.ConceptErasureExtension().get_node_list()):
+        inputs = sorted(node.define_schema().inputs, key=lambda one: bool(one.optional))  # as the frontend has them
+        marks = [bool(one.socketless) for one in inputs if isinstance(one, io.WidgetInput)]
+        assert marks == sorted(marks), node.__name__
+        marked += sum(marks)
+    assert marked > 30
 
 
 def test_every_input_and_output_has_a_tooltip(node):
@@ -53,6 +83,26 @@ def test_the_locale_repeats_the_nodes_own_texts(node):
 
 def test_the_locale_names_no_other_node():
     assert set(json.loads(LOCALE.read_text(encoding="utf-8"))) == set(NODES)
+
+
+def test_all_nodes_that_sample_begin_alike(server: LiveServer):
+    """With what the templates for the demo model use."""
+    quickstart = known(read(ROOT / "workflows" / "quickstart.json"))
+    (usual,) = sampling_of(server, quickstart)
+    inputs = {kind: inputs_of(server.object_info()[kind]) for kind in NODES}
+    begun = [[each[name][1]["default"] for name in SAMPLING] for each in inputs.values() if set(SAMPLING) <= set(each)]
+    assert len(begun) == 4 and all(tuple(values) == usual for values in begun)
+
+
+def test_all_that_samples_in_a_workflow_does_so_alike(server: LiveServer, workflow_file: Path):
+    """What is found or trained at other settings than those of the KSampler works less well."""
+    assert len(sampling_of(server, known(read(workflow_file)))) <= 1
+
+
+def sampling_of(server: LiveServer, nodes: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    """Return the settings of sampling that nodes of a workflow have, each once."""
+    values = [widget_values(node, server.object_info()[node["type"]]) for node in nodes]
+    return {tuple(each[name] for name in SAMPLING) for each in values if set(SAMPLING) <= set(each)}
 
 
 def test_the_workflows_are_up_to_the_nodes(pack):

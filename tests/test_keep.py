@@ -360,8 +360,9 @@ def test_it_tries_again_while_the_concept_remains_and_keeps_the_best(canvas, det
     assert not torch.equal(tries[0][2], tries[1][2])
 
 
-def test_a_fill_is_followed_inside_the_region_only(canvas, detection, fixed):
+def test_a_fill_is_followed_inside_the_region_only(canvas, detection, fixed, monkeypatch):
     from concept_erasure.nodes.patch_replacer import PatchReplacer
+    from concept_erasure.unet import opening
 
     usual = ("similar", "middle and SAE block", 0.25, "positive", 0, "")
     before = run(canvas, canvas[0])
@@ -376,9 +377,52 @@ def test_a_fill_is_followed_inside_the_region_only(canvas, detection, fixed):
     new = run(canvas, PatchReplacer.execute(canvas[0], detection, *usual, **chosen).args[0])
     assert not torch.equal(new, results["A dog image in photo style"]), "nothing continues into a new object"
     own = torch.cat([encode(canvas, text)[0][0] for text in PROMPTS])
+    monkeypatch.setattr(opening, "rearranged", lambda noise, number: noise)
     whole, _ = kept(canvas[0], detection, fill=own, continues=False)
     # Fewer rows at once may be added up in another order.
     torch.testing.assert_close(run(canvas, whole), before, atol=1e-2, rtol=0.0)
+
+
+def with_own_cross_attention(model):
+    """The model with a node's own computation of all cross-attention, as IP-Adapter has it."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    def compute(q, k, v, extra):
+        return optimized_attention(q, k, v, extra["n_heads"])
+
+    changed = model.clone()
+    for number in range(12):
+        for part in ("input", "middle", "output"):
+            changed.set_model_attn2_replace(compute, part, number)
+    return changed
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["alone", "beside IP-Adapter"])
+def test_late_steps_replace_patches_only_where_cross_attention_is_not_seen(canvas, detection, fixed, other):
+    from concept_erasure.unet.hooks import REPLACED
+
+    model, record = kept(with_own_cross_attention(canvas[0]) if other else canvas[0], detection)
+    run(canvas, model, steps=8)
+    replaced = {entry.sigma: sum(entry.replaced) > 0 for entry in record.latest.entries.values()}
+    assert min(replaced) < 1 < max(replaced)
+    assert all(replaced[sigma] == (sigma > 1 or other) for sigma in replaced)
+    assert REPLACED not in record.latest.notes, "it is edited nevertheless"
+
+
+def test_a_run_that_begins_with_little_noise_replaces_patches_too(canvas, detection, fixed):
+    """Image to image, in which patches are replaced down to a quarter of the first noise level."""
+    import comfy.sample
+
+    model, record = kept(canvas[0], detection)
+    positive, negative = encode(canvas, PROMPTS[0]), encode(canvas, "")
+    start = run(canvas, canvas[0])
+    noise = comfy.sample.prepare_noise(start, 4)
+    comfy.sample.sample(
+        model, noise, 8, 4.5, "euler", "normal", positive, negative, start, seed=4, disable_pbar=True, denoise=0.3
+    )
+    replaced = {entry.sigma: sum(entry.replaced) > 0 for entry in record.latest.entries.values()}
+    first = max(replaced)
+    assert first < 2 and replaced[first] and not replaced[min(replaced)]
 
 
 def test_a_fill_of_another_model_is_refused(canvas, detection):

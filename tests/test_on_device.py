@@ -178,7 +178,7 @@ def test_edits_inside_a_region_stay_on_the_device(fake, filled):
     images, channels, height, width = MAPS["wide"]
     region = RegionMask(torch.ones(images, 2 * height, 2 * width, dtype=torch.bool))
     fill = torch.zeros(1, 77, 768) if filled else None
-    task = Task(region, not filled, fill)
+    task = Task(region, fill)
     found = detect(sae_of("topk", channels, torch.float16))
     _, few, eraser, run = steps(found, replacement(), MAPS["wide"], torch.float16, 2, task=task)
     assert few.to_cpu == 0 and few.to_device <= 8

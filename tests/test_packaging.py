@@ -169,6 +169,12 @@ def test_the_repository_stays_small():
     assert 0 < history < LIMIT, f"history: {history / 1e6:.1f} MB"
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/README.md"])
+def test_a_page_names_the_templates_as_the_frontend_does(page):
+    """By the pack's folder, below the name of all packs' templates; tests/test_showing.py opens one there."""
+    assert f"*{FOLDER}* under *Extensions*" in (ROOT / page).read_text(encoding="utf-8")
+
+
 def test_workflows_hold_no_embedded_pictures():
     for path in (ROOT / "workflows").glob("*.json"):
         assert "base64" not in path.read_text(encoding="utf-8"), path.name

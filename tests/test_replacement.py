@@ -130,3 +130,15 @@ def test_draw_seeds_depend_on_everything_but_the_batch(pack):
     others = [(9, 2, "a", 3.0, 4), (1, 9, "a", 3.0, 4), (1, 2, "b", 3.0, 4), (1, 2, "a", 9.0, 4), (1, 2, "a", 3.0, 9)]
     assert len({base, *(draw_seed(*other) for other in others)}) == 6
     assert 0 <= base < 2**63
+
+
+def test_inside_a_region_embeddings_become_what_they_are_around_it(pack):
+    from concept_erasure.erasure.replacement import as_around
+
+    x = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]], [[5.0, 5.0], [6.0, 6.0], [7.0, 7.0]]])
+    inside = torch.tensor([[False, False, True], [True, True, True]])
+    made = as_around(x, inside)
+    assert made[0].tolist() == [[1.0, 2.0], [3.0, 4.0], [2.0, 3.0]]
+    assert torch.equal(made[1], x[1]), "nothing is around it"
+    half = as_around(x.half(), inside)
+    assert half.dtype == torch.float16 and torch.equal(half.float(), made)

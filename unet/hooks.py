@@ -71,6 +71,11 @@ class Observer:
         """Whether cross-attention is shown too."""
         return False
 
+    @property
+    def needs_attention(self) -> bool:
+        """Whether nothing is edited unless cross-attention is shown."""
+        return False
+
     def on_attention(self, module: Attention, query: Tensor, output: Tensor, call: Call) -> Tensor:
         """Return what a cross-attention shall give.
 
@@ -145,7 +150,7 @@ class _Session:
             samples = executor(noise, latent_image, *args, **kwargs)
             if self.reader.steps and not self.seen:
                 run.note(BYPASSED)
-            elif self.reader.steps and self.observer.wants_attention and not self.followed:
+            elif self.reader.steps and self.observer.needs_attention and not self.followed:
                 run.note(REPLACED)
             return samples
         finally:

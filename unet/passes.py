@@ -17,11 +17,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
-from torch.nn import functional as F
 
+from .opening import Edit, Opening, resized
 from .outer_sample import argument, with_argument
 from .progress import PassProgress
-from .seam import Seam
 
 # Attribution takes wrappers with this beginning for harmless.
 KEY = "sae_concept_erasure.passes"
@@ -66,9 +65,7 @@ class Passes:
         self._conds = _copied(self._guider.conds)
         self._random = RandomState(self._guider.model_patcher.load_device)
         self._tape: list[_Prediction] = []
-        self._free: Tensor | None = None
-        self._seam: Seam | None = None
-        self._continue_to = torch.zeros(())
+        self._edit: Edit | None = None
         self._calls = 0
         sigmas = argument(args, named, "sigmas")
         self._expected = 1 if sigmas is None else max(1, len(sigmas))
@@ -91,7 +88,7 @@ class Passes:
         if mask is None:
             return torch.ones(self.images, *size, dtype=torch.bool)
         prepared: Tensor = comfy.sampler_helpers.prepare_mask(mask, noise.shape, CPU)
-        return _resized(prepared.amax(1, keepdim=True) > 0, size)[:, 0]
+        return resized(prepared.amax(1, keepdim=True) > 0, size)[:, 0]
 
     @property
     def clean(self) -> Tensor:
@@ -100,20 +97,13 @@ class Passes:
 
     def first(self) -> Tensor:
         """Sample, and record every prediction."""
-        self._free = None
+        self._edit = None
         return self._sample()
 
-    def again(self, free: Tensor, continue_to: Tensor) -> Tensor:
-        """Sample from the same start with recorded predictions everywhere but in some regions.
-
-        Args:
-            free: the regions, bool [B, h, w] on the CPU.
-            continue_to: noise level (sigma) down to which each image's are made to continue their surroundings, see
-                ``seam``; float [B].
-        """
-        device = self._tape[0].sigma.device if self._tape else free.device
-        self._free = free[:, None].to(device, non_blocking=True)
-        self._seam, self._continue_to = Seam(free, device), continue_to.to(device, non_blocking=True)
+    def again(self, opening: Opening) -> Tensor:
+        """Sample from the same start with recorded predictions everywhere but where an opening lets them differ."""
+        device = self._tape[0].sigma.device if self._tape else opening.region.device
+        self._edit = Edit(opening, device)
         return self._sample()
 
     def result(self, choice: Sequence[int], free: Sequence[Tensor]) -> tuple[Tensor, bool]:
@@ -148,10 +138,14 @@ class Passes:
         self.samples.append(samples)
         return samples
 
+    def noise(self, noise: Tensor) -> Tensor:
+        """Return the noise that a pass begins with, [B, ..., h, w]; ``Opening`` says why it may be another."""
+        return noise if self._edit is None else self._edit.noise(noise)
+
     def predict(self, executor: Any, x: Tensor, timestep: Tensor, options: Mapping[str, Any], seed: Any) -> Tensor:
         """Record a prediction, or put the recorded one back where nothing may change."""
         number, self._calls = self._calls, self._calls + 1
-        if self._free is None:
+        if self._edit is None:
             unconditional: list[Tensor] = []
 
             def note(found: Tensor) -> Tensor:
@@ -167,11 +161,10 @@ class Passes:
         known = self._tape[number]
         # A call for another noise level is another question. Whether it is, only the device knows.
         same = known.sigma == timestep
-        free = self._free | ~same[:, None, None, None]
+        free = self._edit.free(timestep) | ~same[:, None, None, None]
         watched = self._show_unconditional(options, lambda found: _put_back(found, known.unconditional, free))
         edited = _put_back(executor(x, timestep, watched, seed), known.denoised, free)
-        assert self._seam is not None
-        return self._seam.continued(edited, known.denoised, (same & (timestep >= self._continue_to)).float())
+        return self._edit.continued(edited, known.denoised, timestep, same)
 
     def _record(self, sigma: Tensor, denoised: Tensor, unconditional: Tensor | None) -> None:
         home = self._tape[0].denoised.device if self._tape else self._home(denoised)
@@ -210,7 +203,7 @@ def _put_back(now: Tensor, recorded: Tensor | None, free: Tensor) -> Tensor:
     """Return a prediction with the recorded one outside of what is free; as it is if the two do not fit together."""
     if recorded is None or recorded.shape != now.shape:
         return now
-    return torch.where(_resized(free, now.shape[-2:]), now, recorded.to(now))
+    return torch.where(resized(free, now.shape[-2:]), now, recorded.to(now))
 
 
 class RandomState:
@@ -254,6 +247,21 @@ class _Session:
         finally:
             self.passes = None
 
+    def begin(
+        self,
+        executor: Any,
+        wrapped: Any,
+        sigmas: Tensor,
+        extra: Any,
+        callback: Any,
+        noise: Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Give the sampler the noise of the pass. Further out, observers take an image by its noise for the same."""
+        noise = noise if self.passes is None else self.passes.noise(noise)
+        return executor(wrapped, sigmas, extra, callback, noise, *args, **kwargs)
+
     def predict(
         self, executor: Any, x: Tensor, timestep: Tensor, model_options: Any = None, seed: Any = None
     ) -> Tensor:
@@ -278,7 +286,11 @@ def attach_director(model: ModelPatcher, director: Director) -> ModelPatcher:
     """
     patched = model.clone()
     session = _Session(director)
-    for kind, wrapper in ((WrappersMP.OUTER_SAMPLE, session.sample), (WrappersMP.PREDICT_NOISE, session.predict)):
+    for kind, wrapper in (
+        (WrappersMP.OUTER_SAMPLE, session.sample),
+        (WrappersMP.SAMPLER_SAMPLE, session.begin),
+        (WrappersMP.PREDICT_NOISE, session.predict),
+    ):
         others = patched.wrappers.get(kind, {})
         # The first wrapper is the outermost: what the sampler gets must be what this one gives.
         patched.wrappers[kind] = {KEY: [wrapper], **{key: each for key, each in others.items() if key != KEY}}
@@ -309,11 +321,4 @@ def _pieced(passes: Sequence[Tensor], choice: Sequence[int], free: Sequence[Tens
     first = passes[0]
     nowhere = torch.zeros_like(free[0][0])
     inside = torch.stack([free[number][image] if number else nowhere for image, number in enumerate(choice)])
-    return torch.where(_resized(inside[:, None].to(first.device), first.shape[-2:]), _chosen(passes, choice), first)
-
-
-def _resized(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Bring a mask [B, 1, h, w] to the size of latents that a sampler has made larger or smaller."""
-    if tuple(mask.shape[-2:]) == tuple(size):
-        return mask
-    return F.adaptive_max_pool2d(mask.float(), (int(size[0]), int(size[1]))) > 0.5
+    return torch.where(resized(inside[:, None].to(first.device), first.shape[-2:]), _chosen(passes, choice), first)

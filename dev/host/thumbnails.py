@@ -1,22 +1,29 @@
-"""Make the thumbnails of the workflows that need no files of the user's: ``python dev/host/thumbnails.py [NAME ...]``.
+"""Make the thumbnails of the workflows: ``python dev/host/thumbnails.py [NAME ...]``.
 
-Each workflow is run on a real server as it is; ``workflows/<name>.jpg``, which ComfyUI's template browser shows, is
-the first image of each node that shows any.
+ComfyUI's template browser shows ``workflows/<name>.jpg`` half as wide as it is, so there are few images in it. Each
+workflow is run on a real server as it is, and the first image of each node that shows any is taken; reports only where
+there is hardly anything else. A workflow that needs files of the user's cannot be run: its thumbnail says for what it
+is.
 """
 
 import io
 import json
 import re
 import sys
+from typing import Any
 
 import numpy as np
 from demo import images_of, report_images
 from live_server import LiveServer
 from load import ROOT
 from PIL import Image
+from workflow import to_prompt
 
 WIDTH, GAP = 512, 4
-IN_A_ROW = 6
+IN_A_ROW = 3
+REPORTS = {f"ConceptErasure{name}" for name in ("ConceptFinder", "ConceptFromMask", "ErasureReport", "SAETrainer")}
+FOR = {"erase_sd15": "SD1.5", "erase_sdxl": "SDXL"}
+HEIGHT, LARGE, SMALL = 256, 150, 36  # of a thumbnail in words, and of their letters, in pixels
 CAPTION_FROM = 0.4  # share of an image's height; what is plain above belongs to the image
 LIMIT = 7200.0  # seconds; one of them trains
 
@@ -26,15 +33,35 @@ def main() -> None:
     paths = sorted((ROOT / "workflows").glob("*.json"))
     with LiveServer() as server:
         for path in [path for path in paths if path.stem in sys.argv[1:] or not sys.argv[1:]]:
-            workflow = json.loads(path.read_text(encoding="utf-8"))
-            if not any(node["type"] == "ConceptErasureCanvasCheckpoint" for node in workflow["nodes"]):
-                continue
-            shown: dict[str, bytes] = {}
-            for title, png in images_of(server, workflow, LIMIT).items():
-                shown.setdefault(re.sub(r" \d+$", "", title), png)
-            images = [Image.open(io.BytesIO(png)).convert("RGB") for png in shown.values()]
-            sheet(images).save(path.with_suffix(".jpg"), quality=88)
+            images = [] if path.stem in FOR else taken(server, json.loads(path.read_text(encoding="utf-8")))
+            thumbnail = sheet(images) if images else said(FOR[path.stem])
+            thumbnail.save(path.with_suffix(".jpg"), quality=88)
             print(f"{path.stem}: {len(images)} images")
+
+
+def taken(server: LiveServer, workflow: dict[str, Any]) -> list[Image.Image]:
+    """Run a workflow and return what its thumbnail shows."""
+    shown: dict[str, bytes] = {}
+    for title, png in images_of(server, workflow, LIMIT).items():
+        shown.setdefault(re.sub(r" \d+$", "", title), png)
+    prompt = to_prompt(workflow, server.object_info())
+    reports = {node["_meta"]["title"] for node in prompt.values() if node["class_type"] in REPORTS}
+    others = {title: png for title, png in shown.items() if title not in reports}
+    chosen = others if len(others) > 1 else shown
+    return [Image.open(io.BytesIO(png)).convert("RGB") for png in chosen.values()]
+
+
+def said(model: str) -> Image.Image:
+    """Return what a thumbnail says of a workflow for a model of the user's."""
+    drawing = report_images()
+    rows = [
+        [drawing.words(model, WIDTH, LARGE)],
+        [drawing.words("your own checkpoint and SAE", WIDTH, SMALL)],
+    ]
+    written = drawing.sheet(rows)
+    whole = Image.new("RGB", (WIDTH, HEIGHT), written.getpixel((0, 0)))
+    whole.paste(written, (0, (HEIGHT - written.height) // 2))
+    return whole
 
 
 def sheet(images: list[Image.Image]) -> Image.Image:

@@ -31,16 +31,26 @@ LOAD = """async (workflow) => {
     await window.app.loadGraphData(workflow, true, false);
     await new Promise((done) => setTimeout(done, 300));
 }"""
-NODES = """() => window.app.graph.nodes.map((node) => ({
-    id: Number(node.id),
-    type: node.type,
-    title: node.title,
-    known: node.type in window.LiteGraph.registered_node_types,
-    collapsed: Boolean(node.flags?.collapsed),
-    box: [node.pos[0], node.pos[1] - window.LiteGraph.NODE_TITLE_HEIGHT,
-          node.size[0], node.size[1] + window.LiteGraph.NODE_TITLE_HEIGHT],
-    least: [...node.computeSize()],
-}))"""
+# In Nodes 2.0 a node is an element of the page, which may be higher than the graph says.
+NODES = """() => window.app.graph.nodes.map((node) => {
+    const bar = window.LiteGraph.NODE_TITLE_HEIGHT;
+    const element = document.querySelector(`[data-node-id="${node.id}"]`);
+    const {scale, offset} = window.app.canvas.ds;
+    const page = window.app.canvas.canvas.getBoundingClientRect();
+    const shown = element?.getBoundingClientRect();
+    return {
+        id: Number(node.id),
+        type: node.type,
+        title: node.title,
+        known: node.type in window.LiteGraph.registered_node_types,
+        collapsed: Boolean(node.flags?.collapsed),
+        element: Boolean(element),
+        box: shown
+            ? [(shown.left - page.left) / scale - offset[0], (shown.top - page.top) / scale - offset[1],
+               shown.width / scale, shown.height / scale]
+            : [node.pos[0], node.pos[1] - bar, node.size[0], node.size[1] + bar],
+    };
+})"""
 LINKS = """() => [...window.app.graph.links.values()].map(
     (link) => [link.origin_id, link.origin_slot, link.target_id, link.target_slot].map(Number))"""
 READY = "() => window.app?.graph && Object.keys(window.LiteGraph.registered_node_types).length > 100"
@@ -97,7 +107,7 @@ class Browser:
         self.page.evaluate(LOAD, workflow)
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Return the nodes on the canvas, see NODES; a box is x, y, width, height with the title bar."""
+        """Return the nodes as the page shows them, see NODES; a box is x, y, width, height with the title bar."""
         return self.page.evaluate(NODES)
 
     def groups(self) -> list[list[float]]:
