@@ -281,7 +281,7 @@ class Sampling:
     def __call__(self, noise, latent_image, **_named):
         self.calls.append([])
         self.given.append([])
-        x = noise
+        x = self.passes.noise(noise)
         for level in SIGMAS:
             sigma = torch.full((len(x),), level, device="cuda")
             options = {"sampler_post_cfg_function": [self.post]} if self.guided else {}
@@ -307,15 +307,15 @@ class Sampling:
 @pytest.mark.parametrize("guided", [False, True], ids=["plain", "CFG++"])
 @pytest.mark.parametrize("memory", ["plenty", "short"])
 def test_two_passes_wait_for_nothing(free, fake, monkeypatch, memory, guided, dtype):
-    """Recording, putting back, the seam, and the unconditional prediction of a sampler of the CFG++ kind.
+    """Recording, other noise, putting back, the seam, and the unconditional prediction of a CFG++ sampler.
 
     Only where memory is short does anything leave the GPU: each prediction as it is recorded, and again to be put back.
     """
     import comfy.model_management
-    from concept_erasure.unet import passes
+    from concept_erasure.unet import opening, passes
 
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda _: 2**40 if memory == "plenty" else 1)
-    monkeypatch.setattr(passes, "Seam", lambda _free, device: seam_of(free) if device.type == "cuda" else None)
+    monkeypatch.setattr(opening, "Seam", lambda _free, device: seam_of(free) if device.type == "cuda" else None)
     sampling = Sampling(guided, dtype)
     start = torch.zeros(2, 4, 64, 64, device="cuda")
     run = passes.Passes(sampling, start, start, (), {"sigmas": torch.tensor([*SIGMAS, 0.0])})
@@ -323,7 +323,7 @@ def test_two_passes_wait_for_nothing(free, fake, monkeypatch, memory, guided, dt
     run.first()
     region = torch.ones(2, 64, 64, dtype=torch.bool)
     with Transfers() as transfers:
-        result = run.again(region, torch.zeros(2))
+        result = run.again(opening.Opening(region, region, 3.0, torch.zeros(2), 1))
     assert result.device.type == "cuda" and transfers.to_cpu == 0
     first, second = sampling.calls
     recorded = 0 if memory == "plenty" else 1 + guided
