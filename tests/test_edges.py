@@ -209,3 +209,53 @@ def test_a_file_of_too_many_parts_is_not_read(pack, tmp_path, monkeypatch):
     assert set(tensors.TensorFile(tmp_path / "few.pt").shapes) == set("abc")
     with pytest.raises(SAEFileError, match="too many parts"):
         tensors.TensorFile(tmp_path / "many.pt")
+
+
+def test_the_nearest_source_is_found_in_any_row(pack):
+    from concept_erasure.erasure.replacement import nearest_sources
+
+    mask, pool = torch.zeros(1, 24, dtype=torch.bool), torch.zeros(1, 24, dtype=torch.bool)
+    mask[0, [4, 9, 14, 19]], pool[0, [2, 7, 21]] = True, True
+    assert nearest_sources(mask, pool, 4)[0, [4, 9, 14, 19]].tolist() == [2, 2, 7, 21]
+    assert nearest_sources(mask, pool, 6)[0, [4, 9, 14, 19]].tolist() == [2, 2, 7, 7]
+
+
+def test_images_in_which_the_concept_is_still_found_are_counted_from_one(pack):
+    from concept_erasure.erasure.record import RunRecord
+
+    def left(*remaining):
+        return RunRecord(1, None, tuple(range(len(remaining))), (8, 8), remaining=remaining).leftovers()
+
+    assert left(False, False) == [] and left(True, False) == ["The concept is still found in image 1 of 2."]
+    assert left(False, True, True, False) == ["The concept is still found in image 2 and 3 of 4."]
+
+
+@pytest.mark.parametrize(
+    ("area", "rows", "columns"),
+    [
+        (None, (0, 4), (0, 12)),
+        ((4, 8, 0, 0), (0, 2), (0, 4)),
+        ((4, 8, 4, 16), (2, 4), (8, 12)),
+        ((1, 1, 7, 23), (3, 4), (11, 12)),
+    ],
+)
+def test_an_area_lies_where_it_is_in_an_image_that_is_not_square(pack, area, rows, columns):
+    from types import SimpleNamespace
+
+    from concept_erasure.erasure.evidence import _place
+
+    assert _place(SimpleNamespace(area=area), (8, 24), (4, 12)) == (slice(*rows), slice(*columns))
+
+
+def test_the_part_that_a_conditioning_asks_for(pack):
+    from concept_erasure.unet.attribution import _area
+
+    size = (16, 24)
+    assert _area({}, size) == (16, 24, 0, 0) and _area({"area": ("percentage", 1, 1, 0, 0)}, size) == (16, 24, 0, 0)
+    assert _area({"area": (8, 6, 2, 4)}, size) == (8, 6, 2, 4) and _area({"area": (8, 6, 12, 20)}, size) == (
+        4,
+        4,
+        12,
+        20,
+    )
+    assert _area({"area": (1, 8, 6, 0, 2, 4)}, size) == (8, 6, 2, 4)
