@@ -17,32 +17,36 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..demo_model.vocabulary import OBJECTS, STYLES, caption
+from ..demo_model.vocabulary import OBJECTS, STYLES
 from ..erasure.record import RunRecord
 from ..erasure.statistics import REACH, Distance, Statistics, distance, pooled_counts
 from ..reports.chart import Line, line_chart
 from ..reports.erasure_report import EDITED, UNEDITED, USUAL
 from ..reports.images import sheet, titled
 from ..reports.style import TITLE
-from .framework.prompts import SPLITS
-from .framework.settings import ONE_PASS, SITE, Setting
-from .framework.tables import heading, line
+from .framework.prompts import SPLITS, Prompt
+from .framework.settings import KEPT, LEFT_OUT, ONE_PASS, SITE, Setting
+from .framework.tables import Table, add_json, share
+from .framework.ways import edited_for
 from .framework.world import World
 
 REFERENCE = f"{SITE} none positive 1.0 at=middle"
-SETTINGS = (
-    f"{SITE} {ONE_PASS}",
-    f"{SITE} random positive 1.0",
-    *(f"{SITE} SAeUron both {strength}" for strength in (-1, -5, -15, -30)),
-)
-
-# The ends and the middle of the published range of strengths, and replacement.
-FIGURE = {
-    "SAeUron's steering, -1": f"{SITE} SAeUron both -1",
-    "SAeUron's steering, -15": f"{SITE} SAeUron both -15",
-    "SAeUron's steering, -30": f"{SITE} SAeUron both -30",
-    "Replaced, the defaults": SETTINGS[0],
+OTHER_SEED = "unedited, another seed"
+# What artists choose between, and the ends and the middle of the published range of strengths.
+SETTINGS = {
+    "keep exactly (default)": f"{SITE} {KEPT}",
+    "keep exactly, fill: prompt without the word": f"{SITE} {KEPT} fill={LEFT_OUT}",
+    "may change": f"{SITE} {ONE_PASS}",
+    "may change, published": f"{SITE} random positive 1.0",
+    **{f"steering, {strength}": f"{SITE} SAeUron both {strength}" for strength in (-1, -5, -15, -30)},
 }
+FIGURE = ("steering, -1", "steering, -15", "steering, -30", "keep exactly (default)")
+BEYOND = f"beyond {USUAL:.0%}"
+COLUMNS = ("outside, median %", "5th", "95th", "shift, median", "shift, 5th", "shift, 95th", BEYOND)
+MEANT = (
+    "Outside: share of the patches' norms that an unedited run of the same seed does not reach. Shift: of the log2 "
+    "norms, in octaves. 5th and 95th are percentiles over images; the last column is a share of images, in percent."
+)
 SHEET = Path(__file__).resolve().parent.parent / "docs" / "images" / "distribution.jpg"
 CHART, GAP = (320, 170), 8
 
@@ -51,9 +55,10 @@ Runs = list[list[Statistics]]  # for each object its steps
 
 def sampled(world: World, setting: str, target: str, seeds: list[int]) -> RunRecord:
     """Sample images of a target in one style and return the record."""
-    model, record = world.edited(Setting.parse(setting), target)
-    text = caption((target,), STYLES[OBJECTS.index(target) % len(STYLES)])
-    world.images(model, [text] * len(seeds), seeds, 40)
+    style = STYLES[OBJECTS.index(target) % len(STYLES)]
+    prompts = [Prompt((target,), style, seed) for seed in seeds]
+    model, record = edited_for(world, Setting.parse(setting), target, prompts)
+    world.latents(model, [prompt.text for prompt in prompts], seeds)
     assert record.latest is not None
     return record.latest
 
@@ -121,8 +126,8 @@ def make_figure(world: World, split: str, images: int, targets: Sequence[str], o
         seeds = seeds_of(split, target, images)
         reference = sampled(world, REFERENCE, target, seeds)
         unedited.append(at_block(reference))
-        for title, setting in FIGURE.items():
-            run = sampled(world, setting, target, seeds)
+        for title in FIGURE:
+            run = sampled(world, SETTINGS[title], target, seeds)
             edited[title].append(at_block(run))
             steps = zip(edited[title][-1], unedited[-1], strict=True)
             pairs = [(ours.norms, theirs.norms) for ours, theirs in steps]
@@ -142,29 +147,42 @@ def seeds_of(split: str, target: str, images: int) -> list[int]:
     return list(range(start, start + images))
 
 
+def measured(world: World, split: str, targets: Sequence[str], images: int) -> dict[str, list[Distance]]:
+    """Return how far each setting's images are from the unedited ones."""
+    found: dict[str, list[Distance]] = defaultdict(list)
+    for target in targets:
+        seeds = seeds_of(split, target, images)
+        reference = sampled(world, REFERENCE, target, seeds)
+        found[OTHER_SEED] += distances(reference, reference, 1)
+        for name, setting in SETTINGS.items():
+            found[name] += distances(sampled(world, setting, target, seeds), reference)
+        print(f"  {target}", flush=True)
+    return found
+
+
+def quantiles(values: Sequence[float], digits: int) -> list[float]:
+    """Return median, 5th and 95th percentile."""
+    return [round(each, digits) for each in torch.tensor(values).quantile(torch.tensor([0.5, 0.05, 0.95])).tolist()]
+
+
 def main() -> None:
     """Print median, 5th and 95th percentile of both distances, and the share beyond the report's limit; or draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--split", choices=list(SPLITS), default="reporting")
-    parser.add_argument("--images", type=int, default=4, help="of each object")
+    parser.add_argument("--images", type=int, default=4, help="of each object, two or more")
     parser.add_argument("--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT")
     parser.add_argument("--figure", action="store_true", help="make the figure instead")
     parser.add_argument("--out", type=Path, default=SHEET, help="the figure's file")
-    arguments = parser.parse_args()
-    if arguments.figure:
-        return make_figure(World(), arguments.split, arguments.images, arguments.targets, arguments.out)
-    world, found = World(), defaultdict(list)
-    for target in arguments.targets:
-        seeds = seeds_of(arguments.split, target, arguments.images)
-        reference = sampled(world, REFERENCE, target, seeds)
-        found["unedited, another seed"] += distances(reference, reference, 1)
-        for setting in SETTINGS:
-            found[setting] += distances(sampled(world, setting, target, seeds), reference)
-    print(heading("run", "norms outside", "norm shift, octaves", f"beyond {USUAL:.0%}", "n"))
-    quantiles = torch.tensor([0.5, 0.05, 0.95])
-    for name, figures in found.items():
-        far, shift = (torch.tensor([getattr(d, key) for d in figures]) for key in ("outside", "norm_shift"))
-        middle, low, high = (100 * far.quantile(quantiles)).tolist()
-        usual, least, most = shift.quantile(quantiles).tolist()
-        outside, moved = f"{middle:.1f} % ({low:.1f} to {high:.1f})", f"{usual:.3f} ({least:.3f} to {most:.3f})"
-        print(line(name, outside, moved, f"{100 * (far > USUAL).float().mean():.0f} %", str(len(figures))))
+    add_json(parser)
+    given = parser.parse_args()
+    if given.images < 2:
+        parser.error("--images: an unedited run is compared with that of another seed, so it takes two or more")
+    if given.figure:
+        return make_figure(World(), given.split, given.images, given.targets, given.out)
+    table = Table("run", COLUMNS)
+    for name, figures in measured(World(), given.split, given.targets, given.images).items():
+        far = [each.outside for each in figures]
+        percent, shift = quantiles([100 * each for each in far], 1), quantiles([f.norm_shift for f in figures], 3)
+        beyond = share([each > USUAL for each in far])
+        table.add(name, *percent, *shift, beyond, spelled=SETTINGS.get(name, REFERENCE))
+    table.write(given.json, MEANT, split=given.split, images=given.images, targets=list(given.targets))

@@ -12,6 +12,7 @@ An image with a mask is the first scene that shows the object beside another one
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,31 +52,66 @@ def default(node: type[io.ComfyNode], name: str) -> Any:
     return next(each.default for each in node.define_schema().inputs if each.id == name)
 
 
-def from_word(canvas: Model, sae: LoadedSAE, word: str, kind: str = "object") -> Finding:
-    """Find a word as the Concept Finder does at its defaults, with the model's own sampler settings."""
-    images, bands, percentile, seed = (
+def word_search(word: str, kind: str = "object", images: int = 0) -> tuple[Search, Sampling]:
+    """Return what the Concept Finder looks for at its defaults, with the model's own sampler settings.
+
+    Args:
+        word: of the concept.
+        kind: of the word.
+        images: with the concept; 0 for the node's default.
+    """
+    usual, bands, percentile, seed = (
         default(ConceptFinder, name) for name in ("images", "timestep_bands", "percentile", "seed")
     )
-    way = ConceptFinder.define_schema().inputs
-    select = next(each.options for each in way if each.id == "select")[0]
-    search = Search(word, *default_prompts(word, kind), images, bands, select, percentile)
-    sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
+    select = next(each.options for each in ConceptFinder.define_schema().inputs if each.id == "select")[0]
+    search = Search(word, *default_prompts(word, kind), images or usual, bands, select, percentile)
+    return search, Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
+
+
+def from_word(canvas: Model, sae: LoadedSAE, word: str, kind: str = "object") -> Finding:
+    """Find a word as the Concept Finder does at its defaults."""
+    search, sampling = word_search(word, kind)
     return find_by_prompts(*canvas, sae, search, empty_latents(BATCH), sampling)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Painted:
+    """What Concept From Mask is asked for at its defaults; see ``find_in_mask``."""
+
+    masked: MaskedImages
+    bands: int
+    repeats: int
+    seed: int
+    generation: Generation
+
+
+def painted(canvas: Model, word: str, seeds: range, images: int = 0) -> Painted:
+    """Return one scene, painted over where it shows a word, as Concept From Mask gets it.
+
+    Args:
+        canvas: model, clip and VAE.
+        word: what is painted over.
+        seeds: of scenes; see the module's text.
+        images: contrast images, and as many more like the scene; 0 for the node's defaults.
+    """
+    _, clip, vae = canvas
+    scene = scene_with(word, seeds)
+    image = torch.from_numpy(scene.image)[None].float() / 255
+    over = torch.from_numpy((scene.masks[word] >= 0.5).astype(np.float32))[None]
+    names = ("timestep_bands", "noise_samples", "seed", "contrast_images", "extra_images")
+    bands, looks, seed, contrasts, more = (default(ConceptFromMask, name) for name in names)
+    sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
+    without, similar = around(word, join_objects(scene.objects), "")
+    generation = Generation(clip, without, images or contrasts, images or more, sampling, similar)
+    masked = MaskedImages(word, image, vae.encode(image), over, encode(clip, scene.caption))
+    return Painted(masked, bands, looks, seed, generation)
 
 
 def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding:
     """Find a word in one scene, painted over, as Concept From Mask does at its defaults."""
-    model, clip, vae = canvas
-    scene = scene_with(word, seeds)
-    image = torch.from_numpy(scene.image)[None].float() / 255
-    painted = torch.from_numpy((scene.masks[word] >= 0.5).astype(np.float32))[None]
-    names = ("timestep_bands", "noise_samples", "seed", "contrast_images", "extra_images")
-    bands, looks, seed, images, more = (default(ConceptFromMask, name) for name in names)
-    sampling = Sampling(STEPS, CFG, SAMPLER, SCHEDULER, seed)
-    without, similar = around(word, join_objects(scene.objects), "")
-    generation = Generation(clip, without, images, more, sampling, similar)
-    painting = MaskedImages(word, image, vae.encode(image), painted, encode(clip, scene.caption))
-    return find_in_mask(model, vae, sae, painting, bands, looks, seed, generation)[0]
+    asked, (model, _, vae) = painted(canvas, word, seeds), canvas
+    parts = asked.masked, asked.bands, asked.repeats, asked.seed, asked.generation
+    return find_in_mask(model, vae, sae, *parts)[0]
 
 
 def scene_with(word: str, seeds: range) -> scenes.Scene:

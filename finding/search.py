@@ -50,6 +50,21 @@ class Search:
     percentile: float
 
 
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """What fired in images with and without a concept.
+
+    Attributes:
+        fired: for each image its calls.
+        labels: what is known of the images.
+        examples: held-out images to show.
+    """
+
+    fired: list[list[FiredFeatures]]
+    labels: Labels
+    examples: list[Example]
+
+
 def find_by_prompts(
     model: ModelPatcher, clip: Any, vae: Any, sae: LoadedSAE, search: Search, empty: Tensor, sampling: Sampling
 ) -> tuple[Finding, list[Example]]:
@@ -63,28 +78,41 @@ def find_by_prompts(
     Returns:
         What was found, and held-out examples of both kinds.
     """
+    gathered = gather_by_prompts(model, clip, vae, sae, search, empty, sampling)
+    return fit_search(search, sae, gathered), gathered.examples
+
+
+def fit_search(search: Search, sae: LoadedSAE, gathered: Gathered) -> Finding:
+    """Find the features of what was searched for in what fired."""
+    return find_concept(
+        search.name,
+        sae.identity,
+        sae.config.num_latents,
+        gathered.fired,
+        gathered.labels,
+        search.bands,
+        search.way,
+        search.percentile,
+        len(search.contrasts),
+    )
+
+
+def gather_by_prompts(
+    model: ModelPatcher, clip: Any, vae: Any, sae: LoadedSAE, search: Search, empty: Tensor, sampling: Sampling
+) -> Gathered:
+    """Generate images with and without a concept; see ``find_by_prompts``."""
     targets = _in_turn(search.targets, search.images)
     contrasts = _in_turn(search.contrasts, CONTRASTS * search.images)
     prompts = [prompt for prompt, _ in targets + contrasts]
     held = torch.tensor([held for _, held in targets + contrasts])
     seen = generate(model, clip, sae, prompts, empty, sampling)
     inside = torch.arange(len(prompts)) < len(targets)
-    finding = find_concept(
-        search.name,
-        sae.identity,
-        sae.config.num_latents,
-        seen.fired,
-        Labels(inside[:, None].float(), held),
-        search.bands,
-        search.way,
-        search.percentile,
-        len(search.contrasts),
-    )
     shown = [*(inside & held).nonzero()[:SHOWN, 0].tolist(), *(~inside & held).nonzero()[:SHOWN, 0].tolist()]
     images = vae.decode(seen.latents[shown])
-    return finding, [
+    examples = [
         Example(image, seen.fired[i], prompts[i], generated=True) for image, i in zip(images, shown, strict=True)
     ]
+    return Gathered(seen.fired, Labels(inside[:, None].float(), held), examples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +183,26 @@ def find_in_mask(
     Raises:
         ValueError: the mask covers half of no patch, or leaves no patch free.
     """
+    gathered = gather_in_mask(model, vae, sae, masked, bands, repeats, seed, generation)
+    return fit_mask(masked, sae, gathered, bands), gathered.examples
+
+
+def fit_mask(masked: MaskedImages, sae: LoadedSAE, gathered: Gathered, bands: int) -> Finding:
+    """Find the features of what was painted over in what fired."""
+    return find_concept(masked.name, sae.identity, sae.config.num_latents, gathered.fired, gathered.labels, bands)
+
+
+def gather_in_mask(
+    model: ModelPatcher,
+    vae: Any,
+    sae: LoadedSAE,
+    masked: MaskedImages,
+    bands: int,
+    repeats: int,
+    seed: int,
+    generation: Generation | None = None,
+) -> Gathered:
+    """Noise masked images, and generate others; see ``find_in_mask``."""
     image, latents = masked.image, masked.latents
     timesteps = [TIMESTEPS * (band + 0.5) / bands for band in reversed(range(bands))]
     fired = []
@@ -175,8 +223,7 @@ def find_in_mask(
         labels = _with_generated(labels, free, similar)
         examples += [*_held_examples(similar, vae), *_held_examples(free, vae)]
         fired += free.fired + similar.fired
-    finding = find_concept(masked.name, sae.identity, sae.config.num_latents, fired, labels, bands)
-    return finding, examples
+    return Gathered(fired, labels, examples)
 
 
 def _cover(mask: Tensor, grid: tuple[int, int], images: int) -> Tensor:

@@ -49,7 +49,8 @@ class Verdict:
         said = "In distribution" if self.is_usual else "OUT OF DISTRIBUTION"
         return (
             f"{said}: {self.distance.outside:.1%} of the patch embeddings have a norm that {self.versus} does not "
-            f"reach at the same step (up to {USUAL:.0%} is usual). {self.replaced:.1%} of the patches were edited in each step."
+            f"reach at the same step (up to {USUAL:.0%} is usual). "
+            f"{self.replaced:.1%} of the patches were edited in each step."
         )
 
 

@@ -182,7 +182,7 @@ def test_the_average_over_targets_is_of_those_that_were_erased(pack):
     assert found["value"] == 50.0 and found["interval"] == [0.0, 100.0]
 
 
-def test_the_comparison_is_written_with_averages_and_times(pack, tmp_path, monkeypatch):
+def test_the_comparison_is_written_with_averages(pack, tmp_path, monkeypatch):
     from dataclasses import asdict
 
     from concept_erasure.benchmarks.artifacts.both import MEASURES
@@ -200,9 +200,7 @@ def test_the_comparison_is_written_with_averages_and_times(pack, tmp_path, monke
         edited = job.method == "omit"
         lists = {name: [edited] for name in ("gone", "nothing", "both", "pair")}
         found = {name: [edited and name == MEASURES[0]] for name in MEASURES}
-        outcome = Outcome(
-            **lists, others=[True], style=[True], artifacts=found, seconds=3.0 if edited else 2.0, images=4
-        )
+        outcome = Outcome(**lists, others=[True], style=[True], artifacts=found, images=4)
         if job.method != "negative":
             storage.write_json(job.path, asdict(outcome))
     plain, omit = table_of(named, wanted, "").rows
@@ -211,7 +209,6 @@ def test_the_comparison_is_written_with_averages_and_times(pack, tmp_path, monke
     assert figures["UA"]["value"] == 100.0 and figures["UA"]["samples"] == 2
     assert plain["columns"]["Avg"]["value"] == pytest.approx(200 / 3) and figures["Avg"]["value"] == 100.0
     assert (figures["AR"]["value"], figures["GA"]) == (50.0, 87.5)
-    assert figures["time"] == "1.50 (1.50 to 1.50)"
 
 
 def test_an_outcome_on_disk_is_not_made_again(pack, job, tmp_path, monkeypatch):
@@ -406,6 +403,18 @@ def test_a_mixture_of_one_word_is_that_word(bench):
     written = encode(bench.clip, [f"dog neon a empty dog {STILL}"])[0][0]
     assert torch.allclose(mixed_encoding(bench.clip, [STILL], mixtures), written, atol=1e-5)
     assert words_of(mixtures[0]).split() == prefix
+
+
+def test_the_attack_seeks_words_against_one_pass_and_asks_for_the_chosen_strength(bench, monkeypatch, tmp_path):
+    from concept_erasure.benchmarks.comparison import attack, jobs
+    from concept_erasure.unet.passes import director_of
+
+    (kept,) = [method for name, method in attack.OTHERS.items() if name == attack.DEFAULT]
+    both, _ = bench.edited(attack.Setting.parse(kept), "cat")
+    assert director_of(both) is not None and director_of(attack.attackable(bench, kept, "cat")) is None
+    monkeypatch.setattr(jobs, "WORK", tmp_path)
+    with pytest.raises(SystemExit, match=r"benchmarks\.comparison --targets bear cat"):
+        attack.methods_for(["bear", "cat"])
 
 
 @pytest.mark.research

@@ -61,3 +61,35 @@ def test_results_of_other_conditions_lie_apart(pack, tmp_path):
         (tmp_path / "x").write_bytes(content)
         stamps.append(str(Condition(lora=str(tmp_path / "x")).stamp()))
     assert len(set(stamps)) == len(stamps), "another LoRA under the same name is another condition"
+
+
+def test_a_setting_means_the_same_in_every_table(pack):
+    from concept_erasure.benchmarks import conditions, distribution
+    from concept_erasure.benchmarks.erasure import MAIN
+
+    for settings in (conditions.SETTINGS, distribution.SETTINGS):
+        shared = settings.keys() & MAIN.keys()
+        assert "keep exactly (default)" in shared and "may change" in shared
+        assert all(settings[name] == MAIN[name] for name in shared)
+
+
+def test_the_middle_of_images_stands_between_their_percentiles(pack):
+    from concept_erasure.benchmarks.distribution import quantiles
+
+    assert quantiles([float(i) for i in range(101)], 1) == [50.0, 5.0, 95.0]
+
+
+@pytest.mark.research
+@pytest.mark.parametrize(
+    "name", ["keep exactly (default)", "keep exactly, fill: prompt without the word", "steering, -30"]
+)
+def test_inner_values_are_compared_at_every_step(pack, name):
+    """Of the pass that made the image where there are two."""
+    from concept_erasure.benchmarks import distribution
+    from concept_erasure.benchmarks.framework.world import World
+
+    world, seeds = World(), distribution.seeds_of("tuning", "cat", 2)
+    reference = distribution.sampled(world, distribution.REFERENCE, "cat", seeds)
+    run = distribution.sampled(world, distribution.SETTINGS[name], "cat", seeds)
+    assert len(run.shared_statistics(reference)) >= world.condition.steps
+    assert all(0 < each.norm_shift < 5 for each in distribution.distances(run, reference))

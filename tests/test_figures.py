@@ -1,6 +1,5 @@
 """Figures stand in pages as the benchmarks wrote them, and each can be made again."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -9,34 +8,10 @@ import sys
 
 import pytest
 from load import ROOT
+from support.commands import SHARED, exists, figures, program_of
 
-sys.path.append(str(ROOT / "dev" / "figures"))  # as if it were started
-SPEC = importlib.util.spec_from_file_location("figures_program", ROOT / "dev" / "figures" / "__main__.py")
-figures = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(figures)
 FILES = sorted(figures.FIGURES.glob("*.json"))
 COMMANDS = figures.commands()
-# Where options of benchmarks are declared, beside their own files.
-SHARED = [ROOT / "benchmarks" / "framework" / f"{name}.py" for name in ("runs", "tables")]
-SESSIONS = set(re.findall(r"@nox\.session(?:\(name=\"(\w+)\"\))?\ndef (\w+)", (ROOT / "noxfile.py").read_text()))
-
-
-def program_of(command: str) -> str:
-    """Return what a command starts: a module for ``dev/host``, a file or folder, or a session of nox."""
-    words = [word for word in shlex.split(command) if not re.match(r"^[A-Z_]+=", word)]
-    assert words[0] in ("python", "nox"), command
-    if words[0] == "nox":
-        return f"nox {words[words.index('-s') + 1]}"
-    return words[2] if words[1] == "dev/host" else words[1]
-
-
-def exists(program: str) -> bool:
-    if program.startswith("nox "):
-        return any(program[4:] in names for names in SESSIONS)
-    if "/" in program:
-        return (ROOT / program).exists()
-    path = ROOT.joinpath(*program.split("."))
-    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize("page", list(figures.pages()), ids=lambda page: str(page.relative_to(ROOT)))
@@ -52,6 +27,20 @@ def test_figures_name_a_command_that_exists_and_what_made_them(file):
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", content["commit"])
     assert content["cpu"] and content["rows"]
     assert all(row["setting"] and row["columns"] for row in content["rows"])
+
+
+@pytest.mark.parametrize("name", sorted(figures.PICTURES))
+def test_a_picture_is_drawn_from_its_file_and_shown(name):
+    """Each mark stands for a row of the file; the program writes the picture anew where it differs."""
+    file, drawn = figures.PICTURES[name]
+    picture = (ROOT / "docs" / "images" / name).read_text(encoding="utf-8")
+    assert (ROOT / "docs" / "images" / name, picture) in list(figures.pictures()), "run `nox -s figures`"
+    content = json.loads((figures.FIGURES / file).read_text(encoding="utf-8"))
+    for row in content["rows"]:
+        if row["setting"] == "guided: steering":
+            row["columns"]["AR"] = {"value": 1.0, "interval": [0.0, 2.0]}
+    assert drawn(content) != picture and len(picture) < 40_000
+    assert any(f"](images/{name})" in page.read_text(encoding="utf-8") for page in figures.pages())
 
 
 def made_by(name):
@@ -89,7 +78,7 @@ def test_a_listed_command_exists_has_its_options_and_writes_its_files(listed):
 
 def test_a_command_that_is_gone_is_noticed():
     assert not exists(program_of("COMFYUI_OPTIONS=--bf16-unet python dev/host benchmarks.gone --json x"))
-    assert not exists(program_of("nox -s gone")) and exists(program_of("nox -s gpu -- --out x"))
+    assert not exists(program_of("nox -s gone")) and exists(program_of("nox -s gpu -- --json x"))
     assert exists(program_of("python dev/host benchmarks.erasure plain"))
 
 
@@ -124,13 +113,57 @@ def test_a_table_has_the_asked_rows_and_columns(own_figures):
 def test_a_file_that_is_not_there_yet_is_shown_as_its_command(own_figures):
     page = "<!-- figures: region.json; columns: missed % -->\nold\n<!-- /figures -->"
     (said,) = figures.written(page).splitlines()[1:-1]
-    assert said == f"*Not measured yet on this model; run: `{made_by('region.json')}`*"
+    assert said == f"*Not measured yet; run: `{made_by('region.json')}`*"
 
 
 @pytest.mark.parametrize("asked", ["own.json; columns: nothing", "own.json; rows: gone", "gone.json", "../own.json"])
 def test_what_is_not_there_is_an_error(own_figures, asked):
     with pytest.raises(figures.FiguresError):
         figures.written(f"<!-- figures: {asked} -->\n<!-- /figures -->")
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PROMISES = README.partition("| promise | behind it |")[2].partition("\n\n")[0].splitlines()[2:]
+LIMITS = README.partition("And the limits:")[2].partition("\n## ")[0]
+BEHIND = re.compile(r"/blob/main/([\w./-]+)(?:#([\w-]+))?\)")
+
+
+def anchor(title):
+    """Return what GitHub calls a heading."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def backed(text):
+    """Return the links of a text behind which nothing stands: no test, and no section with figures or with tests."""
+    wrong = []
+    for path, section in BEHIND.findall(text):
+        if not (ROOT / path).is_file():
+            wrong.append(path)
+        elif not path.startswith("tests/"):
+            parts = re.split(r"^#+ (.*)$", (ROOT / path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+            there = {anchor(title): below for title, below in zip(parts[1::2], parts[2::2], strict=True)}
+            if not re.search(r"<!-- figures: |`tests/test_\w+\.py`", there.get(section, "")):
+                wrong.append(f"{path}#{section}")
+    return wrong
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_a_figure_or_a_test_stands_behind_each_promise_of_the_readme(promise):
+    assert BEHIND.findall(promise) and not backed(promise)
+
+
+def test_what_stands_behind_nothing_is_seen():
+    assert len(PROMISES) > 4
+    (link,) = BEHIND.finditer(PROMISES[0])
+    for gone in ("docs/gone.md", "docs/results.md#gone", "docs/results.md#", "tests/test_gone.py"):
+        assert backed(PROMISES[0].replace(link[0], f"/blob/main/{gone.rstrip('#')})")) == [gone]
+
+
+def test_the_limits_that_matter_most_stand_beside_the_promises():
+    """With the figures behind them, where something was measured."""
+    for word in ("SD1.5", "SDXL", "GPU", "SAE that was trained", "style", "damage", "twice", "Flux", "safety filter"):
+        assert word in LIMITS
+    assert BEHIND.findall(LIMITS) and not backed(LIMITS.replace("docs/run-on-your-gpu.md", "tests/test_commands.py"))
 
 
 def test_the_program_runs_without_comfyui():

@@ -22,7 +22,7 @@ def result(run, tmp_path_factory):
     from concept_erasure.benchmarks.hooks import one_thread
 
     out = tmp_path_factory.mktemp("gpu") / "figures" / "gpu.json"
-    found = run.described(True, CPU, "python dev/host benchmarks.gpu --tiny")
+    found = run.described(True, CPU)
     todo = [part for part in run.parts(True, CPU) if part.place[-1] != run.COMPILED]
     with one_thread():
         run.measure(todo, 5, found, lambda: run.write(out, found))
@@ -31,8 +31,8 @@ def result(run, tmp_path_factory):
 
 def test_everything_is_measured(result):
     assert not result["failed"] and not result["skipped"]
-    assert {"command", "commit", "date", "host", "dtype", "settings", "seconds"} <= result.keys()
-    assert {"gpu", "driver", "torch", "comfyui"} <= result["host"].keys()
+    assert {"command", "commit", "date", "machine", "dtype", "settings", "seconds"} <= result.keys()
+    assert {"gpu", "driver", "torch", "comfyui"} <= result["machine"].keys()
     assert result["measured"].keys() == {"sd15", "sdxl", "training"}
     ways = {"bare", "none", "similar", "published"}
     for kind in ("sd15", "sdxl"):
@@ -51,13 +51,23 @@ def test_everything_is_measured(result):
 
 
 def test_the_table_says_it(result, run):
-    table = run.table(result | {"skipped": ["sdxl compiled"], "failed": {"sd15 compiled": "no compiler"}})
-    for said in ("| sd15, steps |", "| published |", "SAE training", "lack of time: sdxl compiled", "no compiler"):
-        assert said in table
+    said = result | {"skipped": ["sdxl compiled"], "failed": {"sd15 compiled": "no compiler"}}
+    table = run.table(said | {"notes": run.notes(said)})
+    for part in ("| sd15, published |", "| SAE training |", "lack of time: sdxl compiled", "no compiler"):
+        assert part in table
+
+
+def test_a_page_can_show_the_file(result):
+    """It has what the pages of other figures have, so whoever has a GPU can commit it as it is."""
+    assert result["command"].startswith("python dev/") and result["cpu"]
+    assert result["host"].startswith("ComfyUI ") and result["torch"] == torch.__version__
+    rows = {row["setting"]: row["columns"] for row in result["rows"]}
+    assert len(rows) == 9 and rows["sd15, bare"]["of bare"] == "1 (1 to 1)"
+    assert "ms a step" in rows["sdxl, similar"] and list(rows["SAE training"]) == ["patches a second"]
 
 
 def test_what_does_not_fit_is_named(run):
-    found = run.described(False, CPU, "")
+    found = run.described(False, CPU)
     done = []
     parts = [run.Part(("a", "b"), 30, lambda: done.append("b")), run.Part(("c",), 90, lambda: done.append("c"))]
     run.measure(parts, 1, found, lambda: None)
@@ -68,7 +78,7 @@ def test_one_part_that_fails_leaves_the_others(run):
     def fails():
         raise RuntimeError("no compiler")
 
-    found = run.described(False, CPU, "")
+    found = run.described(False, CPU)
     run.measure([run.Part(("a",), 0, fails), run.Part(("b",), 0, lambda: 1)], 1, found, lambda: None)
     assert found["failed"] == {"a": "RuntimeError: no compiler"} and found["measured"] == {"b": 1}
 

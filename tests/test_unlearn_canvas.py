@@ -170,3 +170,24 @@ def test_a_judge_of_ones_own(judge, read_json, tmp_path):
     says.write_text("print('maybe')")
     with pytest.raises(ValueError, match="as many lines 0 or 1"):
         judge.ask_for_artifacts(tmp_path / "run", f"{sys.executable} {says}", 1)
+
+
+def test_the_report_is_written_with_the_figures_of_each_target(protocol, read_json, tmp_path, monkeypatch, capsys):
+    from concept_erasure.benchmarks.unlearn_canvas import steps
+
+    thing = protocol.ProtocolImage
+    cat, dog = thing("Cats", "Rust", 188), thing("Dogs", "Rust", 188)
+    (tmp_path / "run" / "replaced" / "Cats").mkdir(parents=True)
+    seen = {cat.file: ["Dogs", "Rust"], dog.file: ["Dogs", "Winter"]}
+    (tmp_path / "run" / "replaced" / "Cats" / "answers.json").write_text(json.dumps(seen))
+    chosen = {"--runs": ["replaced"], "--objects": ["Cats", "Dogs"], "--targets": ["Cats"], "--styles": ["Rust"]}
+    files = {"--out": [f"{tmp_path}/run"], "--json": [f"{tmp_path}/x.json"], "--seeds": ["188"]}
+    words = [word for option, values in (chosen | files).items() for word in (option, *values)]
+    monkeypatch.setattr(sys, "argv", ["host benchmarks.unlearn_canvas", "report", *words])
+    steps.main()
+    written = read_json(tmp_path / "x.json")
+    (row,) = written["rows"]
+    assert row["setting"] == "replaced" and row["columns"]["UA"] == "100.00 ± 0.00" and row["columns"]["images"] == "2"
+    assert row["figures"]["Cats"]["CRA"] == 50.0 and written["subset"]["styles"] == ["Rust"]
+    assert written["command"].startswith("python dev/host benchmarks.unlearn_canvas report")
+    assert "| replaced | 100.00 ± 0.00 |" in capsys.readouterr().out

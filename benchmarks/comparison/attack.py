@@ -1,20 +1,23 @@
 """Can a prompt bring the erased object back? UnlearnDiffAtk (Zhang et al. 2024, arXiv 2310.11868) on the demo model.
 
-``python dev/host benchmarks.comparison.attack`` attacks the chosen steering and replacement and prints UA before and
-after.
+``python dev/host benchmarks.comparison.attack`` attacks the defaults, replacement in one pass and the steering that
+``benchmarks.comparison`` chose for the same objects, and prints UA before and after.
 
 Five words are put before the prompt. They are sought in `ITERATIONS` steps of Adam on a softmax over all words for each
 place, the target's own name included, so that the edited model, asked through ComfyUI's sampler, predicts the noise in
 a noised image of the target well: the unedited image of the same prompt and seed, which costs the attacker one run
 of the model without the edit. The gradient goes through the text encoder, the UNet and replaced patches; what steering
-adds is taken as given. Only prompts whose unedited image shows the target are attacked. The prefix of the likeliest
-words is tried at `TRIED` iterations; the attack succeeds if any of these images shows the target. As many random
-prefixes show what the search is worth.
+adds is taken as given. Where the rest is kept, words are sought against one pass of the same detector, since no
+gradient passes the decision on a region; they are then tried on both passes.
+
+Only prompts whose unedited image shows the target are attacked. The prefix of the likeliest words is tried at `TRIED`
+iterations; the attack succeeds if any of these images shows the target. As many random prefixes show what the search
+is worth.
 """
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.sample
@@ -33,15 +36,20 @@ from ...unet.hooks import attach_observer
 from ..framework import storage
 from ..framework.prompts import SPLITS, Prompt
 from ..framework.settings import Setting
-from ..framework.tables import heading, line, percent
+from ..framework.tables import Table, add_json, share
+from . import saes
 from .folder import WORK
-from .methods import Bench
-from .rows import REPLACEMENT, STEERING, chosen
+from .jobs import row_of
+from .methods import Bench, saes_of
+from .rows import OTHERS, REPLACEMENT, STEERING, chosen, tuning_jobs
 
 PREFIX, ITERATIONS, TRIED = 5, 40, (10, 20, 30, 40)
 RATE = 0.5
 FIRST_SEED = 600_000  # of the reporting split
 NOISE_LEVELS = 4  # asked for in each iteration, drawn anew
+PIPELINE, DEFAULT = "outputs, several features", "the rest kept (default)"
+COLUMNS = ("UA before", "UA after the attack", "UA after random words", "points lost", "target named")
+MEANT = "In percent. Points lost: UA before less UA after the attack. Target named: share of sought prefixes with it."
 
 
 @dataclass
@@ -74,7 +82,7 @@ def attackable(bench: Bench, method: str, target: str) -> Any:
     """Return the edited model in a form that gradients can pass."""
     setting = Setting.parse(method)
     if setting.steering is None:
-        return bench.edited(setting, target)[0]
+        return bench.edited(replace(setting, attempts=0, fill=""), target)[0]
     concept = bench.steered(setting, target)
     concept.sae.load_decoder()
     return attach_observer(bench.model, PassedOn(concept, setting.steering, ErasureRecord()), [concept.sae.patcher])
@@ -200,21 +208,47 @@ def erased(results: Iterable[Attacked], part: str) -> list[bool]:
     return [not found for result in results for found in getattr(result, part)]
 
 
+def is_chosen(grid: Sequence[str], targets: Sequence[str]) -> bool:
+    """Tell whether every steering of a grid was tried on the tuning seeds of these objects."""
+    if not all(saes.path_of(name).exists() for method in grid for name in saes_of(method)):
+        return False
+    jobs = tuning_jobs(grid, targets)
+    return all(len(row_of(jobs, method).outcomes) == len(targets) for method in grid)
+
+
+def methods_for(targets: Sequence[str]) -> dict[str, str]:
+    """Return what is attacked: name -> method.
+
+    Raises:
+        SystemExit: the comparison has not chosen a strength of steering for these objects yet.
+    """
+    grid = STEERING[PIPELINE]
+    if not is_chosen(grid, targets):
+        again = f"python dev/host benchmarks.comparison --targets {' '.join(targets)}"
+        raise SystemExit(f"No strength of steering was chosen for these objects yet. Run: {again}")
+    return {
+        DEFAULT: OTHERS[DEFAULT],
+        f"{PIPELINE}: replacement": REPLACEMENT[PIPELINE],
+        f"{PIPELINE}: steering": chosen(grid, targets),
+    }
+
+
 def main() -> None:
     """Attack and print UA before and after."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="*", help="as in methods.py; the chosen steering and replacement if left out")
+    parser.add_argument("methods", nargs="*", help="as in methods.py; those of the first lines if left out")
     parser.add_argument("--prompts", type=int, default=3, help="of each object")
-    arguments = parser.parse_args()
-    names = "outputs, several features", "outputs, one feature"
-    methods = arguments.methods or [each for name in names for each in (chosen(STEERING[name]), REPLACEMENT[name])]
-    columns = "UA before", "UA after the attack", "effectiveness", "UA after random prefixes", "name in the prefix"
-    print(heading("", *columns))
-    bench = Bench()
-    for method in methods:
-        results = {target: attacked(bench, method, target, arguments.prompts) for target in OBJECTS}
+    parser.add_argument(
+        "--targets", nargs="+", choices=OBJECTS, default=OBJECTS, metavar="OBJECT", help="all if left out"
+    )
+    add_json(parser)
+    given = parser.parse_args()
+    named = {method: method for method in given.methods} or methods_for(given.targets)
+    table, bench = Table("method", COLUMNS), Bench()
+    for name, method in named.items():
+        results = {target: attacked(bench, method, target, given.prompts) for target in given.targets}
         before, after, random = (erased(results.values(), part) for part in ("before", "after", "random"))
-        named = [target in prefix.split() for target, result in results.items() for prefix in result.prefixes]
-        first, second, third = (f"{percent(each)} ({len(each)})" for each in (before, after, random))
-        effect = f"{100 * (np.mean(before) - np.mean(after)):.1f}"
-        print(line(method, first, second, effect, third, f"{100 * np.mean(named):.0f} %"), flush=True)
+        said = [target in prefix.split() for target, result in results.items() for prefix in result.prefixes]
+        lost = round(100 * float(np.mean(before) - np.mean(after)), 1)
+        table.add(name, share(before), share(after), share(random), lost, share(said), spelled=method)
+    table.write(given.json, MEANT, targets=list(given.targets), prompts=given.prompts)

@@ -8,15 +8,12 @@ import numpy as np
 from ..artifacts import own
 from ..artifacts.both import MEASURES
 from ..framework.changes import CHANGES
-from ..framework.outcomes import COLUMNS, SWAPPED, Outcome, Row
+from ..framework.outcomes import COLUMNS, SWAPPED, Row
 from ..framework.tables import Table, entry, share
 from .jobs import Job, row_of
 from .rows import AVERAGED, STEERING, average, chosen, tuning_jobs
 
-NOTE = (
-    "In percent, but for means. Intervals of Avg and AR: bootstrap over targets. "
-    "Time: median (quartiles) of CPU time against that of the unedited images."
-)
+NOTE = "In percent, but for means. Intervals of Avg and AR: bootstrap over targets."
 
 
 def over_targets(row: Row, columns: Sequence[str]) -> dict[str, Any]:
@@ -38,17 +35,6 @@ def good_average(row: Row) -> float:
     return round(100 * float(np.mean([*kept, 1 - artifacts])), 1)
 
 
-def times(row: Row) -> str:
-    """Return the CPU time against that of no edit: median and quartiles of the ratios of the same jobs."""
-
-    def spent(outcome: Outcome) -> float:
-        return outcome.seconds / outcome.images
-
-    ratios = [spent(outcome) / spent(row.unedited[key]) for key, outcome in row.outcomes.items()]
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
-
-
 def print_tuning(targets: Sequence[str]) -> None:
     """Print every steering of the grid on tuning seeds."""
     table = Table("steering, tuning seeds", (*AVERAGED, "Avg", ""))
@@ -64,7 +50,7 @@ def table_of(named: Mapping[str, str], jobs: Sequence[Job], judge: str) -> Table
     """Print and return the table of rows whose jobs are all on disk."""
     columns = [*COLUMNS, SWAPPED, *CHANGES, *MEASURES, *([own.NAME] if judge else [])]
     wanted = len(jobs) // len(set(named.values()))
-    table = Table("method", (*columns, "Avg", "AR", "GA", "time"))
+    table = Table("method", (*columns, "Avg", "AR", "GA"))
     for name, method in named.items():
         row = row_of(jobs, method)
         if len(row.outcomes) < wanted or len(row.unedited) < wanted:
@@ -72,5 +58,5 @@ def table_of(named: Mapping[str, str], jobs: Sequence[Job], judge: str) -> Table
         averages = over_targets(row, AVERAGED), over_targets(row, MEASURES), good_average(row)
         commits = sorted({outcome.commit for outcome in row.outcomes.values()})
         entries = [entry(column, row.values(column)) for column in columns]
-        table.add(name, *entries, *averages, times(row), spelled=method, commits=commits)
+        table.add(name, *entries, *averages, spelled=method, commits=commits)
     return table

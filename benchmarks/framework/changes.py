@@ -34,14 +34,12 @@ class Sampled:
         images: [N, H, W, 3] in 0..1.
         found: which objects each shows, bool [N, objects].
         remaining: whether the check at the end said that the target is still there; none if there was no check.
-        seconds: CPU time of sampling; 0 where latents were read from disk.
     """
 
     latents: Tensor
     images: Tensor
     found: Tensor
     remaining: tuple[bool, ...]
-    seconds: float = 0.0
 
 
 def outside_of(area: Tensor, images: Tensor) -> Tensor:

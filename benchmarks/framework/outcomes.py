@@ -32,7 +32,6 @@ class Outcome:
         artifacts: single-object prompts: whether each measure of artifacts finds some, if asked for.
         changes: by the name of each column of changes.py, an entry an image that it is about; if asked for.
         swapped: target prompts: the object that a fill asks for is found; none without such a fill.
-        seconds: CPU time of making the images.
         images: how many were made.
         commit: of the program that made them; "" if it is not known.
     """
@@ -46,7 +45,6 @@ class Outcome:
     artifacts: dict[str, list[bool]] = field(default_factory=dict)
     changes: dict[str, list[float]] = field(default_factory=dict)
     swapped: list[bool] = field(default_factory=list)
-    seconds: float = 0.0
     images: int = 0
     commit: str = ""
 

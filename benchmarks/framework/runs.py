@@ -1,7 +1,6 @@
 """Generates and judges the images of every target; what is on disk is not made again."""
 
 import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,19 +60,17 @@ def sampled(world: World, way: Way, target: str, scope: Scope) -> Sampled:
     there = [i for i, prompt in enumerate(prompts) if target in prompt.objects]
     kinds = there, [i for i in range(len(prompts)) if i not in there]
     parts: list[tuple[list[int], Tensor, tuple[bool, ...]]] = []
-    began = time.process_time()
     for kind in kinds:
         for start in range(0, len(kind), scope.batch):
             places = kind[start : start + scope.batch]
             parts.append((places, *way([prompts[i] for i in places])))
-    seconds = time.process_time() - began
     order = torch.tensor([i for places, _, _ in parts for i in places]).argsort()
     latents = torch.cat([latents for _, latents, _ in parts])[order]
     images = torch.cat([world.vae.decode(latents) for _, latents, _ in parts])[order]
     said = [remains for _, _, remaining in parts for remains in remaining]
     remaining = tuple(said[i] for i in order.tolist()) if len(said) == len(prompts) else ()
     found = world.judge.classify(images)[0] > world.judge.threshold
-    return Sampled(latents, images, found, remaining, seconds)
+    return Sampled(latents, images, found, remaining)
 
 
 def unedited_run(world: World, target: str, scope: Scope) -> Sampled:
@@ -112,7 +109,7 @@ def judged_run(
     """
     prompts, made = prompts_in(target, scope), sampled(world, way, target, scope)
     outcome = outcome_of(target, prompts, made.found, world.judge.classify(made.images)[1].argmax(1))
-    outcome.commit, outcome.seconds = commit(), made.seconds
+    outcome.commit = commit()
     alone = len(prompts) - scope.plan.pairs
     # The object that a swap asks for is one more that may be found.
     new = OBJECTS.index(new_object(target))

@@ -100,6 +100,6 @@ class Table:
             storage.write_json(path, content)
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse._ActionsContainer) -> None:
     """Let the command line say where the table is written."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table there, such as docs/figures/")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...demo_model.vocabulary import caption
 from ...dev.demo_model.sampling import encode, starting_noise
+from ...erasure.history import ErasureRecord
 from ...reports.preview import image_mask
 from .prompts import Prompt
 from .settings import Setting, fill_text
@@ -48,14 +49,19 @@ def way_of(world: World, text: str, target: str) -> Way:
         return lambda prompts: (inpainted(world, target, prompts, setting), ())
 
     def edited(prompts: Sequence[Prompt]) -> tuple[Tensor, tuple[bool, ...]]:
-        fill = None
-        if setting.fill:
-            fill = encode(world.clip, [fill_text(setting.fill, target, prompt) for prompt in prompts])[0][0]
-        model, record = world.edited(setting, target, fill)
+        model, record = edited_for(world, setting, target, prompts)
         latents = world.latents(model, [p.text for p in prompts], [p.seed for p in prompts])
         return latents, () if record.latest is None else record.latest.remaining
 
     return edited
+
+
+def edited_for(world: World, setting: Setting, target: str, prompts: Sequence[Prompt]) -> tuple[Any, ErasureRecord]:
+    """Return the model with one target erased, and the record, for a run of some prompts; a fill is worded for each."""
+    fill = None
+    if setting.fill:
+        fill = encode(world.clip, [fill_text(setting.fill, target, prompt) for prompt in prompts])[0][0]
+    return world.edited(setting, target, fill)
 
 
 def by_model(world: World, model: Any, target: str, way: str = PLAIN) -> Way:

@@ -79,7 +79,7 @@ def peak_memory(device: torch.device, action: Callable[[], object]) -> float | N
     return torch.cuda.max_memory_allocated(device) / 2**20
 
 
-def host(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     """Describe the machine and what runs on it."""
     cuda = device.type == "cuda"
     return {
@@ -96,11 +96,6 @@ def host(device: torch.device) -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu_cores": os.cpu_count(),
     }
-
-
-def commit() -> str | None:
-    """Return the commit that is checked out, with a mark if files differ from it; None outside git."""
-    return _output("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
 def _version(package: str) -> str | None:

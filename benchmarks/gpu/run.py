@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,10 +12,11 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from .device import ROOT, commit, host
+from ..framework.facts import facts
+from .device import ROOT, machine
 from .parts import TINY_TRAINING, Training, compiled, memory, steps, training, waiting
 from .subjects import FULL, TINY, Subject
-from .table import table
+from .table import notes, rows, table
 
 OUT = ROOT / "docs" / "figures" / "gpu.json"
 COMPILED = "compiled"
@@ -94,17 +93,17 @@ def measure(todo: list[Part], minutes: float, result: dict[str, Any], keep: Call
     keep()
 
 
-def described(tiny: bool, device: torch.device, command: str) -> dict[str, Any]:
+def described(tiny: bool, device: torch.device) -> dict[str, Any]:
     """Return the result before anything is measured: what, where and how."""
     dtype = "float16" if device.type == "cuda" else "float32"
     settings = {setting.kind: asdict(setting) for setting in (TINY if tiny else FULL)}
     return {
+        **facts(),
         "what": "sampling steps, waiting, memory and SAE training with random weights" + (", tiny" if tiny else ""),
-        "command": command,
-        "commit": commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "host": host(device),
+        "machine": machine(device),
         "dtype": dtype,
+        "of": "UNet, way",
         "settings": settings,
         "measured": {},
         "skipped": [],
@@ -113,26 +112,31 @@ def described(tiny: bool, device: torch.device, command: str) -> dict[str, Any]:
 
 
 def write(path: Path, result: dict[str, Any]) -> None:
-    """Write the file."""
+    """Write the file, with the table that pages show."""
+    result |= {"rows": rows(result), "notes": notes(result)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def main() -> None:
-    """Measure, print and write."""
+def options() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=OUT, help="the JSON file to write")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=OUT, help="the file to write")
     parser.add_argument("--minutes", type=float, default=8.0, help="what does not fit is skipped, and named")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to see that all parts run; a CPU will do")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print and write."""
+    given = options().parse_args()
     device = comfy.model_management.get_torch_device()
     if not given.tiny and device.type != "cuda":
         raise SystemExit("There is no GPU that this torch can use. --tiny tries everything on the CPU.")
     if device.type == "cpu":
         # Tiny models gain nothing from more threads, and on a busy machine these wait for each other.
         torch.set_num_threads(1)
-    command = shlex.join(["python", "dev/host", "benchmarks.gpu", *sys.argv[1:]])
-    result = described(given.tiny, device, command)
-    measure(parts(given.tiny, device), given.minutes, result, lambda: write(given.out, result))
+    result = described(given.tiny, device)
+    measure(parts(given.tiny, device), given.minutes, result, lambda: write(given.json, result))
     print(table(result))
-    print(f"Written to {given.out}")
+    print(f"Written to {given.json}")

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..framework.tables import heading, line
+from ..framework.tables import Table
 from .protocol import PHOTO, ProtocolImage
 
 FIGURES = ("UA", "IRA", "CRA", "Avg", "AR", "GA")
@@ -77,11 +77,12 @@ def row_of(targets: Mapping[str, Mapping[ProtocolImage, Answer]]) -> list[str]:
     return [*cells, str(len(targets)), str(sum(map(len, targets.values())))]
 
 
-def print_heading() -> None:
-    """Print the heading of the table."""
-    print(heading("run", *FIGURES, "targets", "images"))
+def table() -> Table:
+    """Return the table of all runs, which prints each as it is added."""
+    return Table("run", (*FIGURES, "targets", "images"))
 
 
-def print_row(run: str, targets: Mapping[str, Mapping[ProtocolImage, Answer]]) -> None:
-    """Print the row of a run."""
-    print(line(run, *row_of(targets)), flush=True)
+def add_row(table: Table, run: str, targets: Mapping[str, Mapping[ProtocolImage, Answer]]) -> None:
+    """Add a run; the file also gets the figures of each target."""
+    each = {target: figures_of(target, answers) for target, answers in targets.items()}
+    table.add(run, *row_of(targets), figures=each)

@@ -23,7 +23,7 @@ from ...nodes.files import SHIPPED_PREFIX
 from ...sae_models.shipped import file_name
 from .generate import UNEDITED, Graph, folder_of, generate, read_graph
 from .judge import ARCHITECTURE, Classifier, answers_of, classify, load_classifier
-from .metrics import print_heading, print_row
+from .metrics import add_row, table
 from .protocol import OBJECTS, PHOTO, STYLES, ProtocolImage, images
 
 # Styles of the protocol that the demo model knows, by its own names. It knows Mosaic too, but its tiles do not outlive
@@ -99,14 +99,14 @@ def main() -> None:
     wanted = images(OBJECTS, given.styles, given.seeds)
     make(given, wanted)
     objects, styles = judges()
-    print_heading()
+    printed = table()
     for run in RUNS:
         answers = {}
         for target in given.targets:
             folder = folder_of(given.out, run, None if run == UNEDITED else target)
             classify(folder, objects, styles, "cpu", 32)
             answers[target] = answers_of(folder, wanted)
-        print_row(run, answers)
+        add_row(printed, run, answers)
     if given.random:
         ask_random(given, wanted[: given.random])
 

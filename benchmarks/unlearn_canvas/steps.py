@@ -7,11 +7,14 @@ from pathlib import Path
 
 from live_server import Server
 
+from ..framework.tables import add_json
 from . import stand_in
 from .generate import UNEDITED, folder_of, generate, read_graph
 from .judge import answers_of, ask_for_artifacts, classify, load_classifier
-from .metrics import print_heading, print_row
+from .metrics import add_row, table
 from .protocol import OBJECTS, SEEDS, STYLES, ProtocolImage, images
+
+MEANT = "In percent: mean and standard deviation over targets."
 
 
 def wanted(given: argparse.Namespace) -> list[ProtocolImage]:
@@ -64,9 +67,9 @@ def judge(given: argparse.Namespace) -> None:
 
 
 def report(given: argparse.Namespace) -> None:
-    """Print the table."""
+    """Print the table, and write it if a file was named."""
     chosen = wanted(given)
-    print_heading()
+    found = table()
     for run in given.runs:
         erased = list(given.targets or given.objects)
         every = {t: answers_of(folder_of(given.out, run, t if run != UNEDITED else None), chosen) for t in erased}
@@ -75,14 +78,14 @@ def report(given: argparse.Namespace) -> None:
             if len(answers) < len(chosen):
                 print(f"{run}, {target}: {len(answers)} of {len(chosen)} images judged", file=sys.stderr)
         if answered:
-            print_row(run, answered)
+            add_row(found, run, answered)
+    subset = {"objects": given.objects, "styles": given.styles, "seeds": given.seeds, "limit": given.limit}
+    # The number format is that of the server that made the images, which does not say it.
+    found.write(given.json, MEANT, subset=subset, dtype="")
 
 
-def main() -> None:
-    """Run one step."""
-    if sys.argv[1:2] == ["stand-in"]:
-        sys.argv.pop(1)
-        return stand_in.main()
+def options() -> argparse.ArgumentParser:
+    """Return what the command line may say."""
     parser = argparse.ArgumentParser(prog="nox -s comparison -- unlearn_canvas", description=__doc__)
     parser.add_argument("step", choices=["generate", "judge", "report"])
     parser.add_argument("--out", type=Path, required=True, help="folder for images and answers")
@@ -102,6 +105,16 @@ def main() -> None:
     asking.add_argument("--artifacts", metavar="COMMAND", help="says which images show artifacts; see README.md")
     asking.add_argument("--device", default="cpu")
     asking.add_argument("--batch", type=int, default=32)
+    add_json(parser.add_argument_group("report"))
+    return parser
+
+
+def main() -> None:
+    """Run one step."""
+    if sys.argv[1:2] == ["stand-in"]:
+        sys.argv.pop(1)
+        return stand_in.main()
+    parser = options()
     given = parser.parse_args()
     if given.step == "judge" and not (given.object_weights and given.style_weights):
         parser.error("judge needs --object-weights and --style-weights")

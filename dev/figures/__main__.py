@@ -1,5 +1,7 @@
 """Write the figures of ``docs/figures/`` into the pages that show them: ``python dev/figures``, or ``nox -s figures``.
 
+The pictures of picture.py go into ``docs/images/``.
+
 A page marks the place, and what stands between the marks is written by this program:
 
     <!-- figures: erasure.json; columns: UA | nothing; rows: unedited | may change -->
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from entries import heading, line, shown
+from picture import PICTURES
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs" / "figures"
@@ -69,7 +72,7 @@ def not_measured(file: str) -> str:
     made_by = next((each["command"] for each in commands() if file in each["files"]), None)
     if made_by is None:
         raise FiguresError(f"There is no docs/figures/{file}, and no command in {COMMANDS.name} makes it.")
-    return f"*Not measured yet on this model; run: `{made_by}`*"
+    return f"*Not measured yet; run: `{made_by}`*"
 
 
 def table(asked: str) -> str:
@@ -115,8 +118,22 @@ def written(text: str) -> str:
     )
 
 
+def pictures() -> Iterator[tuple[Path, str]]:
+    """Yield every picture whose file of figures is there, and what it must be."""
+    for name, (file, drawn) in PICTURES.items():
+        if (FIGURES / file).is_file():
+            yield ROOT / "docs" / "images" / name, drawn(json.loads((FIGURES / file).read_text(encoding="utf-8")))
+
+
+def wanted() -> Iterator[tuple[Path, str]]:
+    """Yield every page and picture, and what it must be."""
+    for page in pages():
+        yield page, written(page.read_text(encoding="utf-8"))
+    yield from pictures()
+
+
 def main() -> None:
-    """Write all pages, or check them."""
+    """Write all pages and pictures, or check them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--list", action="store_true")
@@ -126,13 +143,12 @@ def main() -> None:
         return
     check = given.check
     differ = []
-    for page in pages():
-        before = page.read_text(encoding="utf-8")
-        after = written(before)
-        if after != before:
-            differ.append(str(page.relative_to(ROOT)))
-            if not check:
-                page.write_text(after, encoding="utf-8", newline="\n")
+    for path, text in wanted():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        differ.append(str(path.relative_to(ROOT)))
+        if not check:
+            path.write_text(text, encoding="utf-8", newline="\n")
     print("\n".join(differ) or "All figures are as the files have them.")
     if check and differ:
         raise SystemExit(1)
