@@ -172,7 +172,7 @@ def test_rows_of_unknown_images_do_not_follow_the_fill_and_it_is_said(pack):
     detector = Detector(SimpleNamespace(config=SimpleNamespace(hookpoint="a")), None, 1.0)
     eraser, run = Eraser(detector, Replacement("none"), ErasureRecord(), ("a",)), run_of(1, (4, 4))
     everywhere = RegionMask(torch.ones(1, 4, 4, dtype=torch.bool))
-    eraser.task = Task(everywhere, False, torch.ones(1, 3, 2))
+    eraser.task = Task(everywhere, torch.ones(1, 3, 2))
     eraser.begin(run)
     call = call_of(run, size=(4, 4))
     query = torch.zeros(2, 16, 2)
