@@ -31,7 +31,7 @@ class CheckpointError(ValueError):
 
 
 def read(path: Path) -> dict[str, dict[str, Tensor]]:
-    """Read the tensors of the three parts: {"unet.": {...}, "text.": {...}, "vae.": {...}}.
+    """Read the tensors of the three parts, as they are stored: {"unet.": {...}, "text.": {...}, "vae.": {...}}.
 
     Raises:
         CheckpointError: see there.
@@ -40,7 +40,7 @@ def read(path: Path) -> dict[str, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key).float() for key in file.keys()}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"Canvas Checkpoint: {path} cannot be read ({error}). {advice}") from error
     if metadata.get("format") != FORMAT or not _is_ours(metadata.get("unet", "")):
@@ -103,7 +103,7 @@ def _model(weights: dict[str, Tensor]) -> ModelPatcher:
 def _clip(weights: dict[str, Tensor]) -> comfy.sd.CLIP:
     target = SimpleNamespace(params={}, clip=CanvasTextModel, tokenizer=CanvasTokenizer)
     clip = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
-    clip.cond_stage_model.encoder.load_state_dict(weights)
+    clip.cond_stage_model.encoder.load_state_dict({key: value.float() for key, value in weights.items()})
     clip.cond_stage_model.eval().requires_grad_(False)
     return clip
 
@@ -114,7 +114,7 @@ def _vae(weights: dict[str, Tensor]) -> comfy.sd.VAE:
     with _silent():
         vae = comfy.sd.VAE(sd={})
     network = CanvasAutoencoder(comfy.ops.disable_weight_init)
-    network.load_state_dict(weights)
+    network.load_state_dict({key: value.float() for key, value in weights.items()})
     vae.first_stage_model = network.eval().requires_grad_(False)
     vae.device = comfy.model_management.vae_device()
     vae.vae_dtype = torch.float32

@@ -87,6 +87,39 @@ def test_steps_that_can_tell_say_where_it_is_in_those_that_cannot(pack, monkeypa
     assert set(refined.features[:3]) == {7, 8, 9} and 5 not in refined.features
 
 
+def test_more_images_teach_what_the_masked_ones_do_not_show(pack, monkeypatch):
+    """From a mask to looks that share nothing with it: each image shows one look in one call and the next in others."""
+    from concept_erasure.finding import fitting
+    from concept_erasure.finding.labelling import UNKNOWN, Labels
+    from concept_erasure.sae_models.identity import SAEIdentity
+    from concept_erasure.sae_models.scoring import band_score
+    from concept_erasure.sae_models.sparse_codes import dense
+
+    masked, free, sought = 8, 40, 40
+    shown, _, _ = made_up(masked + free + sought, 0)
+    cover = torch.zeros(len(shown), PATCHES)
+    cover[:masked, : PATCHES // 4], cover[-sought:] = 1, UNKNOWN
+    for number, calls in enumerate(shown):
+        looks = (7, 7, 7) if number < masked else (7, 8, 8) if number % 4 < 2 else (8, 9, 9)
+        for call, look in zip(calls, looks if cover[number, 0] else (), strict=False):
+            call.indices[0, : PATCHES // 4, 0], call.values[0, : PATCHES // 4, 0] = look, 3.0
+
+    def found(is_sought):
+        labels = Labels(cover, torch.arange(len(shown)) % 2 == 1, is_sought)
+        band = fitting.find_concept("thing", SAEIdentity("x", "0" * 64), L, shown, labels, 1).concept.bands[0]
+        seen = [dense(call.values[0], call.indices[0], torch.tensor(band.features), L) for call in shown[-1]]
+        hit = torch.stack([band_score(each, band, "sum") > 1 for each in seen])
+        return set(band.features), hit[:, : PATCHES // 4].float().mean(), hit[:, PATCHES // 4 :].float().mean()
+
+    further = torch.arange(len(shown)) >= masked + free
+    features, inside, outside = found(further)
+    assert {7, 8, 9} <= features and inside > 0.9 and outside < 0.1
+    assert not {8, 9} & found(torch.zeros_like(further))[0], "the mask alone shows only the first look"
+    monkeypatch.setattr(fitting, "MASKED_REFITS", 1)
+    features, inside, _ = found(further)
+    assert 8 in features and 9 not in features and inside < 0.5, "the last look is two steps away"
+
+
 def test_nothing_is_located_by_a_concept_that_finds_nothing(pack):
     from concept_erasure.finding.labelling import Labels, located
 

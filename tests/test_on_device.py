@@ -13,10 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 # (rows of a prompt, channels, height, width) of the block an SAE reads: SD1.5 at 512 px, SDXL at 1024 px, not square.
 MAPS = {"SD1.5": (2, 1280, 16, 16), "SDXL": (1, 1280, 32, 32), "wide": (1, 640, 24, 40)}
 ACTIVATIONS = ("topk", "topk_sigmoid", "groupmax", "relu", "jumprelu", "gated")
+INDEXED = tuple(getattr(torch.ops.aten, name).default for name in ("index_put", "index_put_", "_index_put_impl_"))
+INDEXED = (torch.ops.aten.index.Tensor, *INDEXED)
 
 
 class Transfers(TorchDispatchMode):
-    """Counts copies between devices, by direction."""
+    """Counts copies between devices, by direction; indices on the CPU are one too."""
 
     def __init__(self):
         super().__init__()
@@ -28,6 +30,8 @@ class Transfers(TorchDispatchMode):
             source = args[1] if function is torch.ops.aten.copy_.default else args[0]
             self.to_cpu += source.device.type != "cpu" and result.device.type == "cpu"
             self.to_device += source.device.type == "cpu" and result.device.type != "cpu"
+        if function in INDEXED and args[0].device.type != "cpu":
+            self.to_device += sum(index is not None and index.device.type == "cpu" for index in args[1])
         return result
 
 
@@ -217,25 +221,117 @@ def test_where_a_noise_mask_lets_anything_change_is_known_on_the_cpu(fake, size,
     assert alone.device.type == "cpu" and alone.shape == (images, *region)
 
 
-def test_a_region_continues_its_surroundings_without_waiting(fake):
-    """Also where the predictions of the first pass are kept on the CPU, as they are if memory is short."""
+def seam_of(free):
+    """The seam of regions, a real mask [B, H, W], with all that it holds on the fake GPU."""
     from concept_erasure.unet.seam import Seam
     from torch._subclasses.fake_tensor import unset_fake_temporarily
 
-    def there(x):
-        return torch.empty(x.shape, dtype=x.dtype, device="cuda")
-
     with unset_fake_temporarily():
-        free = torch.zeros(2, 64, 64, dtype=torch.bool)
-        free[1, 20:40, 10:30] = True
-        seam = Seam(free, torch.device("cpu"))
+        seam = Seam(free, torch.device("meta"))
+
+    def there(x):
+        # What was not moved when the seam was made stays where it is, and is noticed.
+        return torch.empty(x.shape, dtype=x.dtype, device="cuda" if x.device.type == "meta" else "cpu")
+
     seam._sides = [tuple(map(there, side)) for side in seam._sides]
     seam._parts = [(image, part._make(map(there, part))) for image, part in seam._parts]
+    return seam
+
+
+@pytest.fixture
+def free(pack):
+    """The region of the second of two images; a real mask."""
+    mask = torch.zeros(2, 64, 64, dtype=torch.bool)
+    mask[1, 20:40, 10:30] = True
+    return mask
+
+
+def test_a_region_continues_its_surroundings_without_waiting(free, fake):
+    """Also where the predictions of the first pass are kept on the CPU, as they are if memory is short."""
+    seam = seam_of(free)
     assert seam._parts
     for home in ("cuda", "cpu"):
         edited, around = torch.zeros(2, 4, 64, 64, device="cuda"), torch.zeros(2, 4, 64, 64, device=home)
-        made = seam.continued(edited, around, torch.ones(2, device="cuda"))
+        with Transfers() as transfers:
+            made = seam.continued(edited, around, torch.ones(2, device="cuda"))
         assert made.device.type == "cuda" and made.shape == edited.shape
+        assert transfers.to_cpu == 0 and transfers.to_device == (home == "cpu")
+
+
+SIGMAS = (10.0, 5.0, 2.0)
+
+
+class Sampling:
+    """A sampler of the CFG++ kind around ``Passes.predict``, as the executor of a run.
+
+    Attributes:
+        calls: copies between devices in each prediction, a list for each pass: (to the CPU, to the GPU).
+        given: what the sampler took as the unconditional prediction, as many.
+    """
+
+    def __init__(self, guided, dtype=torch.float32):
+        from types import SimpleNamespace
+
+        # The state of the random numbers is that of a real device, which a fake one has none of.
+        patcher = SimpleNamespace(load_device=torch.device("cpu"))
+        self.class_obj = SimpleNamespace(conds={}, model_options={}, model_patcher=patcher)
+        self.guided, self.dtype, self.passes = guided, dtype, None
+        self.calls, self.given = [], []
+
+    def __call__(self, noise, latent_image, **_named):
+        self.calls.append([])
+        self.given.append([])
+        x = self.passes.noise(noise)
+        for level in SIGMAS:
+            sigma = torch.full((len(x),), level, device="cuda")
+            options = {"sampler_post_cfg_function": [self.post]} if self.guided else {}
+            with Transfers() as transfers:
+                denoised = self.passes.predict(self.predicted, x, sigma, options, None)
+            assert denoised.device.type == "cuda" and denoised.dtype == self.dtype
+            self.calls[-1].append((transfers.to_cpu, transfers.to_device))
+            x = denoised + (x - denoised) * 0.5
+        return x
+
+    def predicted(self, x, sigma, options, _seed):
+        denoised, unconditional = (x - sigma[:, None, None, None]).to(self.dtype), (2 * x).to(self.dtype)
+        for post in options.get("sampler_post_cfg_function", ()):
+            denoised = post({"denoised": denoised, "uncond_denoised": unconditional})
+        return denoised
+
+    def post(self, args):
+        self.given[-1].append(args["uncond_denoised"])
+        return args["denoised"] + 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("guided", [False, True], ids=["plain", "CFG++"])
+@pytest.mark.parametrize("memory", ["plenty", "short"])
+def test_two_passes_wait_for_nothing(free, fake, monkeypatch, memory, guided, dtype):
+    """Recording, other noise, putting back, the seam, and the unconditional prediction of a CFG++ sampler.
+
+    Only where memory is short does anything leave the GPU: each prediction as it is recorded, and again to be put back.
+    """
+    import comfy.model_management
+    from concept_erasure.unet import opening, passes
+
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda _: 2**40 if memory == "plenty" else 1)
+    monkeypatch.setattr(opening, "Seam", lambda _free, device: seam_of(free) if device.type == "cuda" else None)
+    sampling = Sampling(guided, dtype)
+    start = torch.zeros(2, 4, 64, 64, device="cuda")
+    run = passes.Passes(sampling, start, start, (), {"sigmas": torch.tensor([*SIGMAS, 0.0])})
+    sampling.passes = run
+    run.first()
+    region = torch.ones(2, 64, 64, dtype=torch.bool)
+    with Transfers() as transfers:
+        result = run.again(opening.Opening(region, region, 3.0, torch.zeros(2), 1))
+    assert result.device.type == "cuda" and transfers.to_cpu == 0
+    first, second = sampling.calls
+    recorded = 0 if memory == "plenty" else 1 + guided
+    assert first == [(recorded, 0)] * len(SIGMAS)
+    # The seam takes the recorded prediction too.
+    assert second == [(0, recorded + (recorded > 0))] * len(SIGMAS)
+    assert [len(each) for each in sampling.given] == [guided * len(SIGMAS)] * 2
+    assert all(each.device.type == "cuda" and each.dtype == dtype for given in sampling.given for each in given)
 
 
 def test_what_goes_to_the_device_does_not_grow_with_the_steps(fake):

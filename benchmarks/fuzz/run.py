@@ -127,14 +127,22 @@ class Fuzzer:
         self.faults: list[dict[str, Any]] = []
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.most = {"memory_beyond_file": 0, "seconds": 0.0}
-        self.known = [self._whole(specimen) for specimen in self.specimens]
+        self.known = [self._whole(*each) for each in zip(self.specimens, self.contents, strict=True)]
 
-    def _whole(self, specimen: Specimen) -> str:
+    def _whole(self, specimen: Specimen, content: bytes) -> str:
         """Return the digest of a file that nothing was done to."""
         answer = self.reader.ask(specimen.kind, specimen.path)
-        if answer["outcome"] != "read":
-            raise RuntimeError(f"{specimen.name} cannot be read unchanged: {answer}")
+        if answer["outcome"] != "read" or self._too_much(specimen, answer, content):
+            raise RuntimeError(f"{specimen.name} cannot be read unchanged, or takes too much memory: {answer}")
         return str(answer["digest"])
+
+    def _too_much(self, specimen: Specimen, answer: dict[str, Any], content: bytes) -> bool:
+        """Tell whether reading a file took more memory than it may, and note how much."""
+        if specimen.kind == "picture":
+            return False
+        beyond = answer["memory"] - FACTOR * len(content)
+        self.most["memory_beyond_file"] = max(self.most["memory_beyond_file"], int(beyond))
+        return bool(beyond > CONSTANT)
 
     def change(self, number: int) -> tuple[int, str, bytes]:
         """Return which specimen a file comes from, what was done to it, and its bytes."""
@@ -174,11 +182,8 @@ class Fuzzer:
         if answer["outcome"] not in ("read", "refused"):
             return f"{answer['outcome']}: {said[:300]}"
         self.most["seconds"] = max(self.most["seconds"], answer["seconds"])
-        if specimen.kind != "picture":
-            beyond = answer["memory"] - FACTOR * len(changed)
-            self.most["memory_beyond_file"] = max(self.most["memory_beyond_file"], int(beyond))
-            if beyond > CONSTANT:
-                return f"took {answer['memory']} bytes for a file of {len(changed)}"
+        if self._too_much(specimen, answer, changed):
+            return f"took {answer['memory']} bytes for a file of {len(changed)}"
         names = {specimen.path.name, specimen.target.name} | (
             {part.name for part in specimen.path.iterdir()} if specimen.path.is_dir() else set()
         )

@@ -29,6 +29,7 @@ from picture import PICTURES
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = ROOT / "docs" / "figures"
+WORK = ROOT / "dev" / "work"
 COMMANDS = Path(__file__).with_name("commands.json")
 PAGES = ("*.md", "docs/*.md", "docs/decisions/*.md", "web/docs/*.md", "benchmarks/**/*.md", "dev/**/*.md")
 PLACE = re.compile(r"<!-- figures: (?P<asked>[^>]+?) -->\n.*?<!-- /figures -->", re.DOTALL)
@@ -39,9 +40,9 @@ class FiguresError(ValueError):
 
 
 def pages() -> Iterator[Path]:
-    """Yield every page that may show figures."""
+    """Yield every page that may show figures; copies of them in dev/work are none."""
     for pattern in PAGES:
-        yield from sorted(ROOT.glob(pattern))
+        yield from (page for page in sorted(ROOT.glob(pattern)) if WORK not in page.parents)
 
 
 def chosen(asked: Sequence[str] | None, there: Sequence[str], what: str, file: str) -> list[str]:

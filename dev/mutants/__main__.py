@@ -12,6 +12,7 @@ browsers) are left out: they would not see the change. A mutant that makes a tes
 """
 
 import argparse
+import compileall
 import hashlib
 import importlib
 import json
@@ -24,6 +25,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from random import Random
 from typing import Any
 
@@ -36,7 +38,10 @@ WORK = ROOT / "dev" / "work" / "mutants"
 TREE, RESULTS, COVERAGE = WORK / "tree", WORK / "results.jsonl", WORK / "lines"
 PACKAGES = ("erasure", "unet", "sae_models")
 # Tests that start programs of their own, or are about files of the repository.
-OTHERS = {"browser", "server", "packaging", "help", "security", "fuzz", "layers", "hostile_files"}
+OTHERS = {
+    *("browser", "server", "packaging", "help", "security", "fuzz", "layers", "hostile_files"),
+    *("figures", "quoted_errors"),
+}
 MOST_SECONDS = 60.0  # of the tests of one mutant, by what they took before
 PATIENCE, SPARE = 5.0, 30.0  # a mutant's test may take so many times as long, and so many seconds more
 MOST_MEMORY = 16 * 2**30  # bytes of address space: what grows without end fails, and the machine goes on
@@ -55,6 +60,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="mutants in the sample (300)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="stop after so many new ones")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=MOST_SECONDS,
+        help=f"of tests for one mutant ({MOST_SECONDS:.0f}); fewer for a "
+        "first round, after which --again tries the rest with all",
+    )
     parser.add_argument("--again", action="store_true", help="also those that survived before")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the shares there")
     given = parser.parse_args()
@@ -62,7 +74,7 @@ def main() -> None:
     sample = sampled(given.count, given.seed)
     copy_tree()
     warm_up()
-    run(sample, measured_lines(), given.limit, given.again)
+    run(sample, measured_lines(), given)
     found = report(sample, given.seed)
     for row in found["rows"]:
         print(f"{row['setting']}: {row['columns']}")
@@ -90,6 +102,8 @@ def copy_tree() -> None:
             shutil.copyfile(source, target)
     if not (TREE / ".host").exists():
         (TREE / ".host").symlink_to((ROOT / ".host").resolve(), target_is_directory=True)
+    # Each process would compile all anew. A changed file differs from the hash of what was compiled, so it is compiled.
+    compileall.compile_dir(TREE, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
 
 
 def warm_up() -> None:
@@ -133,7 +147,7 @@ def in_a_fork(arguments: list[str], seconds: float, plugin: Any) -> int:
             log = os.open(WORK / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            flags = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(TREE), "-c", str(TREE / "pyproject.toml")]
+            flags = ["-q", "-p", "no:cacheprovider", "--rootdir", str(TREE), "-c", str(TREE / "pyproject.toml")]
             # Nobody reads why a test fails, and to prepare for that takes longer than most tests.
             code = int(pytest.main([*flags, "--assert=plain", *arguments], plugins=[plugin]))
         finally:
@@ -154,7 +168,7 @@ def measured_lines() -> dict[str, dict[str, Any]]:
         found.append(COVERAGE / f"{path.stem}-{version}.json")
         if not found[-1].exists():
             status = in_a_fork([f"tests/{path.name}"], 3600.0, Lines(TREE, PACKAGES, found[-1]))
-            print(f"{path.name}: {'fails by itself ' + str(status) if status else 'done'}", flush=True)
+            print(f"{path.name}: {f'some fail by themselves ({status})' if status else 'done'}", flush=True)
     return merged(path for path in found if path.exists())
 
 
@@ -163,16 +177,16 @@ def sources(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def run(sample: list[Mutant], tests: dict[str, dict[str, Any]], limit: int | None, again: bool) -> None:
-    """Run the mutants that have not been run, and again those that were not killed."""
+def run(sample: list[Mutant], tests: dict[str, dict[str, Any]], given: argparse.Namespace) -> None:
+    """Run the mutants that have not been run and, if asked for, again those that were not killed."""
     known = {result["key"]: result["outcome"] for result in results()}
-    waiting = [m for m in sample if m.key not in known or (again and known[m.key] not in KILLED)][:limit]
-    for number, mutant in enumerate(waiting, 1):
+    waiting = [m for m in sample if m.key not in known or (given.again and known[m.key] not in KILLED)]
+    for number, mutant in enumerate(waiting[: given.limit], 1):
         target = TREE / mutant.file
         whole = target.read_bytes()
         try:
             target.write_bytes(mutant.applied(whole))
-            outcome = outcome_of(tests, mutant)
+            outcome = outcome_of(tests_of(tests, mutant, given.seconds))
         finally:
             target.write_bytes(whole)
         with RESULTS.open("a", encoding="utf-8") as file:
@@ -180,13 +194,12 @@ def run(sample: list[Mutant], tests: dict[str, dict[str, Any]], limit: int | Non
         print(f"{number} of {len(waiting)}: {outcome}: {mutant}", flush=True)
 
 
-def outcome_of(tests: dict[str, dict[str, Any]], mutant: Mutant) -> str:
-    """Return ``killed``, ``too long``, ``survived``, or ``not run`` where no test runs the line."""
-    chosen = tests_of(tests, mutant)
+def outcome_of(chosen: dict[str, float]) -> str:
+    """Run tests, see ``tests_of``; return ``killed``, ``too long``, ``survived``, or ``not run`` if there are none."""
     if not chosen:
         return "not run"
     limits = Limits({name: PATIENCE * seconds + SPARE for name, seconds in chosen.items()})
-    status = in_a_fork(list(chosen), PATIENCE * sum(chosen.values()) + SPARE, limits)
+    status = in_a_fork(["-x", *chosen], PATIENCE * sum(chosen.values()) + SPARE, limits)
     if status in NO_TESTS:
         raise RuntimeError(f"The tests cannot be run ({status}); see {WORK / 'log'}")
     if status in (-signal.SIGPROF, -signal.SIGXCPU, -signal.SIGKILL):
@@ -194,19 +207,24 @@ def outcome_of(tests: dict[str, dict[str, Any]], mutant: Mutant) -> str:
     return "killed" if status else "survived"
 
 
-def tests_of(tests: dict[str, dict[str, Any]], mutant: Mutant) -> dict[str, float]:
-    """Return the tests to run for a mutant, those of the quickest file first, and their seconds."""
+def tests_of(tests: dict[str, dict[str, Any]], mutant: Mutant, most: float) -> dict[str, float]:
+    """Return the tests to run for a mutant, at most so many seconds of them, those of the quickest file first."""
     # Lines that run when the module is imported belong to no test: then all that run anything of the module.
     hit = {
         name: test["seconds"]
         for name, test in tests.items()
         if mutant.file in test["lines"] and (mutant.at_import or mutant.line in test["lines"][mutant.file])
     }
-    chosen: dict[str, float] = {}
+    # One case of each test before its second: cases of one test notice the same.
+    case: Counter[str] = Counter()
+    turn = {}
     for name in sorted(hit, key=lambda name: hit[name]):
-        if chosen and sum(chosen.values()) + hit[name] > MOST_SECONDS:
-            break
-        chosen[name] = hit[name]
+        test = name.partition("[")[0]
+        turn[name], case[test] = case[test], case[test] + 1
+    chosen: dict[str, float] = {}
+    for name in sorted(hit, key=lambda name: (turn[name], hit[name])):
+        if not chosen or sum(chosen.values()) + hit[name] <= most:
+            chosen[name] = hit[name]
     of_file: Counter[str] = Counter()
     for name, seconds in chosen.items():
         of_file[name.partition("::")[0]] += seconds
@@ -237,6 +255,8 @@ def report(sample: list[Mutant], seed: int) -> dict[str, Any]:
         "rows": [{"setting": name, "columns": shares(results)} for name, results in parts.items()],
         "notes": [
             f"A sample of all changes, seed {seed}.",
+            f"Of the tests that run a changed line, quick ones of {MOST_SECONDS:.0f} s together were tried.",
+            "None of them has a server or a browser.",
             "A change that makes the tests take too long is killed too.",
         ],
         "seed": seed,

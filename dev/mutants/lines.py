@@ -19,13 +19,14 @@ class Lines:
     Args:
         tree: the repository.
         packages: folders in it.
-        out: the JSON file to write when all have passed.
+        out: the JSON file to write when all have run; nothing is said of those that fail.
     """
 
     def __init__(self, tree: Path, packages: Sequence[str], out: Path) -> None:
         self.tree, self.out = f"{tree}/", out
         self.folders = tuple(f"{tree}/{name}/" for name in packages)
         self.found: dict[str, dict[str, Any]] = {}
+        self.failed: set[str] = set()
         self._lines: dict[str, set[int]] = defaultdict(set)
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
@@ -44,10 +45,16 @@ class Lines:
             lines = {name.removeprefix(self.tree): sorted(held) for name, held in self._lines.items()}
             self.found[item.nodeid] = {"seconds": time.process_time() - start, "lines": lines}
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note which tests do not pass: one that fails in the copy anyway would kill every change."""
+        if not report.passed:
+            self.failed.add(report.nodeid)
+
     def pytest_sessionfinish(self, exitstatus: int) -> None:
         """Write what was seen."""
-        if exitstatus == 0:
-            self.out.write_text(json.dumps(self.found), encoding="utf-8")
+        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            passed = {name: test for name, test in self.found.items() if name not in self.failed}
+            self.out.write_text(json.dumps(passed), encoding="utf-8")
 
     def _enter(self, frame: FrameType, event: str, _: Any) -> Any:
         name = frame.f_code.co_filename
