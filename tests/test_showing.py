@@ -42,7 +42,7 @@ SET_STEPS = """(steps) => {
 # As a file from the desktop is dropped onto the graph, far from the nodes.
 DROP = """async (png) => {
     const data = new DataTransfer(), canvas = window.app.canvas.canvas;
-    const bytes = await (await fetch(`data:image/png;base64,${png}`)).blob();
+    const bytes = Uint8Array.from(atob(png), (each) => each.charCodeAt(0));
     data.items.add(new File([bytes], "result.png", {type: "image/png"}));
     window.app.canvas.ds.offset = [9000, 9000];
     const how = {dataTransfer: data, bubbles: true, cancelable: true, clientX: 800, clientY: 500};
