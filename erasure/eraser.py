@@ -267,14 +267,13 @@ class Eraser(Observer):
     @property
     def wants_attention(self) -> bool:
         """True while a region is edited."""
-        if self.task is None or self.task.region is None:
-            return False
-        return self.task.fill is not None or self.replacement.mode != "none"
+        edits = self.task is not None and self.task.region is not None and self.replacement.mode != "none"
+        return edits or self.needs_attention
 
     @property
     def needs_attention(self) -> bool:
         """True while cross-attention follows a fill: nothing else erases the concept then."""
-        return self.wants_attention and self.task is not None and self.task.fill is not None
+        return self.task is not None and self.task.region is not None and self.task.fill is not None
 
     def on_attention(self, module: Attention, query: Tensor, output: Tensor, call: Call) -> Tensor:
         """Return the output of a cross-attention that follows the fill inside the region; see Observer.

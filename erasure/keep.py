@@ -1,8 +1,8 @@
 """Keep the rest: sample without edits first, and edit only where the concept was found.
 
 One ``Keeper`` directs all Patch Replacers of a model that keep the rest. The first pass only looks. Between the passes
-the region of each image is decided; where there is none, the image is that of the first pass. The later passes start
-from the same noise, edit inside the regions, and take every prediction outside from the first pass.
+the region of each image is decided; where there is none, the image is that of the first pass. The later passes edit
+inside the regions, from other noise, and take noise and every prediction outside from the first pass.
 """
 
 from collections.abc import Mapping, Sequence

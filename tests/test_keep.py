@@ -409,6 +409,16 @@ def test_late_steps_replace_patches_only_where_cross_attention_is_not_seen(canva
     assert REPLACED not in record.latest.notes, "it is edited nevertheless"
 
 
+def test_a_fill_without_effect_is_said(canvas, detection, fixed):
+    from concept_erasure.unet.hooks import REPLACED
+
+    fill = encode(canvas, "A dog image in photo style")[0][0]
+    for model, other in ((canvas[0], False), (with_own_cross_attention(canvas[0]), True)):
+        edited, record = kept(model, detection, fill=fill)
+        run(canvas, edited)
+        assert (REPLACED in record.latest.notes) == other
+
+
 def test_a_run_that_begins_with_little_noise_replaces_patches_too(canvas, detection, fixed):
     """Image to image, in which patches are replaced down to a quarter of the first noise level."""
     import comfy.sample
