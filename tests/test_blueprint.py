@@ -40,6 +40,13 @@ TEXT = """(title) => {
     const node = window.app.graph.nodes.find((node) => node.title === title && node.subgraph);
     return document.querySelector(`[data-node-id="${node.id}"]`)?.innerText ?? null;
 }"""
+# Moves the graph out of sight, so that no node is under the mouse. Nodes that are elements follow when it is drawn.
+AWAY = """() => {
+    const canvas = window.app.canvas;
+    canvas.ds.offset = [9000, 9000];
+    canvas.setDirty(true, true);
+    return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+}"""
 HAS = "(title) => window.app.graph.nodes.some((node) => node.title === title && node.subgraph)"
 FACE = """(title) => window.app.graph.nodes.find((node) => node.title === title && node.subgraph)
     .widgets.map((widget) => [widget.name, widget.value])"""
@@ -77,7 +84,7 @@ def test_it_is_added_from_the_search_and_erases_as_the_nodes_do(page: Browser, s
     small(workflow, server.object_info())
     page.load(workflow)
     expected = images(page, server)
-    page.page.evaluate("() => { window.app.canvas.ds.offset = [9000, 9000]; }")  # where no node lies
+    page.page.evaluate(AWAY)
     page.page.mouse.dblclick(800, 500)
     page.page.keyboard.type(TITLE)
     page.page.get_by_role("option").filter(has_text=TITLE).first.click()
