@@ -15,7 +15,7 @@ TARGET = ROOT / "docs" / "images"
 MENU = "SAE concept erasure/"
 # Pixels of a picture for each unit of the graph: small letters can still be read.
 SCALE = 0.75
-# Puts new nodes beside each other, as small as they go, onto an empty graph.
+# Puts new nodes beside each other, hardly larger than they must be, onto an empty graph.
 ADD = """(kinds) => {
     const graph = window.app.graph;
     graph.clear();
@@ -24,7 +24,8 @@ ADD = """(kinds) => {
         const node = window.LiteGraph.createNode(kind);
         graph.add(node);
         node.pos = [left, 0];
-        node.setSize(node.computeSize());
+        const [wide, high] = node.computeSize();
+        node.setSize([wide + 70, high]);  // so that no name is cut off
         left += node.size[0] + 24;
     }
     return left;
@@ -37,8 +38,8 @@ def main() -> None:
     if executable is None:
         raise SystemExit("Chromium is not installed.")
     with LiveServer() as server:
-        # Else the frontend greets a new user with its templates, in front of the graph.
-        server.post("/settings", {"Comfy.TutorialCompleted": True})
+        # Else the frontend greets a new user with its templates and shows a map, both in front of the graph.
+        server.post("/settings", {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False})
         with frontend.Browser(executable, server.url) as browser:
             browser.page.set_viewport_size({"width": PAGE[0], "height": PAGE[1]})
             for group, kinds in grouped(server.object_info()).items():
