@@ -45,7 +45,7 @@ def attach(
     eraser = Eraser(tree, replacement, record, blocks)
     eraser.show = show
     # What only looks changes nothing.
-    if rest is not None and (replacement.mode != "none" or rest.fill is not None):
+    if rest is not None and replacement.mode != "none":
         model = _kept(model, Member(eraser, rest))
     return attach_observer(model, eraser, list(patchers.values())), record
 

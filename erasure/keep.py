@@ -187,7 +187,7 @@ class _Run:
             if member.eraser.evidence.unplaced:
                 records[-1].notes[UNPLACED] += 1
             region = torch.stack([self.regions[number][i, image] for image, number in enumerate(choice)])
-            kept = Kept(records[0], region, len(self.regions))
+            kept = Kept(records[0], region, len(self.regions), member.rest.fill is not None)
             record = member.eraser.record.add(records, choice, kept, remaining[i].tolist(), result)
             said += [kept.sentence(record.remaining), *record.leftovers()]
         say(" ".join(dict.fromkeys(said)))

@@ -81,15 +81,21 @@ class Kept:
         unedited: record of the pass without edits.
         region: where the image may have changed, bool [B, H, W] on the latent's grid.
         passes: how often the run was sampled.
+        filled: whether a fill was drawn into the region; else patches were replaced.
     """
 
     unedited: "RunRecord"
     region: Tensor
     passes: int
+    filled: bool = False
 
     def of(self, images: Sequence[int]) -> "Kept":
         """Return the same of some of the images."""
-        return Kept(self.unedited.of(images), self.region[list(images)], self.passes)
+        return replace(self, unedited=self.unedited.of(images), region=self.region[list(images)])
+
+    def share(self, image: int | None = None) -> float:
+        """Return which share (0..1) of an image, or of all of them, the region is."""
+        return float((self.region if image is None else self.region[image]).float().mean())
 
     def sentence(self, remaining: Sequence[bool]) -> str:
         """Return where the concept was found, for a person.
@@ -274,11 +280,14 @@ class RunRecord:
         """Tell whether an entry holds all images of the run, in order."""
         return entry.images == tuple(range(self.images))
 
-    def replaced_shares(self, image: int) -> list[float]:
-        """Return which share (0..1) of an image's patches was replaced at each noise level, noisiest first.
+    def edited_shares(self, image: int) -> list[float]:
+        """Return which share (0..1) of an image was edited at each noise level, noisiest first.
 
-        Where several blocks were edited, the largest share counts.
+        Where the rest was kept, it is the region's, where cross-attention is edited in every step; else it is that of
+        the replaced patches, of the block that had the most.
         """
+        if self.kept is not None:
+            return [self.kept.share(image)] * len(self.steps)
         shares = dict.fromkeys(self.steps, 0.0)
         for entry in self.entries.values():
             if entry.images is not None and image in entry.images and entry.role == POSITIVE:
@@ -290,6 +299,18 @@ class RunRecord:
         """Return how many patch embeddings were replaced in the whole run."""
         return sum(sum(entry.replaced) for entry in self.entries.values())
 
+    def may_have_changed(self) -> list[bool]:
+        """Tell which images an edit may have reached."""
+        if self.kept is not None:
+            return self.kept.region.flatten(1).any(1).tolist()
+        changed = [False] * self.images
+        for entry in self.entries.values():
+            if entry.images is None and any(entry.replaced):
+                return [True] * self.images  # nobody knows in which
+            for image, count in zip(entry.images or (), entry.replaced, strict=False):
+                changed[image] |= count > 0
+        return changed
+
     def summary(self) -> str:
         """Return a few sentences for a person."""
         return " ".join([self.figures(), *self.remarks()])
@@ -300,9 +321,12 @@ class RunRecord:
         if not self.entries:
             return f"{name}): the detector did not look at any step."
         detected = float(self.seen.heat().mean())
+        edits = f"{self.replaced()} patch embeddings replaced"
+        if self.kept is not None and self.kept.filled:
+            edits = f"the fill drawn into {self.kept.share():.1%} of the image area"
         text = (
             f"{name}, {self.images} image(s), {len(self.steps)} steps looked at): {detected:.1%} of "
-            f"all patches detected, {self.replaced()} patch embeddings replaced.{self.seen.found_each()}"
+            f"all patches detected, {edits}.{self.seen.found_each()}"
         )
         return text if self.kept is None else f"{text} {self.kept.sentence(self.remaining)}"
 

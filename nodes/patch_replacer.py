@@ -47,7 +47,7 @@ class PatchReplacer(io.ComfyNode):
                     default=DEFAULTS.mode,
                     tooltip="Without a fill: which patch replaces a detected one. similar: the most similar one "
                     "without the concept; random: any; nearest: the closest in the image; published: the paper's "
-                    "method; none: only detect.",
+                    "method; none: only detect, also with a fill.",
                 ),
                 io.Combo.Input(
                     "rest",

@@ -30,12 +30,12 @@ class Verdict:
 
     Attributes:
         distance: the figures.
-        replaced: share (0..1) of patches replaced, mean over the steps.
+        edited: share (0..1) of the image that was edited, mean over the steps.
         versus: what it was compared with, for the sentence.
     """
 
     distance: Distance
-    replaced: float
+    edited: float
     versus: str
 
     @property
@@ -50,14 +50,14 @@ class Verdict:
         return (
             f"{said}: {self.distance.outside:.1%} of the patch embeddings have a norm that {self.versus} does not "
             f"reach at the same step (up to {USUAL:.0%} is usual). "
-            f"{self.replaced:.1%} of the patches were edited in each step."
+            f"{self.edited:.1%} of the image was edited in each step."
         )
 
 
 def _judge(run: RunRecord, pairs: Pairs, image: int, versus: str) -> Verdict:
     """Compare one image of a run with the unedited one."""
     figures = distance([(edited.norms[image], unedited.norms[image]) for edited, unedited in pairs])
-    shares = run.replaced_shares(image)
+    shares = run.edited_shares(image)
     return Verdict(figures, sum(shares) / max(1, len(shares)), versus)
 
 
@@ -109,8 +109,8 @@ def _masks(run: RunRecord, image: Tensor, tiles: int) -> list[Tensor]:
 
 def _charts(run: RunRecord, pairs: Pairs, image: int) -> list[Image.Image]:
     size = (PANEL, CHART)
-    shares = [100 * share for share in run.replaced_shares(image)]
-    top = f"patches edited in each step (most {max(shares):.0f} %)"
+    shares = [100 * share for share in run.edited_shares(image)]
+    top = f"edited in each step (most {max(shares):.0f} % of the image)"
     edited, unedited = (torch.cat([pair[side].norms[image] for pair in pairs]) for side in (0, 1))
     low, high = float(torch.minimum(edited.min(), unedited.min())), float(torch.maximum(edited.max(), unedited.max()))
     norms = [_histogram(values, low, high) for values in (edited, unedited)]

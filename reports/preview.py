@@ -81,12 +81,13 @@ def region_mask(run: RunRecord, size: tuple[int, int]) -> Tensor:
     """Return where an edit may have changed images as a mask at their size.
 
     Args:
-        run: the record. Where the rest was not kept, it may have changed everywhere.
+        run: the record. Where the rest was not kept, an image with any edit may have changed everywhere.
         size: (H, W) of the images.
 
     Returns:
         float [B, H, W], 0 or 1.
     """
     if run.kept is None:
-        return torch.ones(run.images, *size)
+        changed = torch.tensor(run.may_have_changed(), dtype=torch.float32)
+        return changed[:, None, None].expand(-1, *size).clone()
     return enlarged(run.kept.region.float(), size)

@@ -190,9 +190,17 @@ def test_two_passes_for_all_replacers_in_a_row(canvas, sae, nodes, fixed, sample
 
 
 def test_only_looking_takes_one_pass(canvas, detection, sampled):
-    model, _ = kept(canvas[0], detection, "none")
-    run(canvas, model, PROMPTS[:1], (7,))
-    assert sampled.runs == 1
+    from concept_erasure.nodes.patch_replacer import PatchReplacer
+    from concept_erasure.reports.preview import region_mask
+
+    fill, usual = encode(canvas, "A dog image in photo style"), ("middle and SAE block", 0.25, "positive", 0, "")
+    before = run(canvas, canvas[0])
+    for inputs in ({}, {"fill": fill}):
+        sampled.runs = 0
+        model, record = PatchReplacer.execute(canvas[0], detection, "none", *usual, **inputs).args
+        assert torch.equal(run(canvas, model), before) and sampled.runs == 1
+        assert not region_mask(record.latest, (64, 64)).any(), "nothing may have changed"
+        assert record.latest.heat()[1:].any() and "0 patch embeddings replaced" in record.latest.figures()
 
 
 def test_images_to_images_masks_and_parts_of_a_schedule(canvas, detection, fixed):
@@ -372,6 +380,8 @@ def test_a_fill_is_followed_inside_the_region_only(canvas, detection, fixed, mon
         results[text] = run(canvas, model)
         check(before, results[text], record)
         assert record.latest.replaced() == 0 and is_steady(record)
+        share = record.latest.kept.region.float().mean()
+        assert share > 0 and f", the fill drawn into {share:.1%} of the image area." in record.latest.figures()
     assert not torch.equal(*results.values())
     chosen = {"fill": encode(canvas, "A dog image in photo style"), "fill_shows": "new object"}
     new = run(canvas, PatchReplacer.execute(canvas[0], detection, *usual, **chosen).args[0])
@@ -471,12 +481,16 @@ def test_may_change_is_the_method_as_it_was(canvas, detection):
     from concept_erasure.erasure.attach import attach
     from concept_erasure.erasure.replacement import Replacement
     from concept_erasure.nodes.patch_replacer import PatchReplacer
+    from concept_erasure.reports.preview import region_mask
 
     usual = ("similar", "middle and SAE block", 0.25, "positive", 0, "")
     model, record = PatchReplacer.execute(canvas[0], detection, *usual, rest="may change").args
     published, _ = attach(canvas[0], detection, Replacement())
     assert torch.equal(run(canvas, model), run(canvas, published))
     assert record.latest.kept is None and len(record.latest.remaining) == len(PROMPTS)
+    reached = region_mask(record.latest, (64, 64)).flatten(1)
+    assert (reached.min(1).values == reached.max(1).values).all(), "any edit may reach all of its image"
+    assert reached.any(1).tolist() == [any(record.latest.edited_shares(i)) for i in range(len(PROMPTS))]
 
 
 def test_the_record_has_each_image_from_the_pass_that_made_it(canvas, detection, fixed):
@@ -484,7 +498,7 @@ def test_the_record_has_each_image_from_the_pass_that_made_it(canvas, detection,
     after = run(canvas, model)
     made = record.made(after[[1, 0]])
     assert made is not None and made.images == 2
-    assert not any(made.replaced_shares(0)) and any(made.replaced_shares(1))
+    assert not any(made.edited_shares(0)) and any(made.edited_shares(1))
     assert not made.kept.region[0].any() and made.kept.region[1].any()
     assert made.seen.replaced() == 0
     unedited = run(canvas, canvas[0])

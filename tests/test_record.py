@@ -47,7 +47,7 @@ def test_a_part_of_a_batch_shows_its_own_images(canvas, erased):
     for order in ([1], [1, 0], [0, 0]):
         part = record.made(made[order])
         assert part.images == len(order) and torch.equal(part.heat(), whole.heat()[order])
-        assert [part.replaced_shares(new) for new in range(len(order))] == [whole.replaced_shares(old) for old in order]
+        assert [part.edited_shares(new) for new in range(len(order))] == [whole.edited_shares(old) for old in order]
     assert part.replaced() > 0
 
 

@@ -104,7 +104,7 @@ def test_the_verdict_fits_the_figure_that_is_shown(pack):
 
 def test_an_unedited_run_is_no_distance_from_itself(nodes, runs):
     assert "In distribution: 0.0%" in report(nodes, runs, "none").args[1]
-    assert "0.0% of the patches were edited" in report(nodes, runs, "none").args[1]
+    assert "0.0% of the image was edited" in report(nodes, runs, "none").args[1]
 
 
 def test_without_a_reference_the_block_itself_is_the_measure(nodes, runs):

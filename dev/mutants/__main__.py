@@ -34,7 +34,7 @@ sys.dont_write_bytecode = True  # a change would be hidden by what was compiled 
 from lines import Limits, Lines, merged  # noqa: E402
 from mutations import Mutant, mutants_of  # noqa: E402
 
-WORK = ROOT / "dev" / "work" / "mutants"
+WORK = (ROOT / "dev" / "work" / "mutants").resolve()  # else what runs in it would seem to be elsewhere
 TREE, RESULTS, COVERAGE = WORK / "tree", WORK / "results.jsonl", WORK / "lines"
 PACKAGES = ("erasure", "unet", "sae_models")
 # Tests that start programs of their own, or are about files of the repository.
@@ -169,7 +169,9 @@ def measured_lines() -> dict[str, dict[str, Any]]:
         if not found[-1].exists():
             status = in_a_fork([f"tests/{path.name}"], 3600.0, Lines(TREE, PACKAGES, found[-1]))
             print(f"{path.name}: {f'some fail by themselves ({status})' if status else 'done'}", flush=True)
-    return merged(path for path in found if path.exists())
+    lines = merged(path for path in found if path.exists())
+    assert any(test["lines"] for test in lines.values()), "no test runs any line: delete lines/, run anew"
+    return lines
 
 
 def sources(package: str) -> list[Path]:
