@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from load import ROOT
 from support.demo_model import FILE_NAME, SAE_FILE
+from support.workflows import read
 
 
 @pytest.fixture
@@ -333,6 +334,24 @@ def test_prompts_and_pictures_survive_the_same(root, tmp_path, caplog):
     assert SAETrainer.validate_inputs("words.TXT", "cats") is True
     assert "no text file 'gone.txt'" in SAETrainer.validate_inputs("gone.txt", "none")
     assert "no folder 'dogs' with images" in SAETrainer.validate_inputs("none", "dogs")
+
+
+@pytest.mark.parametrize(
+    ("workflow", "parts"),
+    [("erase_sd15", ("cfg.json", "sae.safetensors")), ("erase_sdxl", ("config.json", "state_dict.pth"))],
+)
+def test_workflows_for_published_saes_name_them_as_the_list_does(root, workflow, parts):
+    """The files as downloaded, in the folders that docs/published-saes.md names."""
+    [loader] = [
+        node for node in read(ROOT / "workflows" / f"{workflow}.json")["nodes"] if node["type"].endswith("SAELoader")
+    ]
+    name = loader["widgets_values"][0]
+    (root / name).mkdir(parents=True)
+    for part in parts:
+        (root / name / part).write_bytes(b"")
+    assert own() == [name]
+    page = (ROOT / "docs" / "published-saes.md").read_text(encoding="utf-8")
+    assert f"`{name.removeprefix('saeuron/')}`" in page
 
 
 def test_a_file_that_is_gone_is_named_before_anything_runs(root):
