@@ -17,7 +17,7 @@ from dataclasses import asdict
 from functools import cache
 
 from .artifacts import round_trip
-from .framework.changes import CHANGES, MEANS
+from .framework.changes import CHANGES
 from .framework.outcomes import COLUMNS, SWAPPED
 from .framework.prompts import Plan
 from .framework.runs import add_options, print_targets, results_of, scope_of
@@ -39,7 +39,6 @@ MAIN = {
     "steering": f"{SITE} SAeUron both -15",
 }
 UNEDITED = "unedited"
-MEANT = f"In percent, but for means: {'; '.join(MEANS)}."
 
 
 def main() -> None:
@@ -61,4 +60,5 @@ def main() -> None:
         table.add_outcomes(name, row, spelled=text)
         if arguments.per_target:
             print_targets(name, row)
-    table.write(arguments.json, MEANT, split=scope.split, plan={**asdict(scope.plan), "targets": list(scope.targets)})
+    plan = {**asdict(scope.plan), "targets": list(scope.targets)}
+    table.write(arguments.json, unit="percent", split=scope.split, plan=plan)

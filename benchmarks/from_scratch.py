@@ -80,4 +80,4 @@ def main() -> None:
         if arguments.per_target:
             print_targets(label, row)
     targets = f"Erased: {', '.join(scope.targets)}."
-    table.write(arguments.json, "In percent, but for the means.", targets, split=scope.split)
+    table.write(arguments.json, targets, unit="percent", split=scope.split)

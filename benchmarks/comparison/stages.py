@@ -96,4 +96,4 @@ def main() -> None:
     named = rows(arguments.targets)
     print()
     table = table_of(named, wanted(named, arguments), arguments.judge)
-    table.write(arguments.json, NOTE, rounds=arguments.rounds, targets=list(arguments.targets))
+    table.write(arguments.json, NOTE, unit="percent", rounds=arguments.rounds, targets=list(arguments.targets))

@@ -13,7 +13,7 @@ from ..framework.tables import Table, entry, share
 from .jobs import Job, row_of
 from .rows import AVERAGED, STEERING, average, chosen, tuning_jobs
 
-NOTE = "In percent, but for means. Intervals of Avg and AR: bootstrap over targets."
+NOTE = "Intervals of Avg and AR: bootstrap over targets."
 
 
 def over_targets(row: Row, columns: Sequence[str]) -> dict[str, Any]:

@@ -98,17 +98,23 @@ def table(asked: str) -> str:
     names = chosen(given.get("rows"), list(rows), "row", file)
     lines = [heading(figures.get("of", "setting"), *columns)]
     lines += [line(name, *(shown(rows[name].get(column)) for column in columns)) for name in names]
-    return "\n".join([*lines, "", made_by(figures)])
+    return "\n".join([*lines, "", made_by(figures, [rows[name].get(column) for name in names for column in columns])])
 
 
-def made_by(figures: dict[str, Any]) -> str:
-    """Return the sentences below a table: what is shown, the command, and where it ran."""
+def made_by(figures: dict[str, Any], entries: Sequence[Any]) -> str:
+    """Return the sentences below a table of some entries: what is shown, the command, and where it ran."""
     where = [figures["cpu"], *(figures[key] for key in ("host", "dtype") if figures.get(key))]
     if figures.get("torch"):
         where.append(f"torch {figures['torch']}")
-    unit = [f"In {figures['unit']}."] if figures.get("unit") else []
+    unit = [f"In {figures['unit']}{but_for(entries)}."] if figures.get("unit") else []
     sentences = [*unit, *figures.get("notes", ()), f"Made by `{figures['command']}`", f"at {figures['commit'][:10]}"]
     return f"*{' '.join(sentences)} on {', '.join(where)}.*"
+
+
+def but_for(entries: Sequence[Any]) -> str:
+    """Return what the unit of a table is not that of, if that is shown."""
+    other = any(isinstance(entry, dict) and entry.get("unit") == "mean" for entry in entries)
+    return ", but for the means" if other else ""
 
 
 def written(text: str) -> str:
