@@ -127,7 +127,7 @@ def test_the_same_seed_finds_the_same_latents(found, canvas, sae, painted):
     assert run(canvas, sae, *painted)[0] == found[0]
 
 
-SMALL = {"prompt": "A tower and a cat image", "contrast_images": 12, "steps": 10}
+SMALL = {"prompt": "A tower and a cat image", "contrast_images": 12, "steps": 6}
 
 
 @pytest.fixture(scope="module")

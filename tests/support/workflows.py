@@ -30,10 +30,11 @@ QUICK = {
     "EmptyLatentImage": {"width": SMALL_SIDE, "height": SMALL_SIDE},
     "KSampler": {"steps": 2},
 }
-# And where one does: the concept is found from fewer images, and must still be erased.
+# And where one does: the concept is found from fewer images and the image has fewer steps, and it must still be erased.
 SHORT = {
     "ConceptErasureConceptFinder": {"images": 8, "steps": 8},
     "ConceptErasureConceptFromMask": {"noise_samples": 4, "contrast_images": 12, "extra_images": 4, "steps": 8},
+    "KSampler": {"steps": 12},
 }
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
