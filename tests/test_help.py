@@ -4,9 +4,11 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from live_server import LiveServer
 from load import ROOT
 from published import FOLDER
@@ -104,6 +106,42 @@ def test_the_help_page_names_every_choice(schemas, name):
         if isinstance(spec, io.Combo.Input) and not isinstance(spec, FileChoice):
             choices = [] if spec.id in (*SAMPLING, "hookpoint") else spec.options
             assert not [choice for choice in choices if f"`{choice}`" not in page], f"of {spec.id}"
+
+
+def test_the_store_that_is_said_to_hold_all_patches_does(schemas):
+    """The table of the SAE Trainer's page, for the usual block of each model; with a fifth less some are left out."""
+    from concept_erasure.training.from_model.alternating import SMALL
+    from concept_erasure.training.from_model.request import USUAL, USUAL_WORK
+
+    (steps,) = [spec.default for spec in schemas["ConceptErasureSAETrainer"].inputs if spec.id == "steps"]
+    large, canvas = (width for _, width in USUAL[1:])
+    table = page_of("ConceptErasureSAETrainer").partition("| Model |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()[2:]]
+    sides = {"256 x 256": (16, canvas), "512 x 512": (16, large), "1024 x 1024": (32, large)}  # of the block's grid
+    assert len(rows) == len(sides)
+    for latent, work, gigabytes in rows:
+        side, width = sides[latent.rpartition(",")[0]]
+        images, train_steps = USUAL_WORK[width > SMALL]
+        assert work == f"{images}, {train_steps}"
+        assert kept(float(gigabytes), images, steps, side * side, width) == side * side
+        assert kept(0.8 * float(gigabytes), images, steps, side * side, width) < side * side
+
+
+def kept(gigabytes: float, images: int, steps: int, patches: int, width: int) -> int:
+    """Return how many patches of an image are stored in a step where the store of a hookpoint may have some size."""
+    from concept_erasure.training.from_model.collection import Collector, Pictures
+    from concept_erasure.unet.capture import Captured
+
+    collector = object.__new__(Collector)
+    collector.pictures = Pictures(("",), images, torch.zeros(1, 4, 1, 1), 0, steps, 1.0, "euler", "normal")
+    collector._levels, collector._share, collector._new = [1.0] * steps, int(gigabytes * 1e9), []
+    store = SimpleNamespace(progress=0)
+    collector._writers = {"block": (store, store)}
+    embeddings = torch.zeros(1, patches, width, dtype=torch.float16)
+    side = round(patches**0.5)
+    collector._keep(Captured("block", 500.0, embeddings, (side, side)), torch.zeros(1, 0, dtype=torch.uint8), [1], 1)
+    ((_, stored, _, _),) = collector._new
+    return len(stored)
 
 
 def test_every_input_and_output_has_a_tooltip(node):
