@@ -46,7 +46,7 @@ class ConceptDetector(io.ComfyNode):
                     "more_concepts",
                     default="",
                     tooltip="More concepts to find, separated by commas, such as 'dog, bird', or a list such as "
-                    "'concepts/animals.txt'. all: every concept of the SAE file.",
+                    "'concepts/animals.txt'. all, alone: every concept of the SAE file.",
                 ),
                 *part_inputs(
                     "When to begin detecting: 0 is the first, noisiest step.",
@@ -55,8 +55,8 @@ class ConceptDetector(io.ComfyNode):
                 io.String.Input(
                     "features",
                     default="",
-                    tooltip="For experts: numbers of SAE features, such as '17, 204'. They are used instead of the "
-                    "concept.",
+                    tooltip="For experts: numbers of SAE features, such as '17, 204'. They are used instead of "
+                    "'concept' and 'custom_concept'.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(
@@ -85,7 +85,8 @@ class ConceptDetector(io.ComfyNode):
                 ),
                 CONCEPT.Output(
                     display_name="concept",
-                    tooltip="The concept alone, for 'custom_concept' of another Concept Detector.",
+                    tooltip="The first concept alone: for Save Concept, Concept Math, Feature Steering, or "
+                    "'custom_concept' of another Concept Detector.",
                 ),
             ],
         )

@@ -22,7 +22,8 @@ from .sockets import ADVANCED, FIND, SAE, sampler_inputs
 NAME = "Concept Finder"
 STYLE = (
     "Warning: a style is in every patch, so there is none to replace it by, and the Patch Replacer cannot erase it. "
-    "Leave its word out of the prompt, or turn it down with Feature Steering."
+    "Leave its word out of the prompt. Feature Steering can turn it down, but few SAE files "
+    "hold the mean activations that it needs; the shipped ones do."
 )
 
 

@@ -53,8 +53,8 @@ class ConceptFromMask(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="my concept",
-                    tooltip="What to call the concept. Use the plain word for it: things of that name are left out "
-                    "of the contrast images.",
+                    tooltip="What to call the concept. If there is a plain word for it, use that: things of that name "
+                    "are left out of the contrast images.",
                 ),
                 seed_input("Seed of the noise. The same seed finds the same features."),
                 io.Int.Input(

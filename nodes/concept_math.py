@@ -29,8 +29,8 @@ class ConceptMath(io.ComfyNode):
                 io.Combo.Input(
                     "operation",
                     options=list(OPERATIONS),
-                    tooltip="union: find what either finds. difference: find the first, but not where the second "
-                    "scores too.",
+                    tooltip="union: find what either finds. difference: find the first, but leave out what looks as "
+                    "much like the second.",
                 ),
                 io.String.Input(
                     "name",

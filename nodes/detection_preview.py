@@ -24,11 +24,13 @@ class DetectionPreview(io.ComfyNode):
             node_id="ConceptErasureDetectionPreview",
             display_name=NAME,
             category=INSPECT,
-            description="Shows where a Patch Replacer detected the concept: a heat map over the image, a tile for "
-            "chosen steps, and a mask that any other node can use.",
+            description="Shows where a Patch Replacer detected the concept: a heat map over the image, small images "
+            "of single steps, and a mask that any other node can use.",
             is_output_node=True,
             inputs=[
-                ERASURE_RECORD.Input("record", tooltip="From the Patch Replacer whose model was sampled."),
+                ERASURE_RECORD.Input(
+                    "record", tooltip="From the Patch Replacer or Feature Steering whose model was sampled."
+                ),
                 io.Image.Input("image", tooltip="The decoded image of that run. It is not changed."),
                 io.Int.Input(
                     "tiles",
@@ -50,14 +52,17 @@ class DetectionPreview(io.ComfyNode):
             outputs=[
                 io.Image.Output(
                     display_name="preview",
-                    tooltip="The heat map over the image, and the tiles to its right.",
+                    tooltip="The heat map over the image, and images of single steps to its right.",
                 ),
                 io.Mask.Output(display_name="mask", tooltip="Where the concept was detected, at image size."),
                 io.Boolean.Output(
                     display_name="remaining",
-                    tooltip="True if the concept is still found in an image of the run. Other nodes can act on it.",
+                    tooltip="True if the concept is still found in an image of the run. Nodes of other packs can act "
+                    "on it.",
                 ),
-                io.String.Output(display_name="report", tooltip="In which images it was found, and where it remains."),
+                io.String.Output(
+                    display_name="report", tooltip="In words: in which images it was found, and where it remains."
+                ),
             ],
         )
 

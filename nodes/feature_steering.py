@@ -28,13 +28,17 @@ class FeatureSteering(io.ComfyNode):
             "comparison: it must be tuned, and strong settings make artifacts. To erase, prefer the Patch Replacer.",
             inputs=[
                 io.Model.Input("model", tooltip="The model to steer."),
-                SAE.Input("sae", tooltip="The SAE whose features are changed; its file must hold the decoder."),
+                SAE.Input(
+                    "sae",
+                    tooltip="The SAE whose features are changed. Its file must hold the decoder and mean "
+                    "activations, as the shipped ones do.",
+                ),
                 CONCEPT.Input("concept", tooltip="The concept whose features to change, from a Concept Detector."),
                 io.Combo.Input(
                     "method",
                     options=list(METHODS),
                     tooltip="SAeUron: multiply the features where they are stronger than their mean. G-SAE: add the "
-                    "concept's direction to every patch, as a share of the patch's length. additive: add the "
+                    "concept's direction to every patch, as a share of the size of its values. additive: add the "
                     "concept's mean activation, times strength, to every patch.",
                 ),
                 io.Float.Input(
@@ -43,15 +47,15 @@ class FeatureSteering(io.ComfyNode):
                     min=-1000.0,
                     max=1000.0,
                     step=0.05,
-                    tooltip="Negative removes the concept, positive adds it. Usual: -1 to -30 for SAeUron, where 0 "
-                    "switches the features off; -0.1 to -1 for G-SAE; -40 to 40 for additive. What removes "
+                    tooltip="Negative removes the concept, positive strengthens it. Usual: -1 to -30 for SAeUron, "
+                    "where 0 switches the features off; -0.1 to -1 for G-SAE; -40 to 40 for additive. What removes "
                     "well also makes artifacts.",
                 ),
                 io.Combo.Input(
                     "error",
                     options=list(ERRORS),
-                    tooltip="Only for SAeUron: how what the SAE cannot describe is added back. exact: unchanged; "
-                    "reference: with the sign of the published code, which changes patches without the concept too.",
+                    tooltip="Only for SAeUron. Leave it at exact: what the SAE does not describe stays as it is; "
+                    "reference does as the published code, which changes patches without the concept too.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(

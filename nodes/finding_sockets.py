@@ -28,7 +28,7 @@ def found_outputs() -> list[io.Output]:
             display_name="concept", tooltip="For the custom_concept of a Concept Detector, or Save Concept."
         ),
         io.Image.Output(
-            display_name="report", tooltip="How well it was found, its features, and where they are active."
+            display_name="report", tooltip="An image: where it is detected, its features, and how well it was found."
         ),
         io.String.Output(display_name="summary", tooltip="The same in words, with a warning if it failed."),
     ]

@@ -47,7 +47,7 @@ class PatchReplacer(io.ComfyNode):
                     default=DEFAULTS.mode,
                     tooltip="Without a fill: which patch replaces a detected one. similar: the most similar one "
                     "without the concept; random: any; nearest: the closest in the image; published: the paper's "
-                    "method; none: only detect, also with a fill.",
+                    "method, with 'may change'; none: only detect, also with a fill.",
                 ),
                 io.Combo.Input(
                     "rest",
@@ -61,8 +61,8 @@ class PatchReplacer(io.ComfyNode):
                     default=Rest().attempts,
                     min=1,
                     max=8,
-                    tooltip="With 'keep exactly': how often the edit may be tried while the concept is still found. "
-                    "Each try takes as long as one image; the best is kept.",
+                    tooltip="With 'keep exactly': how many second passes there are at most, while the concept is still "
+                    "found. Each takes as long as one image; the best is kept.",
                 ),
                 io.Combo.Input(
                     "fill_shows",
@@ -102,7 +102,8 @@ class PatchReplacer(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Only for random: the same seed gives the same image.",
+                    tooltip="For patches that are copied at random: by random, by published, and by all choices from "
+                    "the second attempt on. The same seed gives the same image.",
                     **ADVANCED,
                 ),
                 io.String.Input(

@@ -30,7 +30,7 @@ class SAELoader(io.ComfyNode):
             display_name="SAE Loader",
             category=LOAD,
             description="Loads a sparse autoencoder (SAE), the detector that recognizes concepts inside the model "
-            "while it generates. It must belong to the checkpoint in use.",
+            "while it generates. Use one that was trained for your checkpoint.",
             inputs=[
                 FileChoice(
                     "sae_file",

@@ -62,8 +62,8 @@ class SAETrainer(io.ComfyNode):
                     min=0,
                     max=1_000_000,
                     tooltip="How many images to sample; those of 'image_folder' are repeated, each time with other "
-                    "noise. 0: 400 for a small model such as the Canvas Checkpoint, 1000 for a large one, for which "
-                    "several thousand give a better SAE.",
+                    "noise. 0: 400 for a small model such as the Canvas Checkpoint, 1000 for a large one. Raise it if "
+                    "the explained variance stays low.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -42,7 +42,7 @@ def feature_sheets(
         best = order[0]
         lines.append(
             f"{title}: most in '{examples[best].caption}' (mean {float(heats[best].mean()):.3g}); "
-            f"in {share:.1%} of places"
+            f"in {share:.1%} of the patches"
         )
         shown, maps = [examples[i] for i in order[:SHOWN_IMAGES]], [heats[i] for i in order[:SHOWN_IMAGES]]
         captions = [f"{example.caption}: {float(heat.mean()):.3g}" for example, heat in zip(shown, maps, strict=True)]
@@ -51,7 +51,7 @@ def feature_sheets(
             maps = [feature_heat(given.calls, feature, num_features), *maps]
         highest = max(float(heat.max()) for heat in maps) or 1.0
         rows = [
-            [words(f"{title}\n\nfires in {share:.1%} of all places", LABEL), _curve(examples, feature, num_features)],
+            [words(f"{title}\n\nactive in {share:.1%} of all patches", LABEL), _curve(examples, feature, num_features)],
             image_row("images that activate it most", shown),
             image_row("where", shown, [heat / highest for heat in maps]),
             caption_row(captions),

@@ -70,7 +70,7 @@ class SAEConfig:
             if not isinstance(number, int) or isinstance(number, bool) or not least <= number <= limit:
                 raise ValueError(f"SAE config: {name} = {number!r} is not a whole number from {least} to {limit}")
         if self.activation == "groupmax" and self.num_latents % self.k:
-            raise ValueError(f"SAE config: {self.num_latents} latents do not make {self.k} equal groups")
+            raise ValueError(f"SAE config: {self.num_latents} features do not make {self.k} equal groups")
         if self.normalize == "layer_norm" and self.d_in < 2:
             raise ValueError("SAE config: one number cannot be layer-normalised")
         if not isinstance(self.hookpoint, str) or not self.hookpoint:

@@ -21,8 +21,9 @@ def steer(model: ModelPatcher, target: SteeredConcept, steering: Steering) -> tu
         target.statistics(0.0)
     except ValueError as error:
         raise ValueError(
-            f"Feature Steering: the SAE {target.sae.name} (input 'sae') cannot steer: {error}. Use the Patch Replacer, "
-            "which needs neither a decoder nor mean activations."
+            f"Feature Steering: the SAE {target.sae.name} (input 'sae') cannot steer: {error}. To erase an object "
+            "use the Patch Replacer, which needs neither a decoder nor mean activations. For a style leave its word "
+            "out of the prompt."
         ) from error
     record = ErasureRecord()
     return attach_observer(model, Steerer(target, steering, record), [target.sae.patcher]), record

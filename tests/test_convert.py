@@ -248,7 +248,7 @@ def test_wrong_arguments_are_explained(pack, tmp_path):
     for arguments, reason in (
         ([str(source), str(tmp_path / "x.pt")], "must end in"),
         ([str(tmp_path / "nothing"), target], "nothing"),
-        ([str(source), target, "--activations", str(tmp_path / "other.pkl")], "speaks of 47 latents, .* has 48"),
+        ([str(source), target, "--activations", str(tmp_path / "other.pkl")], "speaks of 47 features, .* has 48"),
         ([str(source), target, "--activations", str(tmp_path / "none.pkl")], "none.pkl"),
         ([str(source), target, "--activations", str(tmp_path / "other.pkl"), "--bands", "21"], "fewer bands"),
         ([str(source), target, "--activations", str(tmp_path / "other.pkl"), "--bands", "0"], "1 or more"),

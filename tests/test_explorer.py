@@ -56,7 +56,9 @@ def test_the_picture_that_excites_a_latent_most_comes_first(pack):
     tried = examples((500.0,), [(0.0,), (6.0,), (2.0,)])
     sheets, lines = feature_sheets(tried, [3, 5], {3: "fur"}, 10)
     assert sheets.ndim == 4 and len(sheets) == 2 and 0 <= sheets.min() <= sheets.max() <= 1
-    assert lines[0] == "feature 3: fur: most in 'b' (mean 6); in 66.7% of places" and lines[1].startswith("feature 5")
+    assert lines[0] == "feature 3: fur: most in 'b' (mean 6); in 66.7% of the patches" and lines[1].startswith(
+        "feature 5"
+    )
     assert strongest_in(tried, 10, 1) == [5], "only it fires in the first picture"
     assert set(strongest_in(tried, 10, 2)) == {3, 5}
 

@@ -123,7 +123,7 @@ def test_what_is_not_there_is_an_error(own_figures, asked):
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PROMISES = README.partition("| promise | behind it |")[2].partition("\n\n")[0].splitlines()[2:]
+CLAIMS = README.partition("| claim | behind it |")[2].partition("\n\n")[0].splitlines()[2:]
 LIMITS = README.partition("And the limits:")[2].partition("\n## ")[0]
 BEHIND = re.compile(r"/blob/main/([\w./-]+)(?:#([\w-]+))?\)")
 
@@ -147,19 +147,19 @@ def backed(text):
     return wrong
 
 
-@pytest.mark.parametrize("promise", PROMISES)
-def test_a_figure_or_a_test_stands_behind_each_promise_of_the_readme(promise):
-    assert BEHIND.findall(promise) and not backed(promise)
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_figure_or_a_test_stands_behind_each_claim_of_the_readme(claim):
+    assert BEHIND.findall(claim) and not backed(claim)
 
 
 def test_what_stands_behind_nothing_is_seen():
-    assert len(PROMISES) > 4
-    (link,) = BEHIND.finditer(PROMISES[0])
+    assert len(CLAIMS) > 4
+    (link,) = BEHIND.finditer(CLAIMS[0])
     for gone in ("docs/gone.md", "docs/results.md#gone", "docs/results.md#", "tests/test_gone.py"):
-        assert backed(PROMISES[0].replace(link[0], f"/blob/main/{gone.rstrip('#')})")) == [gone]
+        assert backed(CLAIMS[0].replace(link[0], f"/blob/main/{gone.rstrip('#')})")) == [gone]
 
 
-def test_the_limits_that_matter_most_stand_beside_the_promises():
+def test_the_limits_that_matter_most_stand_beside_the_claims():
     """With the figures behind them, where something was measured."""
     for word in ("SD1.5", "SDXL", "GPU", "SAE that was trained", "style", "damage", "twice", "Flux", "safety filter"):
         assert word in LIMITS

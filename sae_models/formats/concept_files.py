@@ -145,5 +145,5 @@ def describe(concept: Concept) -> str:
     silent = f" In {empty} of them it finds nothing." if empty else ""
     return (
         f"'{concept.name}': {len(used)} features in {len(concept.bands)} timestep bands.{silent} "
-        f"Latents: {listed or 'none'}{more}. Made for {concept.sae or 'an unknown SAE'}."
+        f"Features: {listed or 'none'}{more}. Made for {concept.sae or 'an unknown SAE'}."
     )

@@ -54,7 +54,7 @@ def convert(
         found = dictionary.feature_means.shape[1]
         if found != file.config.num_latents:
             raise native.SAEFileError(
-                f"{activations.name}: speaks of {found} latents, {source.name} has {file.config.num_latents}. It was "
+                f"{activations.name}: speaks of {found} features, {source.name} has {file.config.num_latents}. It was "
                 "made with another SAE"
             )
     known = dictionary if dictionary.concepts or dictionary.feature_means is not None else None
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reads", default="", choices=["", *READS])
     parser.add_argument("--activations", type=Path, help="SAeUron's cls_latents_dict_*.pkl: gives the file concepts")
     parser.add_argument("--bands", type=int, default=10, help="timestep bands of the concepts (10)")
-    parser.add_argument("--features", type=int, default=2, help="latents of a concept in each band (2)")
+    parser.add_argument("--features", type=int, default=2, help="features of a concept in each band (2)")
     parser.add_argument("--weights", default="keep", choices=WEIGHTS, help="how numbers are stored (as in the source)")
     parser.add_argument("--overwrite", action="store_true", help="replace the target if it is there")
     given = parser.parse_args(arguments)

@@ -88,7 +88,7 @@ def sparsify(shapes: Shapes, config: Mapping[str, Any]) -> Layout | None:
     if activation not in ("topk", "groupmax"):
         raise Unsupported(f"its activation is {activation!r}; known are topk and groupmax")
     if config.get("signed"):
-        raise Unsupported("its latents may be negative (signed), which cannot be run here")
+        raise Unsupported("its features may be negative (signed), which cannot be run here")
     skips = bool(config.get("skip_connection")) or "W_skip" in shapes
     return Layout(
         "sparsify (SAeUron, SAEmnesia, universal-diffsae, EleutherAI)",

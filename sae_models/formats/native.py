@@ -142,10 +142,10 @@ class SAEFile:
             raise SAEFileError(f"{self.path.name}: its concept dictionary is damaged ({error})") from error
         means = dictionary.feature_means
         if means is not None and not (means.is_floating_point() and means.shape[1] == self.config.num_latents):
-            raise SAEFileError(f"{self.path.name}: dictionary.latent_means does not hold one number for each latent")
+            raise SAEFileError(f"{self.path.name}: dictionary.latent_means does not hold one number for each feature")
         for concept in dictionary.concepts.values():
             if concept.max_feature() >= self.config.num_latents:
-                raise SAEFileError(f"{self.path.name}: concept {concept.name} uses a latent the SAE lacks")
+                raise SAEFileError(f"{self.path.name}: concept {concept.name} uses a feature that the SAE lacks")
         return dictionary
 
     def read(self, keys: Collection[str], part: str) -> dict[str, Tensor]:
@@ -203,7 +203,7 @@ def metadata_dropped(name: str) -> SAEFileError:
     return SAEFileError(
         f"{name}: was a file of this pack, but its metadata is gone: a program that converted, merged or saved it anew "
         "has dropped it. Without it nothing says how the SAE works and which block it reads",
-        "Use the original file; to change its precision, load that one and use the node SAE Save.",
+        "Use the original file; to change its precision, load that one and use the node Save SAE.",
     )
 
 

@@ -126,7 +126,7 @@ class PublishedSAE:
             if key:
                 self._expect(key, (features,), False)
         if layout.threshold and shapes.get(layout.threshold, (0,)) not in ((), (1,), (features,)):
-            raise SAEFileError(f"{self.path.name}: {layout.threshold} is neither one number nor one a latent")
+            raise SAEFileError(f"{self.path.name}: {layout.threshold} is neither one number nor one for each feature")
         if not hookpoint:
             raise SAEFileError(
                 f"{self.path.name}: does not say which block of the model it reads (one with {width} channels)",

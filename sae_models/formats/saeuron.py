@@ -76,7 +76,7 @@ def read_dictionary(path: str | Path, bands: int = 10, features: int = 2) -> Con
     """
     path = Path(path)
     if bands < 1 or features < 1:
-        raise ValueError("bands and latents must be 1 or more")
+        raise ValueError("bands and features must be 1 or more")
     try:
         with path.open("rb") as file:
             arrays = stored_arrays(file, path.stat().st_size)
@@ -118,7 +118,7 @@ def stored_arrays(file: BinaryIO, end: int) -> dict[str, StoredArray]:
             raise PickleRefused(f"has a concept without a proper name ({str(name)[:MAX_NAME]!r})")
         arrays[name] = _array(file, value, name)
     if len({array.shape[1:] for array in arrays.values()}) > 1:
-        raise PickleRefused("its arrays have different numbers of steps or latents")
+        raise PickleRefused("its arrays have different numbers of steps or features")
     return arrays
 
 
@@ -135,7 +135,7 @@ def _array(file: BinaryIO, value: Any, name: str) -> StoredArray:
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, PickleRefused):
             raise
-        raise PickleRefused(f"holds no array [prompts, steps, latents] of half or single floats for {name}") from error
+        raise PickleRefused(f"holds no array [prompts, steps, features] of half or single floats for {name}") from error
 
 
 Stored = tuple[tuple[int, ...], torch.dtype, Span]
