@@ -323,7 +323,7 @@ class RunRecord:
         detected = float(self.seen.heat().mean())
         edits = f"{self.replaced()} patch embeddings replaced"
         if self.kept is not None and self.kept.filled:
-            edits = f"the fill drawn into {self.kept.share():.1%} of the image area"
+            edits = f"{self.kept.share():.1%} of the image filled"
         text = (
             f"{name}, {self.images} image(s), {len(self.steps)} steps looked at): {detected:.1%} of "
             f"all patches detected, {edits}.{self.seen.found_each()}"

@@ -381,7 +381,7 @@ def test_a_fill_is_followed_inside_the_region_only(canvas, detection, fixed, mon
         check(before, results[text], record)
         assert record.latest.replaced() == 0 and is_steady(record)
         share = record.latest.kept.region.float().mean()
-        assert share > 0 and f", the fill drawn into {share:.1%} of the image area." in record.latest.figures()
+        assert share > 0 and f", {share:.1%} of the image filled." in record.latest.figures()
     assert not torch.equal(*results.values())
     chosen = {"fill": encode(canvas, "A dog image in photo style"), "fill_shows": "new object"}
     new = run(canvas, PatchReplacer.execute(canvas[0], detection, *usual, **chosen).args[0])

@@ -105,7 +105,7 @@ def test_words_and_heat_are_seen_in_the_nodes(page: Browser, previewing: LiveSer
     entry = previewing.wait(prompt)
     png = previewing.images(entry)[str(preview)][0]
     words = entry["outputs"][str(preview)]["text"][0]
-    assert "the fill drawn into" in words and "0 patch" not in words
+    assert "of the image filled" in words and "0 patch" not in words
     picture = to_tensor(Image.open(io.BytesIO(png)).convert("RGB"))
     written = with_caption(picture[None, : picture.shape[1] // 8], [words])[0, picture.shape[1] // 8 :]
     assert float((picture[-len(written) :] - written).abs().max()) < 0.02, "the words are in the image"

@@ -32,8 +32,8 @@ QUICK = {
 }
 # And where one does: the concept is found from fewer images and the image has fewer steps, and it must still be erased.
 SHORT = {
-    "ConceptErasureConceptFinder": {"images": 8, "steps": 8},
-    "ConceptErasureConceptFromMask": {"noise_samples": 4, "contrast_images": 12, "extra_images": 4, "steps": 8},
+    "ConceptErasureConceptFinder": {"images": 8, "steps": 6},
+    "ConceptErasureConceptFromMask": {"noise_samples": 4, "contrast_images": 8, "extra_images": 2, "steps": 6},
     "KSampler": {"steps": 12},
 }
 
