@@ -30,8 +30,6 @@ CHECKED = (
 # glibc gives freed memory back and then faults it in again, page by page: up to half of the time of a sampling run, in
 # one run of the same code and not in the next.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2 * 10**9), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
-# In bfloat16 the demo model samples twice as fast, where the processor has it.
-FAST = {"COMFYUI_OPTIONS": os.environ.get("COMFYUI_OPTIONS", "--bf16-unet"), **KEEP_MEMORY}
 
 # The tests' models are small: two threads on one of them take longer than one, and two processes half as long.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", **KEEP_MEMORY}
@@ -131,7 +129,9 @@ def gpu(session: nox.Session) -> None:
 def compare_methods(session: nox.Session) -> None:
     """Repeat the paper's comparison on the demo model (an hour), or, with ``-- unlearn_canvas``, on its own model."""
     if session.posargs[:1] != ["unlearn_canvas"]:
-        session.run(prepare(session), "dev/host", "benchmarks.comparison", *session.posargs, env=FAST)
+        python = prepare(session)
+        env = {"COMFYUI_OPTIONS": faster_options(python), **KEEP_MEMORY}
+        session.run(python, "dev/host", "benchmarks.comparison", *session.posargs, env=env)
         return
     interpreter = prepare(session, "unlearn_canvas")
     session.run(*pip(interpreter), "timm==1.0.31")
@@ -182,6 +182,15 @@ def prepare(session: nox.Session, *name: str) -> str:
     if done.returncode:
         session.error("The test host could not be made; the reason is above.")
     return done.stdout.strip()
+
+
+def faster_options(python: str) -> str:
+    """Return ComfyUI's options: those of the environment, else the precision in which this machine is faster."""
+    if "COMFYUI_OPTIONS" in os.environ:
+        return os.environ["COMFYUI_OPTIONS"]
+    return subprocess.run(
+        [python, "dev/host/precision.py"], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
 
 
 def named_link() -> Path:

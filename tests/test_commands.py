@@ -107,3 +107,25 @@ def test_the_page_for_gpus_counts_the_images_of_unlearn_canvas(pack):
         images = len(steps.wanted(given))
         counts = [images * len(steps.targets(given, run)) for run in (UNEDITED, "replaced")]
         assert f"| {row} | {counts[0]} | {counts[1]} |" in text
+
+
+def test_benchmarks_sample_in_the_precision_in_which_the_machine_is_faster(monkeypatch, capsys):
+    """On a processor without bfloat16 that is several times slower."""
+    import precision
+    import torch
+
+    for half, expected in ((0.5, "--bf16-unet"), (0.99, ""), (4.0, "")):
+        monkeypatch.setattr(precision, "seconds", lambda dtype, half=half: half if dtype is torch.bfloat16 else 1.0)
+        precision.main()
+        assert capsys.readouterr().out.strip() == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(precision, "seconds", lambda dtype: 0.1 if dtype is torch.bfloat16 else 1.0)
+    precision.main()
+    assert capsys.readouterr().out.strip() == "", "ComfyUI chooses for a GPU"
+
+
+def test_the_layers_are_really_timed():
+    import precision
+    import torch
+
+    assert 0 < precision.seconds(torch.float32) < float("inf")
