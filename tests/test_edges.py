@@ -260,3 +260,113 @@ def test_the_part_that_a_conditioning_asks_for(pack):
         20,
     )
     assert _area({"area": (1, 8, 6, 0, 2, 4)}, size) == (8, 6, 2, 4)
+
+
+def test_concepts_that_were_not_found_are_named_too(pack):
+    from concept_erasure.erasure.record import RunRecord
+
+    def said(**shares):
+        concepts = {name: torch.tensor([[[share, 0.0]]]) for name, share in shares.items()}
+        return RunRecord(1, None, (0,), (8, 8), concepts=concepts).found_each()
+
+    assert said(cat=0.0) == "", "of one concept the rest of the sentence tells it"
+    assert said(cat=0.0, dog=0.5, tree=0.0) == " Found in patches at some step: dog in 50.0%. Not found: cat, tree."
+    assert said(cat=0.5, dog=0.2) == " Found in patches at some step: cat in 50.0%, dog in 50.0%."
+    assert said(cat=0.0, dog=0.0) == " Not found: cat, dog."
+
+
+def test_answers_are_gathered_on_the_grid_with_most_patches(pack):
+    from concept_erasure.erasure.evidence import Evidence
+
+    evidence, run = Evidence(), run_of(1, (8, 8))
+    for step, grid in ((1, (2, 3)), (2, (4, 2))):
+        call = call_of(run, step=step, roles=("positive",))
+        evidence.note(call.chunks[0], call, torch.ones(1, *grid, dtype=torch.bool), torch.ones(1, *grid), None)
+    seen = evidence.gather(1, (8, 8))
+    assert seen.mask.shape == (2, 1, 4, 2) and seen.mask.all()
+
+
+def test_the_callback_sees_last_what_the_latest_pass_and_the_result_gave(pack):
+    from concept_erasure.unet.progress import PassProgress
+
+    told = []
+    progress = PassProgress(lambda step, predicted, latents, steps: told.append((step, float(predicted), steps)))
+    for number in range(2):
+        progress.begin(number)(3, torch.tensor(float(number)), torch.zeros(()), 4)
+    assert told == [(3, 0.0, 8), (7, 1.0, 8)]
+    progress.conclude(lambda predicted: predicted[1])
+    assert len(told) == 2, "it saw that already"
+    progress.conclude(lambda predicted: sum(predicted) + 5.0)
+    assert told[2:] == [(7, 6.0, 8)]
+
+
+def test_what_fires_for_all_concepts_alike_scores_nothing(pack):
+    """Each feature's share of what fires for a concept, less its share of what fires for the others, in each band."""
+    from concept_erasure.sae_models.scoring import score_features
+
+    means = torch.tensor([[[1.0, 3.0], [2.0, 0.0]], [[10.0, 30.0], [0.0, 5.0]]])
+    assert torch.allclose(score_features(means, 0), torch.tensor([[0.0, 0.0], [1.0, -1.0]]), atol=1e-5)
+
+
+def test_a_value_that_is_too_large_for_a_precision_is_refused(sae_of, tmp_path):
+    from concept_erasure.sae_models.formats import open_sae
+    from concept_erasure.sae_models.formats.native import SAEFileError, save
+
+    sae = sae_of("relu")
+    sae.encoder.weight[0, 0] = 1e6
+    save(tmp_path / "large.safetensors", sae, dtype=None)
+    file = open_sae(tmp_path / "large.safetensors")
+    assert file.load().encoder.weight[0, 0] == 1e6
+    with pytest.raises(SAEFileError, match=r"encoder.weight, as torch\.float16,"):
+        file.load(dtype=torch.float16)
+
+
+def test_a_patch_of_equal_values_is_normalised_without_a_change_of_sign(sae_of):
+    sae = sae_of("relu", normalize="layer_norm")
+    assert (sae.scale(torch.full((2, 6), 3.0)) > 0).all()
+
+
+def test_an_sae_without_k_has_none(pack, tmp_path):
+    from concept_erasure.sae_models.formats import open_sae
+
+    assert open_sae(write(tmp_path, "overcomplete plain")).config.k == 0
+
+
+def test_a_top_k_says_that_it_is_one(pack, tmp_path):
+    """Overcomplete's configuration may hold the number alone."""
+    import json
+
+    from concept_erasure.sae_models.formats import open_sae
+    from concept_erasure.sae_models.formats.native import SAEFileError
+
+    path = write(tmp_path, "overcomplete topk")
+    (path / "config.json").write_text(json.dumps({"top_k": 4}))
+    assert (open_sae(path).config.activation, open_sae(path).config.k) == ("topk", 4)
+    (path / "config.json").write_text(json.dumps({"note": "nothing"}))
+    with pytest.raises(SAEFileError, match="which kind of SAE"):
+        open_sae(path)
+
+
+def test_the_converter_replaces_a_file_if_told_to(pack, tmp_path):
+    from concept_erasure.sae_models.formats import open_sae
+    from concept_erasure.sae_models.formats.convert import main
+
+    source, target = write(tmp_path, "saeuron"), tmp_path / "x.safetensors"
+    target.write_bytes(b"something else")
+    with pytest.raises(SystemExit, match="--overwrite"):
+        main([str(source), str(target)])
+    main([str(source), str(target), "--overwrite"])
+    assert open_sae(target).config == open_sae(source).config
+
+
+@pytest.mark.parametrize("names", [("collections", 1), (1, "OrderedDict"), (1, 1)])
+def test_a_name_that_is_no_text_is_refused(pack, names):
+    import io
+    import pickle
+
+    from concept_erasure.sae_models.formats.inert_pickles import PickleRefused, read_pickle
+
+    parts = b"".join(pickle.dumps(each, protocol=2)[2:-1] for each in names)
+    content = b"\x80\x04" + parts + b"\x93."
+    with pytest.raises(PickleRefused, match="it would run something"):
+        read_pickle(io.BytesIO(content), len(content), ("collections.1", "1.OrderedDict", "1.1"))
