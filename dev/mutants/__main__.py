@@ -75,7 +75,7 @@ def main() -> None:
     copy_tree()
     warm_up()
     run(sample, measured_lines(), given)
-    found = report(sample, given.seed)
+    found = report(sample, given)
     for row in found["rows"]:
         print(f"{row['setting']}: {row['columns']}")
     for survivor in found["survivors"]:
@@ -239,7 +239,7 @@ def results() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
 
 
-def report(sample: list[Mutant], seed: int) -> dict[str, Any]:
+def report(sample: list[Mutant], given: argparse.Namespace) -> dict[str, Any]:
     """Return the shares, for JSON."""
     known = {result["key"]: result for result in results()}
     found = [known[mutant.key] for mutant in sample if mutant.key in known]
@@ -254,12 +254,12 @@ def report(sample: list[Mutant], seed: int) -> dict[str, Any]:
         "of": "package",
         "rows": [{"setting": name, "columns": shares(results)} for name, results in parts.items()],
         "notes": [
-            f"A sample of all changes, seed {seed}.",
-            f"Of the tests that run a changed line, quick ones of {MOST_SECONDS:.0f} s together were tried.",
+            f"A sample of all changes, seed {given.seed}.",
+            f"Of the tests that run a changed line, quick ones of {given.seconds:.0f} s together were tried.",
             "None of them has a server or a browser.",
             "A change that makes the tests take too long is killed too.",
         ],
-        "seed": seed,
+        "seed": given.seed,
         "survivors": [result for result in found if result["outcome"] not in KILLED],
     }
 
