@@ -98,6 +98,25 @@ def own_figures(monkeypatch, tmp_path):
     monkeypatch.setattr(figures, "FIGURES", tmp_path)
 
 
+def test_an_interval_is_shown_by_its_ends_unless_the_figure_is_its_middle():
+    """At 100 % the whole interval lies below the figure: half of its width would be read as the other half."""
+    from entries import shown
+
+    assert shown({"value": 100.0, "interval": [91.2, 100.0], "samples": 40}) == "100.0 (91 to 100; n 40)"
+    assert shown({"value": 3.0, "interval": [1.0, 9.0]}) == "3.0 (1 to 9)"
+    assert shown({"value": 0.5, "interval": [0.4, 0.6], "samples": 3, "digits": 2}) == "0.50 ± 0.10 (n 3)"
+
+
+def test_below_a_table_stands_of_which_code_its_rows_are():
+    made = {"command": "c", "commit": "f" * 40, "cpu": "a CPU", "unit": "percent"}
+    commits = ["a" * 40, "b" * 40 + "-dirty"]
+    said = figures.made_by(made, commits, [{"value": 1.0, "unit": "mean"}])
+    assert said == (
+        "*In percent, but for the means. Made by `c` at aaaaaaaaaa and bbbbbbbbbb with uncommitted changes on a CPU.*"
+    )
+    assert figures.made_by(made, ["f" * 40], [1.0, None]) == "*In percent. Made by `c` at ffffffffff on a CPU.*"
+
+
 def test_a_table_has_the_asked_rows_and_columns(own_figures):
     page = "before\n<!-- figures: own.json; columns: steps | UA; rows: keep | plain -->\nold\n<!-- /figures -->\nafter"
     lines = figures.written(page).splitlines()
@@ -105,7 +124,7 @@ def test_a_table_has_the_asked_rows_and_columns(own_figures):
         "| setting | steps | UA |",
         "| --- | --- | --- |",
         "| keep | 2.5 | - |",
-        "| plain | 20 | 1.2 ± 0.5 (n 80) |",
+        "| plain | 20 | 1.2 (1 to 2; n 80) |",
     ]
     assert lines[0] == "before" and lines[-1] == "after" and "nox -s bench" in lines[7]
 

@@ -98,17 +98,29 @@ def table(asked: str) -> str:
     names = chosen(given.get("rows"), list(rows), "row", file)
     lines = [heading(figures.get("of", "setting"), *columns)]
     lines += [line(name, *(shown(rows[name].get(column)) for column in columns)) for name in names]
-    return "\n".join([*lines, "", made_by(figures, [rows[name].get(column) for name in names for column in columns])])
+    own = dict.fromkeys(each for row in figures["rows"] if row["setting"] in names for each in row.get("commits", ()))
+    entries = [rows[name].get(column) for name in names for column in columns]
+    return "\n".join([*lines, "", made_by(figures, list(own) or [figures["commit"]], entries)])
 
 
-def made_by(figures: dict[str, Any], entries: Sequence[Any]) -> str:
-    """Return the sentences below a table of some entries: what is shown, the command, and where it ran."""
+def made_by(figures: dict[str, Any], commits: Sequence[str], entries: Sequence[Any]) -> str:
+    """Return the sentences below a table of some entries: what is shown, the command, of which code, and where."""
     where = [figures["cpu"], *(figures[key] for key in ("host", "dtype") if figures.get(key))]
     if figures.get("torch"):
         where.append(f"torch {figures['torch']}")
     unit = [f"In {figures['unit']}{but_for(entries)}."] if figures.get("unit") else []
-    sentences = [*unit, *figures.get("notes", ()), f"Made by `{figures['command']}`", f"at {figures['commit'][:10]}"]
+    sentences = [
+        *unit,
+        *figures.get("notes", ()),
+        f"Made by `{figures['command']}`",
+        f"at {' and '.join(map(called, commits))}",
+    ]
     return f"*{' '.join(sentences)} on {', '.join(where)}.*"
+
+
+def called(commit: str) -> str:
+    """Return a commit in short, and whether the code held changes that were not committed."""
+    return commit[:10] + (" with uncommitted changes" if commit.endswith("-dirty") else "")
 
 
 def but_for(entries: Sequence[Any]) -> str:

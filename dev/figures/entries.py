@@ -4,7 +4,10 @@ from typing import Any
 
 
 def shown(entry: Any) -> str:
-    """Return an entry of a table: a figure with half the width of its interval and the number of samples.
+    """Return an entry of a table: a figure with its interval and the number of samples.
+
+    A mean lies in the middle of its interval, of which half the width is shown. A share need not, so the ends are: at
+    100 % the whole interval lies below it.
 
     Args:
         entry: a number, a word, None for none, or ``{"value", "interval"}`` with perhaps ``samples`` and ``digits``.
@@ -14,8 +17,11 @@ def shown(entry: Any) -> str:
     if isinstance(entry, dict):
         low, high = entry["interval"]
         digits = entry.get("digits", 1)
-        text = f"{entry['value']:.{digits}f} ± {(high - low) / 2:.{digits}f}"
-        return f"{text} (n {entry['samples']})" if "samples" in entry else text
+        value, count = f"{entry['value']:.{digits}f}", f"n {entry['samples']}" if "samples" in entry else ""
+        if round((low + high) / 2 - entry["value"], digits):
+            return f"{value} ({'; '.join(filter(None, (f'{low:.0f} to {high:.0f}', count)))})"
+        text = f"{value} ± {(high - low) / 2:.{digits}f}"
+        return f"{text} ({count})" if count else text
     return f"{entry:.4g}" if isinstance(entry, float) else str(entry)
 
 
