@@ -59,7 +59,7 @@ def test_the_table_says_it(result, run):
 
 def test_a_page_can_show_the_file(result):
     """It has what the pages of other figures have, so whoever has a GPU can commit it as it is."""
-    assert result["command"].startswith("python dev/") and result["cpu"]
+    assert "python dev/" in result["command"] and result["cpu"]
     assert result["host"].startswith("ComfyUI ") and result["torch"] == torch.__version__
     rows = {row["setting"]: row["columns"] for row in result["rows"]}
     assert len(rows) == 9 and rows["sd15, bare"]["of bare"] == "1 (1 to 1)"

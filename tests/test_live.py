@@ -53,10 +53,19 @@ def watch(pack, monkeypatch):
     progress.reset_progress_state("", DynamicPrompt({}))
 
 
+def as_node(kind, node_id):
+    """Return a node's class as ComfyUI runs it: one that knows which node of the graph it is."""
+    from comfy_api.latest import _io
+
+    own = type(kind.__name__, (kind,), {})
+    own.hidden = _io.HiddenHolder.from_dict({"UNIQUE_ID": node_id})
+    return own
+
+
 def erased(nodes, sae, canvas, node_id, concept="cat"):
     """A model whose Patch Replacer is a node of a prompt."""
     detection = nodes.ConceptDetector.execute(sae, concept, 3.0, 0.0, 1.0, "", "union").args[0]
-    node = nodes.PatchReplacer.PREPARE_CLASS_CLONE({"UNIQUE_ID": node_id})
+    node = as_node(nodes.PatchReplacer, node_id)
     return node.execute(canvas[0], detection, *SETTINGS).args
 
 

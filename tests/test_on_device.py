@@ -221,6 +221,18 @@ def test_where_a_noise_mask_lets_anything_change_is_known_on_the_cpu(fake, size,
     assert alone.device.type == "cpu" and alone.shape == (images, *region)
 
 
+def test_a_noise_mask_is_each_images_own_also_where_comfyui_has_prepared_it(pack):
+    """ComfyUI 0.33 gives it on every channel of the latents, older ones as the node has it."""
+    import comfy.sampler_helpers
+
+    raw = torch.zeros(3, 1, 8, 6)
+    raw[1, :, :4], raw[2] = 1.0, 1.0
+    prepared = comfy.sampler_helpers.prepare_mask(raw, (3, 4, 8, 6), torch.device("cpu"))
+    assert prepared.shape == (3, 4, 8, 6)
+    for mask in (raw, prepared):
+        assert torch.equal(passes_of(3, (8, 6), mask, "cpu").editable((8, 6)), raw[:, 0] > 0)
+
+
 def seam_of(free):
     """The seam of regions, a real mask [B, H, W], with all that it holds on the fake GPU."""
     from concept_erasure.unet.seam import Seam

@@ -189,5 +189,5 @@ def test_the_report_is_written_with_the_figures_of_each_target(protocol, read_js
     (row,) = written["rows"]
     assert row["setting"] == "replaced" and row["columns"]["UA"] == "100.00 ± 0.00" and row["columns"]["images"] == "2"
     assert row["figures"]["Cats"]["CRA"] == 50.0 and written["subset"]["styles"] == ["Rust"]
-    assert written["command"].startswith("python dev/host benchmarks.unlearn_canvas report")
+    assert "python dev/host benchmarks.unlearn_canvas report" in written["command"]
     assert "| replaced | 100.00 ± 0.00 |" in capsys.readouterr().out

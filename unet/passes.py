@@ -87,8 +87,10 @@ class Passes:
         noise, mask = self._start[0], argument(self._args, self._named, "denoise_mask")
         if mask is None:
             return torch.ones(self.images, *size, dtype=torch.bool)
-        prepared: Tensor = comfy.sampler_helpers.prepare_mask(mask, noise.shape, CPU)
-        return resized(prepared.amax(1, keepdim=True) > 0, size)[:, 0]
+        # Newer ComfyUIs have done that already (0.33); once more would take one image's channels for images.
+        if mask.shape != noise.shape:
+            mask = comfy.sampler_helpers.prepare_mask(mask, noise.shape, CPU)
+        return resized(mask.to(CPU).amax(1, keepdim=True) > 0, size)[:, 0]
 
     @property
     def clean(self) -> Tensor:
