@@ -45,9 +45,11 @@ class Socket(NamedTuple):
     wanted: str
 
 
-def _has(*methods: str) -> Callable[[Any], bool]:
+def _has(*methods: str, lacks: str = "") -> Callable[[Any], bool]:
     """Return a test for an object of the host, which other packs may have made themselves."""
-    return lambda value: all(callable(getattr(value, method, None)) for method in methods)
+    return lambda value: (
+        all(callable(getattr(value, method, None)) for method in methods) and not (lacks and hasattr(value, lacks))
+    )
 
 
 def _is(kind: Any) -> Callable[[Any], bool]:
@@ -82,7 +84,8 @@ def _is_prompt(value: Any) -> bool:
 SOCKETS = {
     "MODEL": Socket(_is(ModelPatcher), "a MODEL, as a checkpoint loader gives it"),
     "CLIP": Socket(_has("tokenize", "encode_from_tokens_scheduled"), "a CLIP, as a checkpoint loader gives it"),
-    "VAE": Socket(_has("encode", "decode"), "a VAE, as a checkpoint loader or Load VAE gives it"),
+    # A CLIP of ComfyUI 0.33 has both methods too.
+    "VAE": Socket(_has("encode", "decode", lacks="tokenize"), "a VAE, as a checkpoint loader or Load VAE gives it"),
     "CONDITIONING": Socket(_is_conditioning, "a CONDITIONING, as CLIP Text Encode gives it"),
     "IMAGE": Socket(_is_image, "an IMAGE, as VAE Decode or Load Image gives it"),
     "MASK": Socket(_is_mask, "a MASK, as Load Image gives it"),

@@ -111,6 +111,17 @@ def test_every_input_refuses_what_it_does_not_allow(classes, objects, name):
                 pytest.fail(f"{schema.display_name} takes {value!r} for {spec.id}")
 
 
+def test_a_clip_that_can_encode_and_decode_is_no_vae(classes, objects):
+    """That of ComfyUI 0.33 can: it is a language model's too."""
+
+    class NewerCLIP:
+        tokenize = encode_from_tokens_scheduled = encode = decode = lambda self, *args: None
+
+    schema = classes["ConceptErasureConceptFinder"].define_schema()
+    with pytest.raises(ValueError, match=r"Concept Finder: .*'vae'"):
+        classes["ConceptErasureConceptFinder"].execute(**{**usual(schema, objects), "vae": NewerCLIP()})
+
+
 @pytest.mark.parametrize("name", NODES)
 def test_an_empty_text_is_refused_or_explained(classes, objects, name):
     """Where it means something, the help page says what."""
