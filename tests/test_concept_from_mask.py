@@ -149,20 +149,27 @@ def test_it_is_learnt_in_pictures_that_are_drawn_alike(canvas, sae, painted, oth
     assert more[1].shape[2] > from_one_picture[1].shape[2], "two of them are in the report"
 
 
-def test_it_is_learnt_in_other_styles_of_what_the_image_description(
-    canvas, sae, painted, other_pictures, from_one_picture, monkeypatch
-):
+IN_STYLES = {"extra_images": 16, "image_description": "a tower and a cat"}
+
+
+def test_what_the_image_description_says_is_drawn_in_other_styles(canvas, sae, shrunk, monkeypatch):
     from concept_erasure.finding import search as finder
 
     asked = []
     draw = finder.generate
     monkeypatch.setattr(finder, "generate", lambda *args: (asked.append(args[3]), draw(*args))[1])
-    shows = {"extra_images": 16, "image_description": "a tower and a cat"}
-    styles = run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], **SMALL, **shows)
+    run(canvas, sae, *shrunk, clip=canvas[1], **{**SMALL, "steps": 1}, **IN_STYLES)
     without, alike = asked
     assert not any("tower" in prompt for prompt in without) and sum("a cat in" in prompt for prompt in without) == 4
     assert alike[1] == "An image of a tower in watercolor style"
     assert len(alike) == 16 and alike[9] == "An image of a tower and a cat in watercolor style"
+
+
+@pytest.mark.research
+def test_it_is_learnt_in_other_styles_of_what_the_image_description_says(
+    canvas, sae, painted, other_pictures, from_one_picture
+):
+    styles = run(canvas, sae, painted[0][:1], painted[1][:1], clip=canvas[1], **SMALL, **IN_STYLES)
     assert styles[0] != from_one_picture[0] and other_pictures(styles[0]) > 0.95
 
 
