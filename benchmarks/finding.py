@@ -12,7 +12,6 @@ An image with a mask is the first scene that shows the object beside another one
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ..dev.demo_model.activations import from_scenes
 from ..dev.demo_model.sampling import CFG, SAMPLER, SCHEDULER, STEPS, empty_latents
 from ..finding.fitting import Finding
 from ..finding.prompts import around, default_prompts
-from ..finding.search import Generation, MaskedImages, Search, find_by_prompts, find_in_mask
+from ..finding.search import Generation, MaskedImages, MaskSearch, Search, find_by_prompts, find_in_mask
 from ..nodes import ConceptFinder, ConceptFromMask
 from ..nodes.files import SHIPPED
 from ..sae_models.concepts import Concept
@@ -74,18 +73,7 @@ def from_word(canvas: Model, sae: LoadedSAE, word: str, kind: str = "object") ->
     return find_by_prompts(*canvas, sae, search, empty_latents(BATCH), sampling)[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Painted:
-    """What Concept From Mask is asked for at its defaults; see ``find_in_mask``."""
-
-    masked: MaskedImages
-    bands: int
-    repeats: int
-    seed: int
-    generation: Generation
-
-
-def painted(canvas: Model, word: str, seeds: range, images: int = 0) -> Painted:
+def painted(canvas: Model, word: str, seeds: range, images: int = 0) -> MaskSearch:
     """Return one scene, painted over where it shows a word, as Concept From Mask gets it.
 
     Args:
@@ -104,14 +92,13 @@ def painted(canvas: Model, word: str, seeds: range, images: int = 0) -> Painted:
     without, similar = around(word, join_objects(scene.objects), "")
     generation = Generation(clip, without, images or contrasts, images or more, sampling, similar)
     masked = MaskedImages(word, image, vae.encode(image), over, encode(clip, scene.caption))
-    return Painted(masked, bands, looks, seed, generation)
+    return MaskSearch(masked, bands, looks, seed, generation)
 
 
 def from_mask(canvas: Model, sae: LoadedSAE, word: str, seeds: range) -> Finding:
     """Find a word in one scene, painted over, as Concept From Mask does at its defaults."""
-    asked, (model, _, vae) = painted(canvas, word, seeds), canvas
-    parts = asked.masked, asked.bands, asked.repeats, asked.seed, asked.generation
-    return find_in_mask(model, vae, sae, *parts)[0]
+    model, _, vae = canvas
+    return find_in_mask(model, vae, sae, painted(canvas, word, seeds))[0]
 
 
 def scene_with(word: str, seeds: range) -> scenes.Scene:

@@ -103,16 +103,11 @@ def concepts_of(
         if way == FROM_WORD:
             gathered = gather_by_prompts(*canvas, recorder, search, empty_latents(BATCH), sampling)
         else:
-            parts = asked.masked, asked.bands, asked.repeats, asked.seed, asked.generation
-            gathered = gather_in_mask(canvas[0], canvas[2], recorder, *parts)
+            gathered = gather_in_mask(canvas[0], canvas[2], recorder, asked)
         print(f"  {way}, {word}: sampled", flush=True)
         for key, sae in saes.items():
             played = tape.played(gathered, sae)
-            fitted = (
-                fit_search(search, sae, played)
-                if way == FROM_WORD
-                else fit_mask(asked.masked, sae, played, asked.bands)
-            )
+            fitted = fit_search(search, sae, played) if way == FROM_WORD else fit_mask(asked, sae, played)
             found[key][word] = fitted.concept
     return found
 

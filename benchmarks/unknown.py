@@ -25,7 +25,7 @@ from ..erasure.attach import attach
 from ..erasure.detection import Detector
 from ..erasure.replacement import Replacement
 from ..finding.fitting import WAYS, Finding
-from ..finding.search import MaskedImages, Search, find_by_prompts, find_in_mask
+from ..finding.search import MaskedImages, MaskSearch, Search, find_by_prompts, find_in_mask
 from ..nodes import ConceptFromMask
 from ..nodes.files import SHIPPED
 from ..sae_models.concepts import Concept
@@ -81,7 +81,7 @@ def red_from_masks(world: World, sae: LoadedSAE, seeds: range) -> Finding:
     images = torch.stack(shown)
     painting = MaskedImages("red", images, world.vae.encode(images), is_red(images).float(), encode(world.clip, ""))
     bands, looks, seed = (default(ConceptFromMask, name) for name in ("timestep_bands", "noise_samples", "seed"))
-    return find_in_mask(world.model, world.vae, sae, painting, bands, looks, seed)[0]
+    return find_in_mask(world.model, world.vae, sae, MaskSearch(painting, bands, looks, seed))[0]
 
 
 def localized(world: World, sae: LoadedSAE, concept: Concept, seeds: Sequence[int]) -> list[tuple[float, float]]:

@@ -155,27 +155,32 @@ class Generation:
     similar: Sequence[str] = ()
 
 
-def find_in_mask(
-    model: ModelPatcher,
-    vae: Any,
-    sae: LoadedSAE,
-    masked: MaskedImages,
-    bands: int,
-    repeats: int,
-    seed: int,
-    generation: Generation | None = None,
-) -> tuple[Finding, list[Example]]:
-    """Find the features that fire inside a mask and not outside it; every other noise is held out.
+@dataclass(frozen=True, eq=False)
+class MaskSearch:
+    """What is searched for in masked images, and how.
 
-    Args:
-        model, vae: as ComfyUI gives them; the VAE decodes generated examples.
-        sae: fits the model.
+    Attributes:
         masked: the images and the mask.
         bands: of timesteps; each image is noised to the middle of each.
         repeats: how often each masked image is noised anew, 2 or more.
         seed: of the noise.
         generation: images that lie wholly outside, and more of the kind that was painted in, in which the concept is
             looked for. Without them only the rest of the masked images tells what the concept is not.
+    """
+
+    masked: MaskedImages
+    bands: int
+    repeats: int
+    seed: int
+    generation: Generation | None = None
+
+
+def find_in_mask(model: ModelPatcher, vae: Any, sae: LoadedSAE, search: MaskSearch) -> tuple[Finding, list[Example]]:
+    """Find the features that fire inside a mask and not outside it; every other noise is held out.
+
+    Args:
+        model, vae: as ComfyUI gives them; the VAE decodes generated examples.
+        sae: fits the model.
 
     Returns:
         What was found, and examples: the masked images, then held-out ones of those generated.
@@ -183,26 +188,19 @@ def find_in_mask(
     Raises:
         ValueError: the mask covers half of no patch, or leaves no patch free.
     """
-    gathered = gather_in_mask(model, vae, sae, masked, bands, repeats, seed, generation)
-    return fit_mask(masked, sae, gathered, bands), gathered.examples
+    gathered = gather_in_mask(model, vae, sae, search)
+    return fit_mask(search, sae, gathered), gathered.examples
 
 
-def fit_mask(masked: MaskedImages, sae: LoadedSAE, gathered: Gathered, bands: int) -> Finding:
+def fit_mask(search: MaskSearch, sae: LoadedSAE, gathered: Gathered) -> Finding:
     """Find the features of what was painted over in what fired."""
-    return find_concept(masked.name, sae.identity, sae.config.num_latents, gathered.fired, gathered.labels, bands)
+    name, bands = search.masked.name, search.bands
+    return find_concept(name, sae.identity, sae.config.num_latents, gathered.fired, gathered.labels, bands)
 
 
-def gather_in_mask(
-    model: ModelPatcher,
-    vae: Any,
-    sae: LoadedSAE,
-    masked: MaskedImages,
-    bands: int,
-    repeats: int,
-    seed: int,
-    generation: Generation | None = None,
-) -> Gathered:
+def gather_in_mask(model: ModelPatcher, vae: Any, sae: LoadedSAE, search: MaskSearch) -> Gathered:
     """Noise masked images, and generate others; see ``find_in_mask``."""
+    masked, bands, repeats, seed = search.masked, search.bands, search.repeats, search.seed
     image, latents = masked.image, masked.latents
     timesteps = [TIMESTEPS * (band + 0.5) / bands for band in reversed(range(bands))]
     fired = []
@@ -217,9 +215,9 @@ def gather_in_mask(
         Example(image[i, ..., :3], fired[i - len(latents)], masked=cover[i].reshape(grid))
         for i in range(min(len(latents), SHOWN))
     ]
-    if generation is not None:
-        free = _without(model, sae, generation, latents, timesteps, seed)
-        similar = _more(model, sae, generation, masked.conditioning, latents, timesteps, seed)
+    if search.generation is not None:
+        free = _without(model, sae, search.generation, latents, timesteps, seed)
+        similar = _more(model, sae, search.generation, masked.conditioning, latents, timesteps, seed)
         labels = _with_generated(labels, free, similar)
         examples += [*_held_examples(similar, vae), *_held_examples(free, vae)]
         fired += free.fired + similar.fired

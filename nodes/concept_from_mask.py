@@ -7,7 +7,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from ..finding import prompts
-from ..finding.search import Generation, MaskedImages, find_in_mask
+from ..finding.search import Generation, MaskedImages, MaskSearch, find_in_mask
 from ..reports.finder_report import finder_report
 from ..sae_models.loaded import LoadedSAE
 from ..unet.blocks import check_fit
@@ -160,8 +160,9 @@ class ConceptFromMask(io.ComfyNode):
             sampling = Sampling(steps, cfg, sampler_name, scheduler, seed)
             without, similar = prompts.around(masked.name, image_description, contrast_prompts)
             generation = Generation(clip, without, contrast_images, extra_images, sampling, similar)
+        search = MaskSearch(masked, timestep_bands, noise_samples, seed, generation)
         try:
-            finding, examples = find_in_mask(model, vae, sae, masked, timestep_bands, noise_samples, seed, generation)
+            finding, examples = find_in_mask(model, vae, sae, search)
         except NonFiniteActivations as error:
             raise ValueError(f"{NAME}: {error} (input 'model').") from error
         except ValueError as error:
