@@ -1,7 +1,12 @@
 """What differs between versions of ComfyUI while it samples."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+import comfy.sampler_helpers
+import torch
+from torch import Tensor
 
 
 def lasting_memory() -> AbstractContextManager[None]:
@@ -27,3 +32,19 @@ def images_of_window(window: Any) -> tuple[int, ...] | None:
         return None
     before = getattr(window, "causal_anchor_index", None)
     return (*(() if before is None or before < 0 else (before,)), *window.index_list)
+
+
+def noise_mask_of(mask: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the noise mask that a sampler was given, on the CPU and for each image and channel.
+
+    From 0.33 on it comes like that. Preparing it once more would take one image's channels for images.
+
+    Args:
+        mask: as the wrappers of sampling get it.
+        shape: of the latents, [B, C, h, w].
+    """
+    cpu = torch.device("cpu")
+    if tuple(mask.shape) == tuple(shape):
+        return mask.to(cpu)
+    prepared: Tensor = comfy.sampler_helpers.prepare_mask(mask, shape, cpu)
+    return prepared

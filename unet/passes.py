@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import comfy.model_management
-import comfy.sampler_helpers
 import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from .host import noise_mask_of
 from .opening import Edit, Opening, resized
 from .outer_sample import argument, with_argument
 from .progress import PassProgress
@@ -87,10 +87,7 @@ class Passes:
         noise, mask = self._start[0], argument(self._args, self._named, "denoise_mask")
         if mask is None:
             return torch.ones(self.images, *size, dtype=torch.bool)
-        # Newer ComfyUIs have done that already (0.33); once more would take one image's channels for images.
-        if mask.shape != noise.shape:
-            mask = comfy.sampler_helpers.prepare_mask(mask, noise.shape, CPU)
-        return resized(mask.to(CPU).amax(1, keepdim=True) > 0, size)[:, 0]
+        return resized(noise_mask_of(mask, noise.shape).amax(1, keepdim=True) > 0, size)[:, 0]
 
     @property
     def clean(self) -> Tensor:
