@@ -96,7 +96,7 @@ def build_environment() -> Path:
     say(f"Installing {torch}, {requirements.name} and {DEV_REQUIREMENTS.name} (several GB the first time)")
     pip(python, "install", "--quiet", UV)
     packages = [*torch.split(), "-r", str(requirements), "-r", str(DEV_REQUIREMENTS)]
-    run(python, "-m", "uv", "pip", "install", "--quiet", "--python", str(python), *packages)
+    run(python, "-m", "uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", str(python), *packages)
     stamp.write_text(wanted)
     return python
 
