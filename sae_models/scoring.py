@@ -114,7 +114,6 @@ def calibrated_band(
 
 
 @torch.inference_mode(False)
-@torch.enable_grad()
 def fitted_weights(activations: Tensor, inside: Tensor, steps: int = 150, penalty: float = 1e-3) -> Tensor:
     """Weigh features so that their weighted sum tells patches with the concept from those without.
 
@@ -132,19 +131,16 @@ def fitted_weights(activations: Tensor, inside: Tensor, steps: int = 150, penalt
     """
     scales = firing_scales(activations)
     x, y = activations / scales, inside.float()
-    balance = torch.where(inside, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
-    weights = torch.ones(x.shape[1], requires_grad=True)
-    offset = torch.zeros(1, requires_grad=True)
+    share = torch.where(inside, 0.5 / y.mean(), 0.5 / (1 - y.mean())) / len(y)
+    weights, offset = x.new_ones(x.shape[1]), x.new_zeros(1)
     optimizer = torch.optim.Adam([weights, offset], lr=0.1)
     for _ in range(steps):
-        logits = x @ weights + offset
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, balance) + penalty * weights.sum()
-        optimizer.zero_grad()
-        loss.backward()
+        # The gradient of the cross-entropy, written down: autograd takes several times as long for so few features.
+        errors = (torch.sigmoid(x @ weights + offset) - y) * share
+        weights.grad, offset.grad = errors @ x + penalty, errors.sum(0, keepdim=True)
         optimizer.step()
-        with torch.no_grad():
-            weights.clamp_(min=0)
-    fitted = weights.detach() if bool((weights > 0).any()) else torch.ones_like(scales)
+        weights.clamp_(min=0)
+    fitted = weights if bool((weights > 0).any()) else torch.ones_like(scales)
     return fitted / scales / (x[inside] @ fitted).mean().clamp(min=EPSILON)
 
 
