@@ -72,11 +72,11 @@ def sae_folder(nodes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A running ComfyUI with the pack installed as published, and the nodes of tests/support/server_nodes."""
+    """A running ComfyUI with previews, the pack installed as published, and the nodes of tests/support/server_nodes."""
     paths = tmp_path_factory.mktemp("server") / "paths.yaml"
     # JSON is YAML, whatever the folder is called.
     paths.write_text(json.dumps({"tests": {"custom_nodes": str(Path(__file__).parent / "support" / "server_nodes")}}))
-    with LiveServer("--extra-model-paths-config", str(paths)) as running:
+    with LiveServer("--extra-model-paths-config", str(paths), "--preview-method", "latent2rgb") as running:
         yield running
 
 

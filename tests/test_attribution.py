@@ -10,7 +10,7 @@ from support.arrangements import GUIDERS, PROMPTS, WRAPPERS, encode, guider_of, 
 from support.calls import watch
 from support.demo_model import MIDDLE, SAE_FILE, SITE, SMALL, latents
 
-STEPS = 4
+STEPS = 3
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,8 @@ def test_all_nodes_that_sample_begin_alike(server: LiveServer):
     """With what the templates for the demo model use."""
     quickstart = known(read(ROOT / "workflows" / "quickstart.json"))
     (usual,) = sampling_of(server, quickstart)
-    inputs = {kind: inputs_of(server.object_info()[kind]) for kind in NODES}
+    info = server.object_info()
+    inputs = {kind: inputs_of(info[kind]) for kind in NODES}
     begun = [[each[name][1]["default"] for name in SAMPLING] for each in inputs.values() if set(SAMPLING) <= set(each)]
     assert len(begun) == 4 and all(tuple(values) == usual for values in begun)
 
@@ -184,7 +185,8 @@ def test_all_that_samples_in_a_workflow_does_so_alike(server: LiveServer, workfl
 
 def sampling_of(server: LiveServer, nodes: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
     """Return the settings of sampling that nodes of a workflow have, each once."""
-    values = [widget_values(node, server.object_info()[node["type"]]) for node in nodes]
+    info = server.object_info()
+    values = [widget_values(node, info[node["type"]]) for node in nodes]
     return {tuple(each[name] for name in SAMPLING) for each in values if set(SAMPLING) <= set(each)}
 
 

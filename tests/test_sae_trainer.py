@@ -13,7 +13,7 @@ from load import ROOT
 from PIL import Image
 from safetensors.torch import load_file
 from support.demo_model import GRID, MIDDLE, SITE, latents, shapes
-from support.running import sample, train
+from support.running import IMAGES, sample, train
 from support.scenes import patches_of_scenes
 
 # Trains as the tests below do, without an end, in the folder given; writes to disk every half second.
@@ -85,8 +85,8 @@ def test_training_explains_what_it_never_saw_and_the_guided_latent_finds_its_con
 
     shown = ("A cat", "A dog", "A tower", "A sea", "A cat and a dog")
     prompts = "\n".join(f"{one} image in {style} style" for style in ("photo", "neon", "sketch") for one in shown)
-    options = {"prompts": prompts, "guided_concepts": "cat", "images": 40, "steps": 4}
-    options["latent"] = {"samples": latents(10, (GRID, GRID))}
+    options = {"prompts": prompts, "guided_concepts": "cat", "images": 24, "steps": 4}
+    options["latent"] = {"samples": latents(8, (GRID, GRID))}
     trained = train(nodes, canvas, train_steps=200, features=512, k=16, **options).args[0].load_decoder()
     x, cat, _ = patches_of_scenes(canvas, SITE, ("cat", "dog"))
     assert measure(trained, x).explained_variance > 0.5
@@ -107,7 +107,7 @@ def test_the_conditional_half_is_collected(nodes, canvas, tmp_path):
     train(nodes, canvas, keep_patches=True, train_steps=10)
     there = store.shards(next(iter(state(tmp_path))) / SITE)
     held = store.shards(next(iter(state(tmp_path))) / SITE / "held")
-    assert sum(shard.rows for shard in there + held) == 24 * 4 * patches_of(canvas)
+    assert sum(shard.rows for shard in there + held) == IMAGES * 4 * patches_of(canvas)
 
 
 def test_the_same_seed_trains_the_same_sae(nodes, canvas):
@@ -267,7 +267,7 @@ def test_only_the_chosen_steps_are_collected(nodes, canvas, tmp_path):
     there = [load_file(path) for path in (folder / SITE).rglob("*.safetensors")]
     seen = torch.cat([tensors["timesteps"] for tensors in there])
     assert seen.min() > 199 and seen.max() < 701 and len(seen.unique()) == 5
-    assert len(seen) == 24 * 5 * patches_of(canvas)
+    assert len(seen) == IMAGES * 5 * patches_of(canvas)
 
 
 def test_the_usual_block_of_the_shipped_model_is_that_of_its_best_sae(canvas):
@@ -347,7 +347,7 @@ def test_what_is_looked_at_is_the_picture_with_its_caption(nodes, canvas, pictur
     import shutil
 
     def patches(name: str) -> torch.Tensor:
-        kept, _ = looked_at(nodes, canvas, tmp_path, name=name, images=20, steps=7)
+        kept, _ = looked_at(nodes, canvas, tmp_path, name=name, images=20, steps=3)
         shutil.rmtree(tmp_path / "output")
         return kept["embeddings"]
 

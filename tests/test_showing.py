@@ -6,7 +6,6 @@ And a user's way: open a template, run it, change what is erased, and get the gr
 
 import base64
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from live_server import LiveServer
 from load import ROOT
 from PIL import Image
 from published import FOLDER
-from support.browser import Browser, opened
+from support.browser import Browser
 from support.layout import outside, overlapping, settle
 from support.workflows import by_title, read, to_tensor
 
@@ -64,20 +63,6 @@ LOOK_AT = """(id) => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def previewing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server with previews on."""
-    with LiveServer("--preview-method", "latent2rgb") as running:
-        yield running
-
-
-@pytest.fixture(scope="module", params=["classic", "nodes2"])
-def page(previewing: LiveServer, request: pytest.FixtureRequest) -> Iterator[Browser]:
-    """The frontend in one of its two ways of showing nodes."""
-    with opened(previewing, request.param == "nodes2") as shown:
-        yield shown
-
-
 def number(workflow: dict[str, Any], kind: str) -> int:
     """Return the id of the first node of a type."""
     return int(next(node["id"] for node in workflow["nodes"] if node["type"] == kind))
@@ -92,18 +77,19 @@ def screenshot(page: Browser, node: int) -> np.ndarray:
     return whole[top : top + int(height), left : left + int(width)]
 
 
-def test_words_and_heat_are_seen_in_the_nodes(page: Browser, previewing: LiveServer, pack, tmp_path: Path):
+def test_words_and_heat_are_seen_in_the_nodes(page: Browser, server: LiveServer, pack, tmp_path: Path):
     from concept_erasure.reports.images import to_tensor, with_caption
     from concept_erasure.reports.style import BACKGROUND
 
     workflow = read(ROOT / "workflows" / "quickstart.json")
     replacer, preview = number(workflow, REPLACER), number(workflow, PREVIEW)
-    previewing.forget()
+    server.forget()
     page.load(workflow)
+    page.page.evaluate(SET_STEPS, STEPS)
     prompt = page.run()
     page.page.wait_for_function(HAS_IMAGE, arg=replacer)
-    entry = previewing.wait(prompt)
-    png = previewing.images(entry)[str(preview)][0]
+    entry = server.wait(prompt)
+    png = server.images(entry)[str(preview)][0]
     words = entry["outputs"][str(preview)]["text"][0]
     assert "of the image filled" in words and "0 patch" not in words
     picture = to_tensor(Image.open(io.BytesIO(png)).convert("RGB"))
@@ -117,20 +103,20 @@ def test_words_and_heat_are_seen_in_the_nodes(page: Browser, previewing: LiveSer
     assert not page.errors
 
 
-def test_from_a_template_to_a_changed_image_and_back_to_its_graph(page: Browser, previewing: LiveServer):
+def test_from_a_template_to_a_changed_image_and_back_to_its_graph(page: Browser, server: LiveServer):
     page.load({"nodes": [], "links": [], "version": 0.4})
     open_template(page, "quickstart")
     page.page.evaluate(SET_STEPS, STEPS)
     settle(page)
-    first, _ = run(page, previewing)
+    first, _ = run(page, server)
     settle(page)
     assert not overlapping(page) and not outside(page), "after the run, with the images shown"
     change(page, REPLACER, "fill_shows", "new object")
-    second, sent = run(page, previewing)
+    second, sent = run(page, server)
     assert sent[REPLACER]["fill_shows"] == "new object"
     assert not same(second[EDITED], first[EDITED]), "the fill has its own colors now"
     change(page, DETECTOR, "concept", "dog")
-    third, sent = run(page, previewing)
+    third, sent = run(page, server)
     assert sent[DETECTOR]["concept"] == "dog"
     assert not same(third[EDITED], second[EDITED])
     prompt = page.prompt()

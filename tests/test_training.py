@@ -239,7 +239,7 @@ def test_nan_stops_training_and_spares_the_sae(training):
     assert all(torch.equal(value, before[key]) for key, value in trainer.sae().state_dict().items())
 
 
-@pytest.mark.parametrize("rule", ["topk", "batchtopk"])
+@pytest.mark.parametrize("rule", [pytest.param("topk", marks=pytest.mark.research), "batchtopk"])
 def test_two_processes_train_what_one_does(training, tmp_path, rule):
     """The same two streams, read by one process and by two: the same SAE, but for the order of sums."""
     from concept_erasure.sae_models.formats import load_whole, native

@@ -6,6 +6,7 @@ import torch
 
 from .demo_model import SMALL, latents
 
+IMAGES = 12
 PROMPTS = "A cat image in photo style\nA dog image in photo style\nAn image of a cat and a tree in neon style"
 
 
@@ -26,7 +27,7 @@ def train(nodes, canvas, **changed):
     """Run the SAE Trainer as ComfyUI does, small."""
     inputs = {spec.id: getattr(spec, "default", None) for spec in nodes.SAETrainer.define_schema().inputs}
     latent = {"samples": latents(4)}
-    small = {"images": 24, "steps": 4, "train_steps": 30, "features": 256, "k": 8, "prompts": PROMPTS}
+    small = {"images": IMAGES, "steps": 4, "train_steps": 30, "features": 256, "k": 8, "prompts": PROMPTS}
     with torch.inference_mode():
         return nodes.SAETrainer.execute(
             **{**inputs, "model": canvas[0], "clip": canvas[1], "latent": latent, **small, **changed}
