@@ -140,18 +140,18 @@ def test_what_makes_no_sense_is_refused(made, cat, dog):
             ConceptMath.execute(*inputs)
 
 
-def test_bear_but_not_dog_in_the_shipped_world(canvas):
-    """On noised pictures with known places: the difference leaves the dog's patches alone and keeps the bear's."""
+def test_frog_but_not_sandwich_in_the_shipped_world(canvas):
+    """On noised images with known places: the difference leaves the sandwich's patches alone and keeps the frog's."""
     from concept_erasure.nodes import ConceptMath, files
     from concept_erasure.unet.loading import load_sae
 
     files.register_folder()
     name = files.names()[0]
     sae = load_sae(files.resolve(name), name)
-    bear, dog = sae.concept("bear"), sae.concept("dog")
-    only = ConceptMath.execute(bear, dog, "difference").args[0]
-    x, on_bear, on_dog = patches_of_scenes(canvas, sae.config.hookpoint, ("bear", "dog"))
-    before, after = detected(sae.module, bear, x, 300.0), detected(sae.module, only, x, 300.0)
-    assert before[on_dog].float().mean() > 0.06, "the bear's latents fire on dogs too, or the test shows nothing"
-    assert after[on_dog].float().mean() < 0.03
-    assert after[on_bear].float().mean() > 0.85 * before[on_bear].float().mean()
+    frog, sandwich = sae.concept("frog"), sae.concept("sandwich")
+    only = ConceptMath.execute(frog, sandwich, "difference").args[0]
+    x, on_frog, on_sandwich = patches_of_scenes(canvas, sae.config.hookpoint, ("frog", "sandwich"))
+    before, after = detected(sae.module, frog, x, 300.0), detected(sae.module, only, x, 300.0)
+    assert before[on_sandwich].float().mean() > 0.3, "the frog's features fire on sandwiches too"
+    assert after[on_sandwich].float().mean() < 0.03
+    assert after[on_frog].float().mean() > 0.85 * before[on_frog].float().mean()

@@ -84,7 +84,7 @@ def work() -> None:
     inputs |= {"model": model, "clip": clip, "latent": {"samples": empty_latents(4, SMALL)}, "name": "trained"}
     inputs |= {
         "prompts": "A cat image\nA dog image",
-        "images": 24,
+        "images": 12,
         "steps": 4,
         "train_steps": 10,
         "features": 256,
