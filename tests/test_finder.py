@@ -238,7 +238,7 @@ class TestOnTheShippedModel:
             "cfg": 4.5,
             "sampler_name": "euler",
             "scheduler": "normal",
-            "seed": 1,
+            "seed": 2,
             "timestep_bands": 2,
             "select": "held-out detection",
             "percentile": 99.99,
@@ -261,14 +261,16 @@ class TestOnTheShippedModel:
     def test_it_finds_the_places_nearly_as_well_as_the_shipped_one(self, found, sae, canvas):
         from concept_erasure.sae_models.scoring import band_score, roc_auc
 
-        x, there, _ = patches_of_scenes(canvas, sae.config.hookpoint, ("sandwich", "tree"), 30)
+        x, there, frog = patches_of_scenes(canvas, sae.config.hookpoint, ("sandwich", "frog"), 30)
         dense = sae.module.encode_dense(x)
         auc = []
         for concept in (found[0], sae.concept("sandwich")):
             band = concept.bands[concept.band_index(300.0)]
             score = band_score(dense[:, list(band.features)], band, concept.combine)
-            auc.append(roc_auc(score[there], score[~there]))
-        assert auc[0] > 0.85 and auc[0] > auc[1] - 0.1
+            auc.append((roc_auc(score[there], score[~there]), roc_auc(score[there], score[frog & ~there])))
+        (anywhere, on_frogs), (shipped_anywhere, shipped_on_frogs) = auc
+        assert anywhere > 0.9 and anywhere > shipped_anywhere - 0.05
+        assert on_frogs > shipped_on_frogs - 0.1, "what is taken for it most often"
 
     def test_what_the_pictures_do_not_show_is_reported(self, canvas, sae):
         """The model reads "cats" as "cat", so that nothing but the noise differs."""
