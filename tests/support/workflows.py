@@ -18,7 +18,7 @@ TRAINER = "ConceptErasureSAETrainer"
 # depends on it:
 QUICK = {
     TRAINER: {"images": 40, "steps": 4, "train_steps": 20},
-    "ConceptErasureConceptFinder": {"images": 4, "steps": 4},
+    "ConceptErasureConceptFinder": {"timestep_bands": 2, "images": 4, "steps": 4},
     "ConceptErasureConceptFromMask": {
         "timestep_bands": 2,
         "noise_samples": 2,
@@ -32,8 +32,14 @@ QUICK = {
 }
 # And where one does: the concept is found from fewer images and the image has fewer steps, and it must still be erased.
 SHORT = {
-    "ConceptErasureConceptFinder": {"images": 8, "steps": 6},
-    "ConceptErasureConceptFromMask": {"noise_samples": 4, "contrast_images": 8, "extra_images": 2, "steps": 6},
+    "ConceptErasureConceptFinder": {"timestep_bands": 3, "images": 8, "steps": 6},
+    "ConceptErasureConceptFromMask": {
+        "timestep_bands": 3,
+        "noise_samples": 4,
+        "contrast_images": 8,
+        "extra_images": 2,
+        "steps": 6,
+    },
     "KSampler": {"steps": 12},
 }
 
