@@ -7,11 +7,11 @@ import torch
 
 @pytest.fixture(scope="module")
 def scenes(pack):
-    """240 held-out scenes, and which objects each shows."""
+    """120 held-out scenes, and which objects each shows."""
     from concept_erasure.demo_model.vocabulary import OBJECTS
     from concept_erasure.dev.demo_model.scenes import HELD_OUT, render
 
-    drawn = [render(seed) for seed in HELD_OUT[50_000:50_240]]
+    drawn = [render(seed) for seed in HELD_OUT[50_000:50_120]]
     truth = torch.tensor([[name in scene.objects for name in OBJECTS] for scene in drawn])
     return drawn, truth
 
@@ -25,9 +25,9 @@ def test_objects_and_styles_on_held_out_scenes(judge, scenes):
 
     drawn, truth = scenes
     objects, styles = judge.classify(images_of(drawn))
-    assert objects.shape == (240, 20) and styles.shape == (240, len(STYLES))
+    assert objects.shape == (120, 20) and styles.shape == (120, len(STYLES))
     assert ((objects > judge.threshold) == truth).float().mean() >= 0.97
-    assert torch.allclose(styles.sum(1), torch.ones(240), atol=1e-4)
+    assert torch.allclose(styles.sum(1), torch.ones(120), atol=1e-4)
     wanted = torch.tensor([STYLES.index(scene.style) for scene in drawn])
     assert (styles.argmax(1) == wanted).float().mean() >= 0.97
 
